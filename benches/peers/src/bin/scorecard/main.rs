@@ -1,0 +1,73 @@
+//! What is measured today, against the goals and beside the best peer.
+//!
+//! `cargo run --release --manifest-path benches/peers/Cargo.toml -- heap [--quick]` prints a table and appends a line
+//! of JSON for every figure to `target/scorecard.jsonl` of the library. An area is a module with one function.
+
+mod heap;
+mod programs;
+mod row;
+
+use std::error::Error;
+use std::process::ExitCode;
+
+use row::Card;
+
+/// What an area is told.
+#[derive(Debug, Clone, Copy)]
+struct Options {
+    /// Ends within two minutes, once all is built; the figures are coarser.
+    quick: bool,
+}
+
+/// One part of the library that is measured.
+struct Area {
+    name: &'static str,
+    about: &'static str,
+    measure: fn(Options) -> Result<Card, Box<dyn Error>>,
+}
+
+const AREAS: [Area; 1] =
+    [Area { name: "heap", about: "tracking allocators: cost and accuracy", measure: heap::measure }];
+
+fn main() -> ExitCode {
+    let mut options = Options { quick: false };
+    let mut areas = Vec::new();
+    for argument in std::env::args().skip(1) {
+        match argument.as_str() {
+            "--help" | "-h" => {
+                print!("{}", usage());
+                return ExitCode::SUCCESS;
+            }
+            "--quick" => options.quick = true,
+            name => match AREAS.iter().find(|area| area.name == name) {
+                Some(area) => areas.push(area),
+                None => return misused(&format!("there is no area or option `{name}`")),
+            },
+        }
+    }
+    if areas.is_empty() {
+        return misused("no area named");
+    }
+    for area in areas {
+        let done = (area.measure)(options).and_then(|card| Ok(card.publish(area.name)?));
+        if let Err(error) = done {
+            eprintln!("scorecard: {}: {error}", area.name);
+            return ExitCode::FAILURE;
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+fn misused(why: &str) -> ExitCode {
+    eprint!("scorecard: {why}\n{}", usage());
+    ExitCode::from(2)
+}
+
+fn usage() -> String {
+    let areas: String = AREAS.iter().map(|area| format!("  {:<10}{}\n", area.name, area.about)).collect();
+    format!(
+        "usage: scorecard <area>... [--quick]\n\
+         areas:\n{areas}\
+         options:\n  --quick   ends within two minutes, once all is built; the figures are coarser\n"
+    )
+}

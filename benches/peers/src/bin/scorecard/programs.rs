@@ -1,0 +1,68 @@
+//! The worker programs: building and asking them.
+
+use std::collections::HashMap;
+use std::error::Error;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+
+/// Builds the binaries `names` of this package in `profile` and returns where each one lies.
+///
+/// `cargo run` builds the scorecard alone, so it asks cargo for the others itself.
+pub(crate) fn build(profile: &str, names: &[&str]) -> Result<HashMap<String, PathBuf>, Box<dyn Error>> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
+    let mut command = Command::new(cargo);
+    command.args(["build", "--profile", profile, "--message-format", "json-render-diagnostics", "--manifest-path"]);
+    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml"));
+    for name in names {
+        command.args(["--bin", name]);
+    }
+    let output = command.stderr(Stdio::inherit()).output()?;
+    if !output.status.success() {
+        return Err(format!("the workers do not build ({})", output.status).into());
+    }
+    let messages = String::from_utf8(output.stdout)?;
+    let program = |line: &str| {
+        let message: Value = serde_json::from_str(line).ok()?;
+        let path = message.get("executable")?.as_str()?;
+        let name = message.get("target")?.get("name")?.as_str()?;
+        Some((name.to_owned(), PathBuf::from(path)))
+    };
+    Ok(messages.lines().filter_map(program).collect())
+}
+
+/// Runs a worker and returns the JSON it prints.
+pub(crate) fn ask(program: &Path, arguments: &[&str]) -> Result<Value, Box<dyn Error>> {
+    let output = Command::new(program).args(arguments).stderr(Stdio::inherit()).output()?;
+    let output = successful(program, output)?;
+    Ok(serde_json::from_slice(&output.stdout)?)
+}
+
+/// Why instructions were not counted, if it is not an error.
+pub(crate) const NO_VALGRIND: &str = "not measured: valgrind not found";
+
+/// Instructions that a worker executes with these arguments, or `None` without valgrind.
+pub(crate) fn instructions(program: &Path, arguments: &[&str]) -> Result<Option<u64>, Box<dyn Error>> {
+    let valgrind = Command::new("valgrind")
+        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
+        .arg(program)
+        .args(arguments)
+        .output();
+    let output = match valgrind {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        output => successful(program, output?)?,
+    };
+    let report = String::from_utf8_lossy(&output.stderr);
+    let collected = report.lines().find_map(|line| line.split_once("Collected :"));
+    let Some((_, count)) = collected else { return Err("callgrind printed no count".into()) };
+    Ok(Some(count.trim().parse()?))
+}
+
+fn successful(program: &Path, output: Output) -> Result<Output, Box<dyn Error>> {
+    if output.status.success() {
+        return Ok(output);
+    }
+    Err(format!("{} failed ({})", program.display(), output.status).into())
+}

@@ -1,0 +1,30 @@
+//! The same work, done by this crate and by its peers: what the worker programs in `bin/` share.
+//!
+//! A global allocator is a static of the whole process, so each one gets a program of its own. The work itself is
+//! compiled once, here: every worker runs the same machine code and differs in nothing but its allocator.
+
+pub mod heap;
+
+/// A xorshift64 generator: a few cycles, and the same sequence in every program.
+#[derive(Debug, Clone)]
+pub struct Random(u64);
+
+impl Random {
+    /// The `n`-th generator. Different `n` give different sequences.
+    pub fn new(n: u64) -> Self {
+        Self((n + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15))
+    }
+
+    /// The next 64 bits.
+    pub fn bits(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    /// A size in bytes from `1` to `most`.
+    pub fn size(&mut self, most: usize) -> usize {
+        (self.bits() >> 16) as usize % most + 1
+    }
+}

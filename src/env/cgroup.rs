@@ -1,0 +1,162 @@
+//! The memory limit that a tree of cgroups puts on this process.
+//!
+//! `/proc/self/cgroup` names the process's place in each tree, `/proc/self/mountinfo` where a tree is mounted and from
+//! which place on. In a container both may begin below the true root:
+//!
+//! ```text
+//! cgroup     4:memory:/pod/app/worker          the process is here
+//! mountinfo  .. /pod/app /sys/fs/cgroup/memory ..   this directory is there
+//!            so: /sys/fs/cgroup/memory/worker, then /sys/fs/cgroup/memory
+//! ```
+
+use std::{
+    fs, io,
+    path::{Component, Path},
+};
+
+use super::{EnvError, LimitSource};
+use crate::size::{ByteSize, quotable};
+
+/// From here on a limit is none: version 1 prints the largest multiple of a page, version 2 what was written.
+const UNLIMITED: u64 = 1 << 60;
+
+/// The smallest limit on the process, in the file system under `root`; `None` where there is none.
+pub(super) fn limit(root: &Path) -> Result<Option<(ByteSize, LimitSource)>, EnvError> {
+    if !cfg!(target_os = "linux") {
+        return Ok(None);
+    }
+    let (Some(places), Some(mounts)) =
+        (read(&root.join("proc/self/cgroup"))?, read(&root.join("proc/self/mountinfo"))?)
+    else {
+        return Ok(None);
+    };
+    let mounts: Vec<_> = mounts.lines().filter_map(Mount::parse).collect();
+    for version in [&V2, &V1] {
+        if let Some(place) = places.lines().find_map(|line| version.place(line)) {
+            let mut least = None;
+            for mount in version.mounts_for(place, &mounts) {
+                least = [least, version.least(root, mount, place)?].into_iter().flatten().min();
+            }
+            if let Some(least) = least {
+                return Ok(Some((least, version.source)));
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// How the two versions of cgroups differ here.
+struct Version {
+    source: LimitSource,
+    file: &'static str,
+    kind: &'static str,
+    controller: Option<&'static str>,
+}
+
+const V2: Version = Version { source: LimitSource::CgroupV2, file: "memory.max", kind: "cgroup2", controller: None };
+const V1: Version = Version {
+    source: LimitSource::CgroupV1,
+    file: "memory.limit_in_bytes",
+    kind: "cgroup",
+    controller: Some("memory"),
+};
+
+impl Version {
+    /// The process's place in this tree, from a line `hierarchy:controllers:place`.
+    fn place<'a>(&self, line: &'a str) -> Option<&'a str> {
+        let mut fields = line.splitn(3, ':');
+        let (hierarchy, controllers, place) = (fields.next()?, fields.next()?, fields.next()?);
+        let is_this = match self.controller {
+            None => hierarchy == "0" && controllers.is_empty(),
+            Some(controller) => controllers.split(',').any(|c| c == controller),
+        };
+        is_this.then_some(place)
+    }
+
+    /// Where this tree is mounted with `place` in it; where nowhere, all its mounts, as a container's own top is then
+    /// the nearest that can be read.
+    fn mounts_for<'a>(&self, place: &str, mounts: &'a [Mount]) -> Vec<&'a Mount> {
+        let is_this = |mount: &&Mount| {
+            mount.kind == self.kind && self.controller.is_none_or(|name| mount.options.split(',').any(|o| o == name))
+        };
+        let of_this: Vec<_> = mounts.iter().filter(is_this).collect();
+        let holding: Vec<_> =
+            of_this.iter().copied().filter(|mount| Path::new(place).starts_with(&mount.root)).collect();
+        if holding.is_empty() { of_this } else { holding }
+    }
+
+    /// The smallest limit from `place` up to where the tree is mounted.
+    fn least(&self, root: &Path, mount: &Mount, place: &str) -> Result<Option<ByteSize>, EnvError> {
+        let top = root.join(mount.point.trim_start_matches('/'));
+        let below = Path::new(place).strip_prefix(&mount.root).unwrap_or(Path::new(""));
+        let is_plain = below.components().all(|part| matches!(part, Component::Normal(_)));
+        let bottom = if is_plain { top.join(below) } else { top.clone() };
+
+        let mut least = None;
+        for directory in bottom.ancestors().take_while(|directory| directory.starts_with(&top)) {
+            least = [least, self.limit_of(directory)?].into_iter().flatten().min();
+        }
+        Ok(least)
+    }
+
+    fn limit_of(&self, directory: &Path) -> Result<Option<ByteSize>, EnvError> {
+        let path = directory.join(self.file);
+        let Some(text) = read(&path)? else { return Ok(None) };
+        let text = text.trim_ascii();
+        if text == "max" {
+            return Ok(None);
+        }
+        match text.parse() {
+            Ok(bytes) if !text.starts_with('+') => Ok(Some(bytes).filter(|b| *b < UNLIMITED).map(ByteSize::bytes)),
+            _ => Err(EnvError::NotALimit { path: quotable(&path.to_string_lossy()), value: quotable(text) }),
+        }
+    }
+}
+
+/// A line of mountinfo: `id parent device root point options [optional..] - kind source super-options`.
+struct Mount {
+    root: String,
+    point: String,
+    kind: String,
+    options: String,
+}
+
+impl Mount {
+    fn parse(line: &str) -> Option<Self> {
+        let (place, file_system) = line.split_once(" - ")?;
+        let mut place = place.split(' ').skip(3);
+        let mut file_system = file_system.split(' ');
+        Some(Self {
+            root: unescape(place.next()?),
+            point: unescape(place.next()?),
+            kind: file_system.next()?.to_owned(),
+            options: file_system.nth(1)?.to_owned(),
+        })
+    }
+}
+
+/// Undoes the kernel's `\ooo` for space, tab, newline and backslash.
+fn unescape(field: &str) -> String {
+    let mut parts = field.split('\\');
+    let mut plain = parts.next().unwrap_or_default().as_bytes().to_vec();
+    for part in parts {
+        let (code, rest) = part.split_at_checked(3).unwrap_or(("", part));
+        if let Ok(byte) = u8::from_str_radix(code, 8) {
+            plain.push(byte);
+            plain.extend_from_slice(rest.as_bytes());
+        } else {
+            plain.push(b'\\');
+            plain.extend_from_slice(part.as_bytes());
+        }
+    }
+    String::from_utf8_lossy(&plain).into_owned()
+}
+
+/// A file's text; `None` where there is no such file, as at the root of a tree.
+fn read(path: &Path) -> Result<Option<String>, EnvError> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
+        Err(source) => Err(EnvError::Unreadable { path: quotable(&path.to_string_lossy()), source }),
+    }
+}

@@ -1,0 +1,366 @@
+//! What the function's environment says: its memory size, its name, how it was started.
+//!
+//! Everything is read through a lookup, so that tests never touch the process's own environment, and everything wrong
+//! is an error with the variable's name in it. A limit that falls back in silence is a limit that does not hold.
+
+mod cgroup;
+
+use std::{env, ffi::OsString, fmt, io, num::NonZeroU32, path::Path};
+
+use crate::size::{ByteSize, quotable};
+
+const MEMORY_SIZE: &str = "AWS_LAMBDA_FUNCTION_MEMORY_SIZE";
+const FUNCTION_NAME: &str = "AWS_LAMBDA_FUNCTION_NAME";
+const FUNCTION_VERSION: &str = "AWS_LAMBDA_FUNCTION_VERSION";
+const INITIALIZATION_TYPE: &str = "AWS_LAMBDA_INITIALIZATION_TYPE";
+const MAX_CONCURRENCY: &str = "AWS_LAMBDA_MAX_CONCURRENCY";
+
+/// The most requests one execution environment of Lambda Managed Instances may be given at a time.
+const MOST_CONCURRENT: u32 = 1_600;
+
+/// Tells what an AWS Lambda function's environment variables say about it.
+///
+/// | variable | read as | when missing |
+/// |---|---|---|
+/// | `AWS_LAMBDA_FUNCTION_MEMORY_SIZE` | 128 to 10,240 MB (Managed Instances: 32,768), MB meaning MiB | an error |
+/// | `AWS_LAMBDA_FUNCTION_NAME`, `_VERSION` | text | `None` |
+/// | `AWS_LAMBDA_INITIALIZATION_TYPE` | [`InitializationType`] | on demand |
+/// | `AWS_LAMBDA_MAX_CONCURRENCY` | 1 to 1,600 requests | 1 |
+///
+/// A variable that is set and empty, not Unicode, not made of digits alone where a number belongs, or out of its range
+/// is an error, not a default. Nothing here panics.
+///
+/// The limits are those of the
+/// [Lambda developer guide](https://docs.aws.amazon.com/lambda/latest/dg/configuration-memory.html). Local emulators
+/// set the variables too: `cargo lambda` always says 4,096 MB.
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::{ByteSize, LambdaEnv};
+///
+/// let env = LambdaEnv::from_lookup(|name| match name {
+///     "AWS_LAMBDA_FUNCTION_MEMORY_SIZE" => Some("128".into()),
+///     "AWS_LAMBDA_FUNCTION_NAME" => Some("orders".into()),
+///     _ => None,
+/// })?;
+/// assert_eq!(env.memory_size(), ByteSize::mib(128));
+/// assert_eq!(env.function_name(), Some("orders"));
+/// assert_eq!(env.max_concurrency().get(), 1);
+/// # Ok::<(), plimsoll::EnvError>(())
+/// ```
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LambdaEnv {
+    memory_size: ByteSize,
+    function_name: Option<Box<str>>,
+    function_version: Option<Box<str>>,
+    initialization_type: InitializationType,
+    max_concurrency: NonZeroU32,
+}
+
+impl LambdaEnv {
+    /// Reads the environment of this process. A few small allocations, for the texts.
+    ///
+    /// # Errors
+    ///
+    /// [`EnvError`], which names the variable. Off Lambda that is [`EnvError::Missing`]; see [`MemoryLimit::detect`].
+    pub fn from_env() -> Result<Self, EnvError> {
+        Self::from_lookup(|name| env::var_os(name))
+    }
+
+    /// Reads an environment through `lookup`, which gets a variable's name and returns its value if it is set.
+    ///
+    /// # Errors
+    ///
+    /// [`EnvError`], which names the variable.
+    pub fn from_lookup(lookup: impl Fn(&str) -> Option<OsString>) -> Result<Self, EnvError> {
+        let initialization_type = InitializationType::read(&lookup)?;
+        let max_concurrency = max_concurrency(&lookup)?;
+        Ok(Self {
+            memory_size: memory_size(&lookup, initialization_type, max_concurrency)?,
+            function_name: text(&lookup, FUNCTION_NAME)?,
+            function_version: text(&lookup, FUNCTION_VERSION)?,
+            initialization_type,
+            max_concurrency,
+        })
+    }
+
+    /// Tells the memory size the function is configured with, past which its environment is killed.
+    ///
+    /// It covers the whole execution environment: extensions and Lambda's own share too.
+    pub fn memory_size(&self) -> ByteSize {
+        self.memory_size
+    }
+
+    /// Tells the function's name.
+    pub fn function_name(&self) -> Option<&str> {
+        self.function_name.as_deref()
+    }
+
+    /// Tells the function's version: `$LATEST` or a number.
+    pub fn function_version(&self) -> Option<&str> {
+        self.function_version.as_deref()
+    }
+
+    /// Tells how this execution environment was started.
+    pub fn initialization_type(&self) -> InitializationType {
+        self.initialization_type
+    }
+
+    /// Tells how many requests may be in flight in this execution environment at a time.
+    pub fn max_concurrency(&self) -> NonZeroU32 {
+        self.max_concurrency
+    }
+}
+
+/// Tells how an execution environment was started.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+#[non_exhaustive]
+pub enum InitializationType {
+    /// For a request that found no environment; also where nothing is said.
+    #[default]
+    OnDemand,
+    /// Ahead of requests.
+    ProvisionedConcurrency,
+    /// From a snapshot, taken perhaps long ago.
+    SnapStart,
+    /// On Lambda Managed Instances, with several requests at a time.
+    ManagedInstances,
+    /// In a way that this release does not know.
+    Other,
+}
+
+impl InitializationType {
+    fn read(lookup: impl Fn(&str) -> Option<OsString>) -> Result<Self, EnvError> {
+        Ok(match text(lookup, INITIALIZATION_TYPE)?.as_deref() {
+            None | Some("on-demand") => Self::OnDemand,
+            Some("provisioned-concurrency") => Self::ProvisionedConcurrency,
+            Some("snap-start") => Self::SnapStart,
+            Some("lambda-managed-instances") => Self::ManagedInstances,
+            Some(_) => Self::Other,
+        })
+    }
+}
+
+fn max_concurrency(lookup: impl Fn(&str) -> Option<OsString>) -> Result<NonZeroU32, EnvError> {
+    match text(lookup, MAX_CONCURRENCY)? {
+        None => Ok(NonZeroU32::MIN),
+        Some(value) => Range { name: MAX_CONCURRENCY, min: 1, max: MOST_CONCURRENT, unit: "requests" }
+            .read(&value)
+            .map(|n| NonZeroU32::new(n).unwrap_or(NonZeroU32::MIN)),
+    }
+}
+
+fn memory_size(
+    lookup: impl Fn(&str) -> Option<OsString>,
+    initialization_type: InitializationType,
+    max_concurrency: NonZeroU32,
+) -> Result<ByteSize, EnvError> {
+    let managed = initialization_type == InitializationType::ManagedInstances || max_concurrency > NonZeroU32::MIN;
+    let range = Range {
+        name: MEMORY_SIZE,
+        min: 128,
+        max: if managed { 32_768 } else { 10_240 },
+        unit: "MB of 1,048,576 bytes",
+    };
+    let value = text(lookup, MEMORY_SIZE)?.ok_or(EnvError::Missing { name: MEMORY_SIZE })?;
+    range.read(&value).map(|mib| ByteSize::mib(mib.into()))
+}
+
+/// A variable's value, if it is set.
+fn text(lookup: impl Fn(&str) -> Option<OsString>, name: &'static str) -> Result<Option<Box<str>>, EnvError> {
+    let Some(value) = lookup(name) else { return Ok(None) };
+    match value.into_string() {
+        Ok(value) if value.is_empty() => Err(EnvError::Empty { name }),
+        Ok(value) => Ok(Some(value.into())),
+        Err(value) => Err(EnvError::NotUnicode { name, value: quotable(&value.to_string_lossy()) }),
+    }
+}
+
+/// What a number may be.
+struct Range {
+    name: &'static str,
+    min: u32,
+    max: u32,
+    unit: &'static str,
+}
+
+impl Range {
+    fn read(&self, value: &str) -> Result<u32, EnvError> {
+        let &Self { name, min, max, unit } = self;
+        if !value.bytes().all(|b| b.is_ascii_digit()) {
+            return Err(EnvError::NotANumber { name, value: quotable(value), min, max, unit });
+        }
+        match value.parse() {
+            Ok(number) if (min..=max).contains(&number) => Ok(number),
+            // Digits alone fail to parse only where there are too many.
+            _ => Err(EnvError::OutOfRange { name, value: quotable(value), min, max, unit }),
+        }
+    }
+}
+
+/// Tells why the environment does not say what it should.
+///
+/// Values are quoted in ASCII, escaped and cut to 40 characters, so that a message is safe in a log line.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EnvError {
+    /// A variable that Lambda always sets is not set: this is no Lambda function.
+    #[error("{name} is not set: not on AWS Lambda?")]
+    Missing {
+        /// The variable.
+        name: &'static str,
+    },
+    /// A variable is set to nothing.
+    #[error("{name} is set but empty")]
+    Empty {
+        /// The variable.
+        name: &'static str,
+    },
+    /// A variable holds bytes that are no Unicode text.
+    #[error("{name} is \"{value}\", which is not unicode")]
+    NotUnicode {
+        /// The variable.
+        name: &'static str,
+        /// Its value, with U+FFFD where it is no text.
+        value: Box<str>,
+    },
+    /// A variable holds something other than digits.
+    #[error("{name} is \"{value}\": expected digits alone, {min} to {max} {unit}")]
+    NotANumber {
+        /// The variable.
+        name: &'static str,
+        /// Its value.
+        value: Box<str>,
+        /// The least it may be.
+        min: u32,
+        /// The most it may be.
+        max: u32,
+        /// What it counts.
+        unit: &'static str,
+    },
+    /// A variable holds a number that AWS Lambda would not set.
+    #[error("{name} is {value}: expected {min} to {max} {unit}")]
+    OutOfRange {
+        /// The variable.
+        name: &'static str,
+        /// Its value.
+        value: Box<str>,
+        /// The least it may be.
+        min: u32,
+        /// The most it may be.
+        max: u32,
+        /// What it counts.
+        unit: &'static str,
+    },
+    /// A file of the cgroup tree, or of `/proc`, is there and cannot be read.
+    #[error("cannot read {path} for the memory limit")]
+    Unreadable {
+        /// The file.
+        path: Box<str>,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A cgroup's limit is neither a number of bytes nor `max`.
+    #[error("{path} is \"{value}\": expected a number of bytes or \"max\"")]
+    NotALimit {
+        /// The file.
+        path: Box<str>,
+        /// What it says.
+        value: Box<str>,
+    },
+    /// Neither AWS Lambda nor a cgroup bounds the memory of this process, as far as can be seen.
+    #[error("no memory limit is known: {MEMORY_SIZE} is not set and no cgroup has a limit")]
+    NoLimitKnown,
+}
+
+/// The memory limit of this process, and who set it.
+///
+/// # Examples
+///
+/// ```no_run
+/// use plimsoll::{ByteSize, EnvError, MemoryLimit};
+///
+/// let size = match MemoryLimit::detect() {
+///     Ok(limit) => limit.size(),
+///     Err(EnvError::NoLimitKnown) => ByteSize::gib(1), // a laptop
+///     Err(other) => return Err(other),
+/// };
+/// # Ok::<(), EnvError>(())
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct MemoryLimit {
+    size: ByteSize,
+    source: LimitSource,
+}
+
+impl MemoryLimit {
+    /// Finds the limit: the Lambda function's memory size, else the smallest of the process's cgroup and those above
+    /// it, version 2 before version 1.
+    ///
+    /// Where `AWS_LAMBDA_FUNCTION_MEMORY_SIZE` is set, it decides, and a bad value is an error. Cgroups are those in
+    /// `/proc/self/cgroup`, found through `/proc/self/mountinfo`; what a container does not see is not counted. A limit
+    /// of 2^60 bytes and more is none. Not counted: `memory.high`, swap, `ulimit`, and the memory of the machine.
+    ///
+    /// Reads two files of `/proc` and one per level of the tree, some 100 µs: call it once.
+    ///
+    /// # Errors
+    ///
+    /// [`EnvError::NoLimitKnown`] where nothing bounds the process, and always on systems other than Linux. Any other
+    /// [`EnvError`] where something does and cannot be understood.
+    pub fn detect() -> Result<Self, EnvError> {
+        Self::detect_in(Path::new("/"), |name| env::var_os(name))
+    }
+
+    fn detect_in(root: &Path, lookup: impl Fn(&str) -> Option<OsString>) -> Result<Self, EnvError> {
+        if lookup(MEMORY_SIZE).is_none() {
+            return cgroup::limit(root)?.map(|(size, source)| Self { size, source }).ok_or(EnvError::NoLimitKnown);
+        }
+        let size = memory_size(&lookup, InitializationType::read(&lookup)?, max_concurrency(&lookup)?)?;
+        Ok(Self { size, source: LimitSource::Lambda })
+    }
+
+    /// Tells the size past which the process is killed.
+    pub fn size(&self) -> ByteSize {
+        self.size
+    }
+
+    /// Tells who set the limit.
+    pub fn source(&self) -> LimitSource {
+        self.source
+    }
+}
+
+impl fmt::Display for MemoryLimit {
+    /// Prints as in `128.0 MiB (lambda memory size)`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.size, self.source)
+    }
+}
+
+/// Tells who set a memory limit.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[non_exhaustive]
+pub enum LimitSource {
+    /// AWS Lambda: the function's memory size.
+    Lambda,
+    /// A cgroup of version 2: the smallest `memory.max`.
+    CgroupV2,
+    /// A cgroup of version 1: the smallest `memory.limit_in_bytes`.
+    CgroupV1,
+}
+
+impl fmt::Display for LimitSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Lambda => "lambda memory size",
+            Self::CgroupV2 => "cgroup v2",
+            Self::CgroupV1 => "cgroup v1",
+        })
+    }
+}
+
+#[cfg(test)]
+mod cgroup_tests;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,300 @@
+//! The books of the heap: one global line, and per thread a slot of credit already booked on it.
+//!
+//! ```text
+//!   line  =  true live bytes  +  unused credit of all slots      at every instant
+//!            what users hold     each in [0, FULL]
+//! ```
+//!
+//! A thread that allocates spends credit, one that frees earns it, and neither touches shared memory until its credit
+//! would leave that range. Only then does the line move, and only then are limit and peak looked at. Two things follow.
+//! The line is never below what lives: a limit tested on the line is never passed, and a peak read off the line never
+//! under-reports. And `line - credits` is exact whenever nobody moves.
+//!
+//! The exact peak of a lone thread comes from its *low mark*: between two moves of the line, the most that lived is
+//! `line - low`. Several threads have no common instant to point at; their peak is a bracket, `threads x FULL` wide.
+//!
+//! Shared words are `SeqCst`, because a reset of the peak argues with a moving line as in Dekker's algorithm: each side
+//! writes its own word, then reads the other's. They are touched once in some hundred allocations.
+//!
+//! Nothing here is unsafe, blocks, allocates, formats or panics, and `tests/loom` runs this very file under loom.
+
+use crate::sync::{AtomicU64, AtomicUsize, Ordering::SeqCst, array, constructor};
+
+use super::slot::{FULL, STEP, Slot};
+
+/// Slots of one process. Threads beyond them book every operation on the line.
+pub(crate) const SLOTS: usize = 128;
+
+/// The peak since the last reset as far as it is known, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Bracket {
+    pub(crate) at_least: usize,
+    pub(crate) at_most: usize,
+}
+
+/// The limit does not leave room for the request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct OverLimit;
+
+/// The books of one process with `N` slots, at most 128. All zeros at first, so that it takes no space in the binary.
+#[derive(Debug)]
+pub(crate) struct Ledger<const N: usize> {
+    /// Live bytes plus unused credit. Never moved past the limit.
+    line: AtomicUsize,
+    /// The highest `line` since the last reset: raised after every rise and again before every fall of the line, so
+    /// that a reset in between loses nothing that was live when it began.
+    peak: AtomicUsize,
+    /// The highest exact size a lone thread saw since the last reset: a true lower bound of the peak.
+    lone: AtomicUsize,
+    /// How many times the peak was reset.
+    epoch: AtomicU64,
+    /// In epochs below this one, more than one thread has booked.
+    crowded: AtomicU64,
+    /// The most slots bound at one time since the last reset.
+    threads: AtomicUsize,
+    /// The limit's complement, so that zero means none.
+    limit: AtomicUsize,
+    /// Bytes allocated by threads that have gone or had no slot.
+    allocated: AtomicU64,
+    /// Which slots are bound, one bit each.
+    bound: [AtomicU64; 2],
+    slots: [Slot; N],
+}
+
+impl<const N: usize> Ledger<N> {
+    constructor! {
+        pub(crate) const fn new() -> Self {
+            Self {
+                line: AtomicUsize::new(0),
+                peak: AtomicUsize::new(0),
+                lone: AtomicUsize::new(0),
+                epoch: AtomicU64::new(0),
+                crowded: AtomicU64::new(0),
+                threads: AtomicUsize::new(0),
+                limit: AtomicUsize::new(0),
+                allocated: AtomicU64::new(0),
+                bound: array![AtomicU64::new(0); 2],
+                slots: array![Slot::new(); N],
+            }
+        }
+    }
+
+    // --- Binding: who owns which slot ---
+
+    /// Binds a free slot to the calling thread, or `None` when all are taken.
+    pub(crate) fn bind(&self) -> Option<&Slot> {
+        let mut index = 0;
+        loop {
+            let (word, bit) = (self.bound.get(index / 64)?, 1 << (index % 64));
+            let slot = self.slots.get(index)?;
+            let free = !word.load(SeqCst) & bit != 0;
+            if free && word.fetch_or(bit, SeqCst) & bit == 0 {
+                let bound = self.threads_now();
+                self.threads.fetch_max(bound, SeqCst);
+                if bound > 1 {
+                    self.crowd();
+                }
+                return Some(slot);
+            }
+            index += 1;
+        }
+    }
+
+    /// Takes back the slot of a thread that ends: its credit leaves the line, its count goes to the common one.
+    pub(crate) fn release(&self, slot: &Slot) {
+        self.close(slot);
+        let credit = slot.credit().cast_unsigned();
+        self.allocated.fetch_add(slot.allocated(), SeqCst);
+        slot.clear();
+        self.fall(credit);
+        if let Some(index) = self.slots.iter().position(|s| std::ptr::eq(s, slot))
+            && let Some(word) = self.bound.get(index / 64)
+        {
+            word.fetch_and(!(1 << (index % 64)), SeqCst);
+        }
+    }
+
+    /// How many slots are bound.
+    fn threads_now(&self) -> usize {
+        self.bound.iter().map(|word| word.load(SeqCst).count_ones() as usize).sum()
+    }
+
+    /// Notes that in this epoch no single thread can know the exact peak.
+    fn crowd(&self) {
+        let until = self.epoch.load(SeqCst) + 1;
+        if self.crowded.load(SeqCst) < until {
+            self.crowded.fetch_max(until, SeqCst);
+        }
+    }
+
+    fn is_crowded(&self) -> bool {
+        self.epoch.load(SeqCst) < self.crowded.load(SeqCst)
+    }
+
+    // --- Booking: the slow path ---
+
+    /// Books `n` bytes and a refill of credit on the line; without room for the refill the exact need, without room
+    /// for that nothing. The caller then asks for the memory and calls either [`settle`](Self::settle) with the
+    /// height returned, or [`cancel`](Self::cancel).
+    pub(crate) fn book(&self, slot: Option<&Slot>, n: usize) -> Result<usize, OverLimit> {
+        let (credit, refill) = if let Some(slot) = slot {
+            self.close(slot);
+            (slot.credit().cast_unsigned(), STEP)
+        } else {
+            self.crowd();
+            (0, 0)
+        };
+        let need = n.saturating_sub(credit);
+        let spare = credit.saturating_sub(n);
+        let limit = !self.limit.load(SeqCst);
+        let mut line = self.line.load(SeqCst);
+        // Checked before the move, never add and then undo: a huge refused request must not fail other threads.
+        let fits = |line: usize, more: usize| line.checked_add(more).filter(|&height| height <= limit);
+        let (height, moved) = loop {
+            let refilled = need.checked_add(refill).and_then(|more| Some((fits(line, more)?, more)));
+            let (height, moved) = refilled.or_else(|| Some((fits(line, need)?, need))).ok_or(OverLimit)?;
+            match self.line.compare_exchange_weak(line, height, SeqCst, SeqCst) {
+                Ok(_) => break (height, moved),
+                Err(now) => line = now,
+            }
+        };
+        if let Some(slot) = slot {
+            slot.rebase((spare + (moved - need)).cast_signed(), moved.cast_signed());
+            slot.count(n.cast_signed());
+        } else {
+            self.allocated.fetch_add(n as u64, SeqCst);
+            self.crowd();
+        }
+        Ok(height)
+    }
+
+    /// Lets the peak know how high the line stood: after the memory came, so that a failure leaves no mark, and
+    /// before anybody holds it.
+    pub(crate) fn settle(&self, height: usize) {
+        if height > self.peak.load(SeqCst) {
+            self.peak.fetch_max(height, SeqCst);
+        }
+    }
+
+    /// Takes a booking back whose memory never came, as if it had not been.
+    pub(crate) fn cancel(&self, slot: Option<&Slot>, n: usize) {
+        let Some(slot) = slot else {
+            self.allocated.fetch_sub(n as u64, SeqCst);
+            self.line.fetch_sub(n, SeqCst);
+            return;
+        };
+        let credit = slot.credit().cast_unsigned() + n;
+        let back = if credit > FULL.cast_unsigned() { credit - STEP } else { 0 };
+        self.line.fetch_sub(back, SeqCst);
+        slot.rebase((credit - back).cast_signed(), back.cast_signed().wrapping_neg());
+        slot.count(n.cast_signed().wrapping_neg());
+    }
+
+    /// Books `n` freed bytes: credit beyond one step goes back to the line.
+    pub(crate) fn unbook(&self, slot: Option<&Slot>, n: usize) {
+        let Some(slot) = slot else {
+            self.crowd();
+            self.fall(n);
+            self.crowd();
+            return;
+        };
+        self.close(slot);
+        let credit = slot.credit().cast_unsigned() + n;
+        let back = credit.saturating_sub(STEP);
+        slot.rebase((credit - back).cast_signed(), back.cast_signed().wrapping_neg());
+        self.fall(back);
+    }
+
+    /// Lowers the line, having told the peak how high it stood.
+    fn fall(&self, by: usize) {
+        self.settle(self.line.load(SeqCst));
+        self.line.fetch_sub(by, SeqCst);
+    }
+
+    /// Ends the slot's interval: its top is kept for scopes and, where the thread is alone, for the exact peak.
+    pub(crate) fn close(&self, slot: &Slot) {
+        if !self.is_crowded() {
+            self.lone.fetch_max(self.lone_top(slot), SeqCst);
+        }
+        slot.close();
+    }
+
+    /// The most that lived in the interval still open on the only slot.
+    fn lone_top(&self, slot: &Slot) -> usize {
+        self.line.load(SeqCst).saturating_sub(slot.low().cast_unsigned())
+    }
+
+    // --- Steering ---
+
+    /// Sets the limit of the line. Credit already handed out may still be spent: at most `FULL` a thread.
+    pub(crate) fn set_limit(&self, limit: usize) {
+        self.limit.store(!limit, SeqCst);
+    }
+
+    /// The limit, `usize::MAX` for none.
+    pub(crate) fn limit(&self) -> usize {
+        !self.limit.load(SeqCst)
+    }
+
+    /// Lets the peak begin anew from what is live.
+    pub(crate) fn reset_peak(&self, slot: Option<&Slot>) {
+        self.epoch.fetch_add(1, SeqCst);
+        let bound = self.threads_now();
+        self.threads.store(bound, SeqCst);
+        // Once more: a thread that bound itself meanwhile saw the old maximum.
+        self.threads.fetch_max(self.threads_now(), SeqCst);
+        let lone = match slot {
+            Some(slot) if bound == 1 => {
+                slot.close();
+                self.line.load(SeqCst).saturating_sub(slot.credit().cast_unsigned())
+            }
+            _ => {
+                self.crowd();
+                0
+            }
+        };
+        self.lone.store(lone, SeqCst);
+        self.peak.store(self.line.load(SeqCst), SeqCst);
+        // Once more: a line that rose between the load and the store told the old peak.
+        self.peak.fetch_max(self.line.load(SeqCst), SeqCst);
+    }
+
+    // --- Reading ---
+
+    /// Live bytes: exact when nobody allocates or frees meanwhile, else off by at most `FULL` for each who does.
+    pub(crate) fn live(&self) -> usize {
+        let line = self.line.load(SeqCst);
+        self.owned().fold(line, |live, slot| live.saturating_sub(slot.credit().cast_unsigned()))
+    }
+
+    /// Bytes allocated since the process began.
+    pub(crate) fn allocated(&self) -> u64 {
+        self.owned().fold(self.allocated.load(SeqCst), |sum, slot| sum.wrapping_add(slot.allocated()))
+    }
+
+    /// The peak since the last reset, as the owner of `slot` can know it: exact where it has been the only thread.
+    pub(crate) fn peak(&self, slot: Option<&Slot>) -> Bracket {
+        let lone = self.lone.load(SeqCst);
+        if let Some(slot) = slot
+            && !self.is_crowded()
+        {
+            let exact = lone.max(self.lone_top(slot));
+            return Bracket { at_least: exact, at_most: exact };
+        }
+        let at_most = self.peak.load(SeqCst).max(self.line.load(SeqCst));
+        let unknown = self.threads.load(SeqCst) * FULL.cast_unsigned();
+        Bracket { at_least: at_most.saturating_sub(unknown).max(lone), at_most }
+    }
+
+    /// The slots that are bound right now, in order.
+    fn owned(&self) -> impl Iterator<Item = &Slot> {
+        self.bound.iter().zip(self.slots.chunks(64)).flat_map(|(word, slots)| {
+            let mut bits = word.load(SeqCst);
+            std::iter::from_fn(move || {
+                let index = bits.trailing_zeros() as usize;
+                bits &= bits.wrapping_sub(1);
+                slots.get(index)
+            })
+        })
+    }
+}

@@ -1,0 +1,157 @@
+//! Live and peak heap of the process, against a limit: the tracking allocator and the functions that read and steer it.
+//!
+//! Install [`TrackingAllocator`] as the global allocator; the rest of this module then answers.
+//!
+//! ```
+//! use plimsoll::{ByteSize, TrackingAllocator, heap};
+//!
+//! #[global_allocator]
+//! static GLOBAL: TrackingAllocator = TrackingAllocator::new();
+//!
+//! fn main() -> Result<(), heap::NotInstalled> {
+//!     heap::set_limit(ByteSize::mib(100));                // past it an allocation fails, here and not in the kernel
+//!     heap::reset_peak();
+//!     let rows: Vec<u64> = (0..10_000).collect();
+//!     let stats = heap::stats()?;
+//!     assert!(stats.peak.at_most >= ByteSize::bytes(80_000));
+//!     assert!(Vec::<u8>::new().try_reserve(200 << 20).is_err());
+//!     assert_eq!(heap::stats()?.refused, 1);
+//!     # drop(rows);
+//!     Ok(())
+//! }
+//! ```
+//!
+//! # Heap is not rss
+//!
+//! *Heap* is what the program asked of the allocator and has not freed. Lambda bills and kills by what the kernel
+//! counts, *rss*, which adds what the inner allocator rounds up and keeps, stacks, the binary and mapped files. Set the
+//! limit below the memory size by that much; [`os::rss`](crate::os::rss) tells it.
+//!
+//! # How exact
+//!
+//! * **Live** is exact whenever no other thread is inside an allocation; while others are, it is off by at most 32 KiB
+//!   for each of them.
+//! * **Peak** is exact where one thread alone has allocated since the last reset. With several it is a bracket,
+//!   `[at_most - threads x 32 KiB, at_most]`, and `at_most` never under-reports.
+//! * **Limit**: the live heap never passes it, whatever the number of threads. A request may be refused up to
+//!   `threads x 32 KiB` early, as other threads hold that much credit.
+//! * An allocation that the *inner* allocator fails counts nothing but the refusal; one of less than 32 KiB may leave
+//!   `at_most` high by its size.
+
+mod allocator;
+mod ledger;
+mod refusal;
+mod scope;
+mod slot;
+mod thread;
+
+use std::sync::atomic::Ordering::Relaxed;
+
+pub use allocator::TrackingAllocator;
+pub use scope::{HeapDelta, assert_peak, scope, scope_async};
+
+use crate::size::ByteSize;
+use thread::LEDGER;
+
+/// The [`TrackingAllocator`] is not the global allocator, so there are no books to read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the heap is not tracked: `plimsoll::TrackingAllocator` is not installed as `#[global_allocator]`")]
+#[non_exhaustive]
+pub struct NotInstalled;
+
+/// The heap of the process at one moment, in bytes asked of the allocator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct HeapStats {
+    /// Bytes allocated and not freed.
+    pub live: ByteSize,
+    /// The most that lived since [`reset_peak`], or since the process began.
+    pub peak: HeapPeak,
+    /// Bytes ever allocated. A `realloc` counts its growth.
+    pub allocated: u64,
+    /// Bytes ever freed. A `realloc` counts what it gave up.
+    pub freed: u64,
+    /// Requests answered with null, by the limit or by the inner allocator.
+    pub refused: u64,
+    /// The largest request answered with null; zero when none was.
+    pub largest_refused: ByteSize,
+    /// The limit in force, if one is set.
+    pub limit: Option<ByteSize>,
+}
+
+/// The bounds between which the true peak lies; equal where it is known exactly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct HeapPeak {
+    /// This much did live at one moment.
+    pub at_least: ByteSize,
+    /// More than this never did.
+    pub at_most: ByteSize,
+}
+
+/// Reads live and peak heap, the gross sums, refusals and the limit.
+///
+/// # Errors
+///
+/// [`NotInstalled`] where the allocator was forgotten, never a report of zeros.
+///
+/// # Cost
+///
+/// Two loads for each thread that allocates, some ten more for the rest; no allocation, no lock.
+pub fn stats() -> Result<HeapStats, NotInstalled> {
+    if !is_installed() {
+        return Err(NotInstalled);
+    }
+    let slot = thread::bound();
+    let live = LEDGER.live();
+    let peak = LEDGER.peak(slot);
+    let allocated = LEDGER.allocated();
+    Ok(HeapStats {
+        live: size(live),
+        peak: HeapPeak { at_least: size(peak.at_least), at_most: size(peak.at_most) },
+        allocated,
+        freed: allocated.saturating_sub(live as u64),
+        refused: refusal::count(),
+        largest_refused: size(refusal::largest()),
+        limit: Some(LEDGER.limit()).filter(|&limit| limit != usize::MAX).map(size),
+    })
+}
+
+/// Lets the peak begin anew: from what is live now, not from zero.
+///
+/// At the start of each invocation this makes the peak the invocation's own. With several requests in flight it is the
+/// environment's. Cost: some ten loads and stores.
+pub fn reset_peak() {
+    LEDGER.reset_peak(thread::bound());
+}
+
+/// Sets the limit of the live heap, past which an allocation gets null: `try_reserve` sees `Err`, the rest aborts.
+///
+/// A limit below what is live refuses every further request until enough is freed; what threads hold as credit, at most
+/// 32 KiB each, may still be spent. A limit of zero refuses everything; [`ByteSize::MAX`] is the same as no limit.
+/// Setting it costs one store.
+///
+/// The limit counts *heap*. Keep it below the memory size by what the process needs besides: see [the module](self).
+pub fn set_limit(limit: ByteSize) {
+    LEDGER.set_limit(limit.as_usize());
+}
+
+/// Removes the limit.
+pub fn clear_limit() {
+    LEDGER.set_limit(usize::MAX);
+}
+
+/// Whether the [`TrackingAllocator`] is the global allocator.
+///
+/// Once it is seen to be, the cost is one load; until then each call makes one allocation to find out.
+pub fn is_installed() -> bool {
+    let seen = || allocator::INSTALLED.load(Relaxed);
+    if !seen() {
+        drop(std::hint::black_box(Box::new(0u8)));
+    }
+    seen()
+}
+
+fn size(bytes: usize) -> ByteSize {
+    ByteSize::bytes(bytes as u64)
+}

@@ -1,0 +1,154 @@
+//! One thread's credit: bytes already booked on the line, spent and earned without touching shared memory.
+//!
+//! Every field is written by the owner alone, so plain loads and stores serve; readers elsewhere may see them late.
+//! The owner calls `take` and `give` for every allocation of the program: they are the fast path.
+
+use crate::sync::{AtomicIsize, AtomicU64, Ordering::Relaxed, constructor};
+
+/// Bytes a refill books beyond the need at hand. A slot holds at most twice as much.
+pub(crate) const STEP: usize = 16 * 1024;
+
+/// The most credit a slot may hold.
+pub(crate) const FULL: isize = 2 * STEP.cast_signed();
+
+/// One thread's credit, two cache lines from the next, because adjacent lines are fetched in pairs.
+#[derive(Debug)]
+#[repr(align(128))]
+pub(crate) struct Slot {
+    /// Bytes booked on the line and not handed out; in `[0, FULL]`. In a sentinel `isize::MAX`, never written.
+    credit: AtomicIsize,
+    /// The lowest `credit` since the interval began, which is when the line last moved from here. In a sentinel
+    /// `isize::MAX`.
+    low: AtomicIsize,
+    /// Bytes handed out since this owner bound the slot. What it freed follows from this and `net`.
+    allocated: AtomicU64,
+    /// Net bytes this owner has moved onto the line.
+    booked: AtomicIsize,
+    /// The highest `net` of the intervals closed since the innermost open scope began.
+    top: AtomicIsize,
+}
+
+impl Slot {
+    constructor! {
+        /// A slot without credit: its first operation takes the slow path.
+        pub(crate) const fn new() -> Self {
+            Self::with_credit(0)
+        }
+    }
+
+    constructor! {
+        /// The slot of threads that have none: refuses every `take` and `give`, and is never written.
+        ///
+        /// `credit - n < low` holds for every legal size above zero, and `low > FULL` then refuses it, so the fast
+        /// path needs no test of its own for a thread without a slot.
+        pub(crate) const fn sentinel() -> Self {
+            Self::with_credit(isize::MAX)
+        }
+    }
+
+    constructor! {
+        const fn with_credit(credit: isize) -> Self {
+            Self {
+                credit: AtomicIsize::new(credit),
+                low: AtomicIsize::new(credit),
+                allocated: AtomicU64::new(0),
+                booked: AtomicIsize::new(0),
+                top: AtomicIsize::new(0),
+            }
+        }
+    }
+
+    /// Spends `n` bytes of credit. On `false` nothing has changed, and the slow path must decide.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "the fast path of every allocation: a call would cost more than it")]
+    pub(crate) fn take(&self, n: usize) -> bool {
+        let credit = self.credit.load(Relaxed).wrapping_sub_unsigned(n);
+        let low = self.low.load(Relaxed);
+        // One compare is three tests: a new low mark, no credit left, no slot at all.
+        if credit < low {
+            std::hint::cold_path();
+            if credit < 0 || low > FULL {
+                return false;
+            }
+            self.low.store(credit, Relaxed);
+        }
+        self.credit.store(credit, Relaxed);
+        self.allocated.store(self.allocated.load(Relaxed).wrapping_add(n as u64), Relaxed);
+        true
+    }
+
+    /// Earns `n` bytes of credit. On `false` nothing has changed, and the slow path must decide.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "the fast path of every allocation: a call would cost more than it")]
+    pub(crate) fn give(&self, n: usize) -> bool {
+        let credit = self.credit.load(Relaxed).wrapping_add_unsigned(n);
+        // As unsigned, so that one compare also refuses a sum that wrapped below zero.
+        if credit.cast_unsigned() > FULL.cast_unsigned() {
+            return false;
+        }
+        self.credit.store(credit, Relaxed);
+        true
+    }
+
+    /// Takes back a `take` whose memory never came. The low mark cannot be taken back: it errs upward, by `n`.
+    pub(crate) fn untake(&self, n: usize) {
+        self.credit.store(self.credit().wrapping_add_unsigned(n), Relaxed);
+        self.allocated.store(self.allocated().wrapping_sub(n as u64), Relaxed);
+    }
+
+    /// Unused credit in bytes.
+    pub(crate) fn credit(&self) -> isize {
+        self.credit.load(Relaxed)
+    }
+
+    /// The lowest credit of the open interval, in bytes.
+    pub(crate) fn low(&self) -> isize {
+        self.low.load(Relaxed)
+    }
+
+    /// Bytes handed to this owner so far.
+    pub(crate) fn allocated(&self) -> u64 {
+        self.allocated.load(Relaxed)
+    }
+
+    /// This owner's allocations less its frees, in bytes: negative where it frees what others allocated.
+    pub(crate) fn net(&self) -> isize {
+        self.booked.load(Relaxed).wrapping_sub(self.credit())
+    }
+
+    /// The highest `net` since the innermost open scope began.
+    pub(crate) fn top(&self) -> isize {
+        self.top.load(Relaxed).max(self.booked.load(Relaxed).wrapping_sub(self.low()))
+    }
+
+    /// Forgets or restores the highest `net`: scopes nest by saving the outer one's.
+    pub(crate) fn set_top(&self, top: isize) {
+        self.top.store(top, Relaxed);
+    }
+
+    /// Ends the interval: its highest `net` goes into `top`, and the next one begins at the present credit.
+    pub(crate) fn close(&self) {
+        self.top.store(self.top(), Relaxed);
+        self.low.store(self.credit(), Relaxed);
+    }
+
+    /// Follows the line, which this owner moved by `moved` and which left it `credit`. The interval must be closed.
+    pub(crate) fn rebase(&self, credit: isize, moved: isize) {
+        self.booked.store(self.booked.load(Relaxed).wrapping_add(moved), Relaxed);
+        self.credit.store(credit, Relaxed);
+        self.low.store(credit, Relaxed);
+    }
+
+    /// Counts bytes that the slow path handed out (or, negative, took back).
+    pub(crate) fn count(&self, n: isize) {
+        self.allocated.store(self.allocated().wrapping_add_signed(n as i64), Relaxed);
+    }
+
+    /// Empties the slot for its next owner.
+    pub(crate) fn clear(&self) {
+        for field in [&self.credit, &self.low, &self.booked, &self.top] {
+            field.store(0, Relaxed);
+        }
+        self.allocated.store(0, Relaxed);
+    }
+}

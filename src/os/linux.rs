@@ -1,0 +1,310 @@
+//! The system calls on Linux. Nothing here allocates, locks, formats or panics.
+#![expect(unsafe_code, reason = "system calls that std does not have, or has only with allocations")]
+
+use std::ffi::CStr;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::{OsError, Rss};
+use crate::size::ByteSize;
+
+const RSS: &str = "the resident set size";
+const PEAK_RSS: &str = "the peak resident set size";
+const RESET_PEAK_RSS: &str = "resetting the peak resident set size";
+
+/// `/proc/self/statm`: seven numbers of at most 20 digits.
+static STATM: KeptFile = KeptFile::new(c"/proc/self/statm");
+
+/// `/proc/self/status`: a page of text, `VmHWM` in its first half.
+static STATUS: KeptFile = KeptFile::new(c"/proc/self/status");
+
+/// How often a descriptor may be full, or the write interrupted, before the rest of a line is given up.
+const WRITE_TRIES: u32 = 16;
+
+pub(super) fn rss() -> Result<Rss, OsError> {
+    STATM.read::<192, _>(RSS, |text| parse_statm(text, page_size()))
+}
+
+pub(super) fn peak_rss() -> Result<u64, OsError> {
+    STATUS.read::<2048, _>(PEAK_RSS, parse_high_water)
+}
+
+pub(super) fn reset_peak_rss() -> Result<(), OsError> {
+    let failed = |source| OsError::Io { what: RESET_PEAK_RSS, source };
+    let mut file = File::from(open(c"/proc/self/clear_refs", libc::O_WRONLY).map_err(failed)?);
+    file.write_all(b"5").map_err(failed)
+}
+
+#[cfg(target_env = "gnu")]
+#[expect(clippy::unnecessary_wraps, reason = "the signature of all platforms")]
+pub(super) fn trim() -> Result<bool, OsError> {
+    // SAFETY: glibc's `malloc_trim` takes any padding and is thread-safe.
+    Ok(unsafe { libc::malloc_trim(0) } == 1)
+}
+
+#[cfg(not(target_env = "gnu"))]
+pub(super) const fn trim() -> Result<bool, OsError> {
+    Err(OsError::NotAvailable { what: "malloc_trim", here: "linux without glibc" })
+}
+
+pub(super) fn write_stderr(bytes: &[u8]) {
+    write_to(libc::STDERR_FILENO, bytes);
+}
+
+/// Milliseconds of `CLOCK_MONOTONIC_COARSE`: since boot, without suspensions, at the last kernel tick.
+pub(super) fn coarse_monotonic_ms() -> u64 {
+    clock_ms(libc::CLOCK_MONOTONIC_COARSE)
+}
+
+/// Milliseconds of `CLOCK_REALTIME_COARSE`: since 1970, 0 before then, at the last kernel tick.
+pub(super) fn coarse_wall_ms() -> u64 {
+    clock_ms(libc::CLOCK_REALTIME_COARSE)
+}
+
+fn clock_ms(clock: libc::clockid_t) -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is valid for writing one `timespec`. It fails for unknown clocks alone, and these two are older
+    // (2.6.32) than any kernel std runs on.
+    unsafe { libc::clock_gettime(clock, &raw mut time) };
+    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+    let nanos = u64::try_from(time.tv_nsec).unwrap_or(0);
+    seconds.saturating_mul(1000).saturating_add(nanos / 1_000_000)
+}
+
+fn page_size() -> u64 {
+    // SAFETY: `sysconf` has no preconditions, and POSIX lists it as safe in signal handlers.
+    let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    u64::try_from(bytes).unwrap_or(4096)
+}
+
+/// A file of `/proc/self` that stays open.
+///
+/// What such a descriptor tells belongs to the process that opened it, even in a child that inherited it. So the
+/// process is kept with it, and another process opens the file anew. A descriptor is never closed once kept: another
+/// thread may be reading it, and in a child its number may have gone to someone else.
+struct KeptFile {
+    path: &'static CStr,
+    /// Process id in the high half, descriptor in the low half; 0: none (no process is number 0).
+    opened: AtomicU64,
+}
+
+impl KeptFile {
+    const fn new(path: &'static CStr) -> Self {
+        Self { path, opened: AtomicU64::new(0) }
+    }
+
+    /// Reads up to `N` bytes from the start of the file and hands them to `parse`.
+    ///
+    /// Programs that close all descriptors they do not know (daemons do) may give the kept number to another file;
+    /// then the read fails or the text makes no sense, and the file is opened anew, once.
+    fn read<const N: usize, T>(&self, what: &'static str, parse: impl Fn(&[u8]) -> Option<T>) -> Result<T, OsError> {
+        let mut buffer = [0; N];
+        let mut attempt = |fd: RawFd| -> Result<T, OsError> {
+            let text = read_start(fd, &mut buffer).map_err(|source| OsError::Io { what, source })?;
+            parse(text).ok_or(OsError::Malformed { what })
+        };
+        let process = u64::from(std::process::id());
+        let opened = self.opened.load(Ordering::Relaxed);
+        if opened >> 32 == process
+            && let Ok(value) = attempt(descriptor(opened))
+        {
+            return Ok(value);
+        }
+        let fresh = open(self.path, libc::O_RDONLY).map_err(|source| OsError::Io { what, source })?;
+        let value = attempt(fresh.as_raw_fd())?;
+        // The one whose descriptor is not kept closes its own, when `fresh` is dropped.
+        let packed = process << 32 | u64::from(fresh.as_raw_fd().unsigned_abs());
+        if self.opened.compare_exchange(opened, packed, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+            let _kept: RawFd = fresh.into_raw_fd();
+        }
+        Ok(value)
+    }
+}
+
+/// The descriptor in the low half of a packed word, where one is never negative.
+#[expect(clippy::cast_possible_truncation, reason = "the low half is what is asked for")]
+const fn descriptor(packed: u64) -> RawFd {
+    (packed as u32).cast_signed()
+}
+
+/// Opens `path`, not to be inherited by a program that is started.
+fn open(path: &CStr, access: libc::c_int) -> io::Result<OwnedFd> {
+    // SAFETY: `path` ends in a NUL and lives through the call; without O_CREAT there is no third argument.
+    let fd = unsafe { libc::open(path.as_ptr(), access | libc::O_CLOEXEC) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: `open` has just returned `fd`, so it is open and nobody else's.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Fills `buffer` from the start of the file, as far as one `pread` goes.
+fn read_start(fd: RawFd, buffer: &mut [u8]) -> io::Result<&[u8]> {
+    // SAFETY: `buffer` is valid for writing `buffer.len()` bytes; a descriptor that is not open gives EBADF.
+    let read = unsafe { libc::pread(fd, buffer.as_mut_ptr().cast(), buffer.len(), 0) };
+    let read = usize::try_from(read).map_err(|_negative| io::Error::last_os_error())?;
+    Ok(buffer.get(..read).unwrap_or_default())
+}
+
+fn write_to(fd: RawFd, mut bytes: &[u8]) {
+    let mut failures = 0;
+    while !bytes.is_empty() && failures < WRITE_TRIES {
+        // SAFETY: `bytes` is valid for reading `bytes.len()` bytes; a descriptor that is not open gives EBADF.
+        let wrote = unsafe { libc::write(fd, bytes.as_ptr().cast(), bytes.len()) };
+        match usize::try_from(wrote) {
+            Ok(0) => failures += 1,
+            Ok(wrote) => bytes = bytes.get(wrote..).unwrap_or_default(),
+            Err(_negative) => match io::Error::last_os_error().raw_os_error() {
+                Some(libc::EINTR | libc::EAGAIN) => failures += 1,
+                _ => return,
+            },
+        }
+    }
+}
+
+/// `size resident shared ..`, in pages.
+fn parse_statm(text: &[u8], page_size: u64) -> Option<Rss> {
+    let mut fields = text.split(|&byte| byte == b' ');
+    let _size = parse_number(fields.next()?)?;
+    let resident = parse_number(fields.next()?)?.checked_mul(page_size)?;
+    let shared = parse_number(fields.next()?)?.checked_mul(page_size)?;
+    // The two counters are read one after the other, so the second may have overtaken the first.
+    Some(Rss { total: ByteSize::bytes(resident), anonymous: ByteSize::bytes(resident.saturating_sub(shared)) })
+}
+
+/// The line `VmHWM:     1234 kB`, in bytes. The first line, the program's name, cannot feign it: it starts `Name:`.
+fn parse_high_water(text: &[u8]) -> Option<u64> {
+    let value = text.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(b"VmHWM:"))?;
+    parse_number(value.trim_ascii().strip_suffix(b" kB")?)?.checked_mul(1024)
+}
+
+fn parse_number(digits: &[u8]) -> Option<u64> {
+    if digits.is_empty() {
+        return None;
+    }
+    digits.iter().try_fold(0_u64, |number, &digit| {
+        let value = digit.wrapping_sub(b'0');
+        if value > 9 { None } else { number.checked_mul(10)?.checked_add(u64::from(value)) }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    fn rss_of(statm: &str) -> Option<(u64, u64)> {
+        parse_statm(statm.as_bytes(), 4096).map(|rss| (rss.total.as_u64(), rss.anonymous.as_u64()))
+    }
+
+    #[test]
+    fn statm_is_read_in_pages_and_told_in_bytes() {
+        assert_eq!(rss_of("4620 1190 300 50 0 400 0\n"), Some((1190 * 4096, 890 * 4096)));
+        assert_eq!(rss_of("0 0 0 0 0 0 0\n"), Some((0, 0)));
+        assert_eq!(rss_of("9 1 2 0 0 0 0\n"), Some((4096, 0)), "counters read at two moments do not wrap");
+    }
+
+    #[test]
+    fn a_statm_that_makes_no_sense_is_no_figure() {
+        let most = u64::MAX.to_string();
+        for text in [
+            "",
+            " ",
+            "1",
+            "1 2",
+            "1 2 ",
+            "1 -2 3 ",
+            "a 2 3 ",
+            "1  2 3",
+            &format!("1 {most} 3 "),
+            &format!("1 2 {most}9 "),
+        ] {
+            assert_eq!(rss_of(text), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn the_high_water_mark_is_found_by_its_line() {
+        let told = |text: &str| parse_high_water(text.as_bytes());
+        assert_eq!(told("Name:\tVmHWM:\nVmPeak:\t    9 kB\nVmHWM:\t    1234 kB\nVmRSS:\t 7 kB\n"), Some(1234 * 1024));
+        assert_eq!(told("Name:\tVmHWM: 5 kB\nVmRSS:\t 7 kB\n"), None, "a program cannot name itself so");
+        for cut in ["VmHWM:", "VmHWM:\t  12", "VmHWM:\t  12 k", "VmHWM:\t x kB", "VmHWM:\t kB", ""] {
+            assert_eq!(told(cut), None, "{cut:?}");
+        }
+        assert_eq!(told(&format!("VmHWM:\t{} kB", u64::MAX)), None);
+    }
+
+    #[test]
+    fn a_kept_file_is_opened_once() {
+        let file = KeptFile::new(c"/proc/self/statm");
+        let opened = |file: &KeptFile| file.opened.load(Ordering::Relaxed);
+        assert!(file.read::<64, _>(RSS, |text| Some(text.len())).unwrap() > 0);
+        let first = opened(&file);
+        assert_eq!(first >> 32, u64::from(std::process::id()));
+        file.read::<64, _>(RSS, |text| Some(text.len())).unwrap();
+        assert_eq!(opened(&file), first);
+    }
+
+    #[test]
+    fn a_kept_file_whose_number_went_to_another_is_opened_anew() {
+        let stranger = File::open("/dev/null").unwrap();
+        let (socket, _other_end) = UnixStream::pair().unwrap();
+        for taken in [stranger.as_raw_fd(), socket.as_raw_fd(), RawFd::MAX] {
+            let file = KeptFile::new(c"/proc/self/statm");
+            let packed = u64::from(std::process::id()) << 32 | u64::from(taken.unsigned_abs());
+            file.opened.store(packed, Ordering::Relaxed);
+            assert!(file.read::<192, _>(RSS, |text| parse_statm(text, 4096)).is_ok());
+            assert_ne!(file.opened.load(Ordering::Relaxed), packed);
+        }
+        assert!(stranger.metadata().is_ok(), "what is another's stays open");
+        assert!(socket.local_addr().is_ok(), "what is another's stays open");
+    }
+
+    #[test]
+    fn a_kept_file_of_another_process_is_opened_anew() {
+        let inherited = File::open("/proc/1/stat").unwrap();
+        let file = KeptFile::new(c"/proc/self/stat");
+        let packed = u64::from(std::process::id() + 1) << 32 | u64::from(inherited.as_raw_fd().unsigned_abs());
+        file.opened.store(packed, Ordering::Relaxed);
+        let process = |text: &[u8]| parse_number(text.split(|&byte| byte == b' ').next()?);
+        assert_eq!(file.read::<64, _>(RSS, process).unwrap(), u64::from(std::process::id()));
+    }
+
+    #[test]
+    fn what_is_not_there_or_not_understood_is_said_and_not_kept() {
+        let missing = KeptFile::new(c"/proc/self/no-such-file");
+        let error = missing.read::<64, ()>(RSS, |_| None).unwrap_err();
+        assert!(matches!(&error, OsError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound), "{error:?}");
+        assert_eq!(error.to_string(), "the resident set size could not be had from the operating system");
+        let odd = KeptFile::new(c"/proc/self/statm");
+        let error = odd.read::<64, ()>(RSS, |_| None).unwrap_err();
+        assert!(matches!(error, OsError::Malformed { .. }), "{error:?}");
+        assert_eq!(missing.opened.load(Ordering::Relaxed) | odd.opened.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn a_line_is_written_whole() {
+        let (writer, mut reader) = UnixStream::pair().unwrap();
+        let line = vec![b'x'; 10_000];
+        write_to(writer.as_raw_fd(), &line);
+        drop(writer);
+        let mut got = Vec::new();
+        reader.read_to_end(&mut got).unwrap();
+        assert_eq!(got, line);
+    }
+
+    #[test]
+    fn a_reader_that_is_stuck_or_gone_does_not_hold_up_the_writer() {
+        let (writer, reader) = UnixStream::pair().unwrap();
+        writer.set_nonblocking(true).unwrap();
+        let more_than_a_socket_holds = vec![b'x'; 16 << 20];
+        write_to(writer.as_raw_fd(), &more_than_a_socket_holds);
+        drop(reader);
+        write_to(writer.as_raw_fd(), b"to nobody");
+        write_to(RawFd::MAX, b"to nowhere");
+    }
+}

@@ -1,0 +1,272 @@
+//! What the kernel counts for this process, and the few system calls the rest of the crate stands on.
+//!
+//! The kernel kills on **rss**, the resident set size: the pages that are in memory now, whoever asked for them. It
+//! holds more than the heap does (the binary's own pages, stacks, what an allocator keeps back, C libraries), and it
+//! falls only when pages are given back. [`rss()`] reads it, [`peak_rss()`] reads its high-water mark,
+//! [`reset_peak_rss()`] draws the mark anew, and [`trim()`] asks the allocator to give back what it keeps.
+//!
+//! The readings need `/proc`, so Linux; elsewhere they are [`OsError::NotAvailable`]. They allocate nothing, take no
+//! lock and do not panic, so that an allocator or a signal handler may ask. They may change `errno`. [`trim()`] and
+//! [`set_trim_hook()`] take a lock, and belong into neither.
+//!
+//! # Examples
+//!
+//! ```
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use plimsoll::os;
+//!
+//! match os::rss() {
+//!     Ok(rss) => assert!(rss.anonymous <= rss.total),
+//!     Err(os::OsError::NotAvailable { .. }) => {} // not on Linux
+//!     Err(other) => return Err(other.into()),
+//! }
+//! # Ok(())
+//! # }
+//! ```
+
+#[cfg(not(target_os = "linux"))]
+mod elsewhere;
+#[cfg(target_os = "linux")]
+mod linux;
+
+use std::io;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+#[cfg(not(target_os = "linux"))]
+use elsewhere as host;
+#[cfg(target_os = "linux")]
+use linux as host;
+
+use crate::size::ByteSize;
+
+/// What the caller's allocator is asked for in place of `malloc_trim`.
+static TRIM_HOOK: Mutex<Option<fn() -> bool>> = Mutex::new(None);
+
+/// The memory of this process that is resident: one reading, in bytes, a multiple of the page size.
+///
+/// Not counted: pages swapped out, page tables, kernel memory (socket buffers, pipes), and other processes of the
+/// same Lambda environment (extensions, the runtime's own): `max_memory_used` holds them all, so it lies higher.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Rss {
+    /// All resident bytes: heap, stacks, the binary's and its libraries' pages, mapped files, shared memory.
+    pub total: ByteSize,
+    /// The resident bytes that no file backs: heap and stacks, and pages written to in private mappings.
+    ///
+    /// The kernel cannot drop these under pressure, as it can the binary's pages. Shared memory is not among them.
+    pub anonymous: ByteSize,
+}
+
+/// Why a figure could not be had from the operating system, or a request not be put to it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OsError {
+    /// This platform has no such thing; asking again will not help.
+    #[error("{what} is not available on {here}")]
+    #[non_exhaustive]
+    NotAvailable {
+        /// What was asked for, in words.
+        what: &'static str,
+        /// The platform, in words.
+        here: &'static str,
+    },
+    /// The system call failed.
+    #[error("{what} could not be had from the operating system")]
+    #[non_exhaustive]
+    Io {
+        /// What was asked for, in words.
+        what: &'static str,
+        /// What the system said; an error number, so nothing was allocated for it.
+        source: io::Error,
+    },
+    /// The answer of the operating system does not read as it should.
+    #[error("{what}: the operating system's answer could not be understood")]
+    #[non_exhaustive]
+    Malformed {
+        /// What was asked for, in words.
+        what: &'static str,
+    },
+}
+
+/// Tells the resident set size of this process now.
+///
+/// A forked child reads its own figures. The kernel adds pages up in batches, per thread or per CPU depending on its
+/// version, so a reading may miss some tens of pages for each: see `/proc/pid/statm` in [proc(5)].
+///
+/// Costs one `getpid`, one `pread` of a descriptor that is opened (close-on-exec) at the first call and kept, and no
+/// allocation: about 1.2 us.
+///
+/// # Errors
+///
+/// [`OsError::NotAvailable`] off Linux; [`OsError::Io`] if `/proc` is not mounted or no descriptor is left;
+/// [`OsError::Malformed`] if `/proc/self/statm` does not start with three numbers.
+///
+/// # Examples
+///
+/// ```no_run
+/// # fn main() -> Result<(), plimsoll::os::OsError> {
+/// let before = plimsoll::os::rss()?;
+/// // .. work ..
+/// let after = plimsoll::os::rss()?;
+/// println!("{} -> {}", before.total, after.total);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// [proc(5)]: https://man7.org/linux/man-pages/man5/proc_pid_statm.5.html
+pub fn rss() -> Result<Rss, OsError> {
+    host::rss()
+}
+
+/// Tells the highest resident set size of this process since it started, or since [`reset_peak_rss()`].
+///
+/// This is `VmHWM` of `/proc/self/status`. `getrusage`'s `ru_maxrss` is not the same: it survives `exec`, so a small
+/// program started by a large one would be told the large one's peak.
+///
+/// Costs one `getpid` and one `pread` of a kept descriptor, which makes the kernel print the whole page: about 7 us.
+/// Takes 2 KiB of stack.
+///
+/// # Errors
+///
+/// As for [`rss()`]; [`OsError::Malformed`] if there is no `VmHWM` line in the first 2 KiB.
+///
+/// # Examples
+///
+/// ```no_run
+/// # fn main() -> Result<(), plimsoll::os::OsError> {
+/// println!("at most {} so far", plimsoll::os::peak_rss()?);
+/// # Ok(())
+/// # }
+/// ```
+pub fn peak_rss() -> Result<ByteSize, OsError> {
+    host::peak_rss().map(ByteSize::bytes)
+}
+
+/// Sets the high-water mark that [`peak_rss()`] tells back to what is resident now.
+///
+/// Writes `5` to `/proc/self/clear_refs` (Linux 4.0 and later). It also lowers `ru_maxrss`, and so what a profiler
+/// outside sees; it does not lower `max_memory_used`, which Lambda keeps outside the process.
+///
+/// Costs an `open`, a `write` and a `close`: about 4 us.
+///
+/// # Errors
+///
+/// [`OsError::NotAvailable`] off Linux; [`OsError::Io`] if the file cannot be opened or written, as in a sandbox whose
+/// `/proc` is read-only.
+///
+/// # Examples
+///
+/// ```no_run
+/// # fn main() -> Result<(), plimsoll::os::OsError> {
+/// plimsoll::os::reset_peak_rss()?;
+/// // .. one invocation ..
+/// println!("this invocation: at most {}", plimsoll::os::peak_rss()?);
+/// # Ok(())
+/// # }
+/// ```
+pub fn reset_peak_rss() -> Result<(), OsError> {
+    host::reset_peak_rss()
+}
+
+/// Asks the allocator to give the pages it keeps for later back to the kernel; tells whether it gave any.
+///
+/// Calls the hook of [`set_trim_hook()`] if there is one, else glibc's `malloc_trim(0)`. glibc's knows only glibc's
+/// heap: under another global allocator it finds next to nothing, so give that one a hook.
+///
+/// Costs 0.1 us with nothing to give back, and milliseconds with much (glibc: 1 ms for 13 MiB of one thread, 11 ms for
+/// 84 MiB of eight threads in one arena): call it between invocations. The pages are faulted in anew when next used.
+///
+/// # Errors
+///
+/// [`OsError::NotAvailable`] if no hook is set and the C library is not glibc.
+///
+/// # Examples
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// match plimsoll::os::trim() {
+///     Ok(_gave_any) => {}
+///     Err(plimsoll::os::OsError::NotAvailable { .. }) => {} // musl, macOS, Windows
+///     Err(other) => return Err(other.into()),
+/// }
+/// # Ok(())
+/// # }
+/// ```
+pub fn trim() -> Result<bool, OsError> {
+    // Copied out, so that the hook runs with the lock free and may itself set another.
+    let hook = *trim_hook();
+    hook.map_or_else(host::trim, |hook| Ok(hook()))
+}
+
+/// Names what [`trim()`] calls instead of `malloc_trim`; the last hook set holds.
+///
+/// The hook returns whether it gave pages back; where the allocator does not tell, return `true`.
+///
+/// # Examples
+///
+/// mimalloc, through its `libmimalloc-sys`:
+///
+/// ```
+/// # mod libmimalloc_sys { pub(crate) unsafe fn mi_collect(_force: bool) {} }
+/// plimsoll::os::set_trim_hook(|| {
+///     // SAFETY: `mi_collect` may be called at any time, from any thread.
+///     unsafe { libmimalloc_sys::mi_collect(true) };
+///     true
+/// });
+/// ```
+///
+/// jemalloc, through `tikv-jemalloc-ctl`; 4096 stands for all arenas:
+///
+/// ```
+/// # mod tikv_jemalloc_ctl { pub(crate) mod raw {
+/// #     pub(crate) unsafe fn read<T: Default>(_: &[u8]) -> Result<T, ()> { Ok(T::default()) } } }
+/// plimsoll::os::set_trim_hook(|| {
+///     // SAFETY: `arena.<i>.purge` takes and gives no value, which `()` is.
+///     unsafe { tikv_jemalloc_ctl::raw::read::<()>(b"arena.4096.purge\0") }.is_ok()
+/// });
+/// ```
+pub fn set_trim_hook(hook: fn() -> bool) {
+    *trim_hook() = Some(hook);
+}
+
+/// The slot of the hook. No code of others runs under this lock, so a poisoned one holds a whole value.
+fn trim_hook() -> MutexGuard<'static, Option<fn() -> bool>> {
+    TRIM_HOOK.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Writes to standard error, without a lock on Linux; what it does not take is lost, as there is nobody left to tell.
+#[cfg_attr(not(test), expect(dead_code, reason = "the alarm lines will be written with it"))]
+pub(crate) fn write_stderr(bytes: &[u8]) {
+    host::write_stderr(bytes);
+}
+
+/// Milliseconds of a clock that never goes back, as of the last kernel tick; on Linux since boot.
+pub(crate) fn coarse_monotonic_ms() -> u64 {
+    host::coarse_monotonic_ms()
+}
+
+/// Milliseconds of the wall clock since 1970, as of the last kernel tick; 0 before 1970.
+pub(crate) fn coarse_wall_ms() -> u64 {
+    host::coarse_wall_ms()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_line_to_standard_error_is_no_trouble() {
+        write_stderr(b"");
+    }
+
+    #[test]
+    fn the_clocks_move_and_the_wall_clock_knows_the_century() {
+        const YEAR_2020_MS: u64 = 1_577_836_800_000;
+        let (monotonic, wall) = (coarse_monotonic_ms(), coarse_wall_ms());
+        assert!(wall > YEAR_2020_MS, "{wall} ms since 1970");
+        while coarse_monotonic_ms() == monotonic {
+            std::thread::yield_now();
+        }
+        assert!(coarse_monotonic_ms() > monotonic);
+    }
+}
