@@ -41,8 +41,8 @@ pub(crate) struct OverLimit;
 pub(crate) struct Ledger<const N: usize> {
     /// Live bytes plus unused credit. Never moved past the limit.
     line: AtomicUsize,
-    /// The highest `line` since the last reset: raised after every rise and again before every fall of the line, so
-    /// that a reset in between loses nothing that was live when it began.
+    /// The highest `line` since the last reset. Raised after the line; a reset looks at the line once more after
+    /// setting this, so that it cannot lose a rise.
     peak: AtomicUsize,
     /// The highest exact size a lone thread saw since the last reset: a true lower bound of the peak.
     lone: AtomicUsize,
@@ -106,7 +106,7 @@ impl<const N: usize> Ledger<N> {
         let credit = slot.credit().cast_unsigned();
         self.allocated.fetch_add(slot.allocated(), SeqCst);
         slot.clear();
-        self.fall(credit);
+        self.line.fetch_sub(credit, SeqCst);
         if let Some(index) = self.slots.iter().position(|s| std::ptr::eq(s, slot))
             && let Some(word) = self.bound.get(index / 64)
         {
@@ -127,8 +127,10 @@ impl<const N: usize> Ledger<N> {
         }
     }
 
-    fn is_crowded(&self) -> bool {
-        self.epoch.load(SeqCst) < self.crowded.load(SeqCst)
+    /// Whether one slot is bound and nobody else has booked in this epoch. What was read of the line *before* asking
+    /// was then moved by that slot's owner alone: another is bound before it moves the line, and until it is back.
+    fn alone(&self) -> bool {
+        self.threads_now() == 1 && self.epoch.load(SeqCst) >= self.crowded.load(SeqCst)
     }
 
     // --- Booking: the slow path ---
@@ -194,7 +196,7 @@ impl<const N: usize> Ledger<N> {
     pub(crate) fn unbook(&self, slot: Option<&Slot>, n: usize) {
         let Some(slot) = slot else {
             self.crowd();
-            self.fall(n);
+            self.line.fetch_sub(n, SeqCst);
             self.crowd();
             return;
         };
@@ -202,19 +204,14 @@ impl<const N: usize> Ledger<N> {
         let credit = slot.credit().cast_unsigned() + n;
         let back = credit.saturating_sub(STEP);
         slot.rebase((credit - back).cast_signed(), back.cast_signed().wrapping_neg());
-        self.fall(back);
-    }
-
-    /// Lowers the line, having told the peak how high it stood.
-    fn fall(&self, by: usize) {
-        self.settle(self.line.load(SeqCst));
-        self.line.fetch_sub(by, SeqCst);
+        self.line.fetch_sub(back, SeqCst);
     }
 
     /// Ends the slot's interval: its top is kept for scopes and, where the thread is alone, for the exact peak.
     pub(crate) fn close(&self, slot: &Slot) {
-        if !self.is_crowded() {
-            self.lone.fetch_max(self.lone_top(slot), SeqCst);
+        let top = self.lone_top(slot);
+        if self.alone() {
+            self.lone.fetch_max(top, SeqCst);
         }
         slot.close();
     }
@@ -238,25 +235,27 @@ impl<const N: usize> Ledger<N> {
 
     /// Lets the peak begin anew from what is live.
     pub(crate) fn reset_peak(&self, slot: Option<&Slot>) {
+        if slot.is_none() || self.threads_now() > 1 {
+            // Ahead of the new epoch, so that nobody takes it for a lone thread's.
+            self.crowded.fetch_max(self.epoch.load(SeqCst) + 2, SeqCst);
+        }
         self.epoch.fetch_add(1, SeqCst);
-        let bound = self.threads_now();
-        self.threads.store(bound, SeqCst);
-        // Once more: a thread that bound itself meanwhile saw the old maximum.
-        self.threads.fetch_max(self.threads_now(), SeqCst);
-        let lone = match slot {
-            Some(slot) if bound == 1 => {
-                slot.close();
-                self.line.load(SeqCst).saturating_sub(slot.credit().cast_unsigned())
-            }
-            _ => {
-                self.crowd();
-                0
-            }
-        };
+        // Asked after the epoch began: who is not bound now will mark it crowded before moving the line.
+        let only = slot.filter(|_| self.threads_now() == 1);
+        let live = only.map_or(0, |slot| {
+            slot.close();
+            self.line.load(SeqCst).saturating_sub(slot.credit().cast_unsigned())
+        });
+        let lone = if self.alone() { live } else { 0 };
         self.lone.store(lone, SeqCst);
+        // Each once more after the store: who bound a slot or raised the line in between has told the old maximum.
+        self.threads.store(self.threads_now(), SeqCst);
+        self.threads.fetch_max(self.threads_now(), SeqCst);
         self.peak.store(self.line.load(SeqCst), SeqCst);
-        // Once more: a line that rose between the load and the store told the old peak.
         self.peak.fetch_max(self.line.load(SeqCst), SeqCst);
+        if only.is_none() {
+            self.crowd();
+        }
     }
 
     // --- Reading ---
@@ -275,15 +274,15 @@ impl<const N: usize> Ledger<N> {
     /// The peak since the last reset, as the owner of `slot` can know it: exact where it has been the only thread.
     pub(crate) fn peak(&self, slot: Option<&Slot>) -> Bracket {
         let lone = self.lone.load(SeqCst);
-        if let Some(slot) = slot
-            && !self.is_crowded()
+        let exact = slot.map(|slot| lone.max(self.lone_top(slot)));
+        if let Some(exact) = exact
+            && self.alone()
         {
-            let exact = lone.max(self.lone_top(slot));
             return Bracket { at_least: exact, at_most: exact };
         }
         let at_most = self.peak.load(SeqCst).max(self.line.load(SeqCst));
         let unknown = self.threads.load(SeqCst) * FULL.cast_unsigned();
-        Bracket { at_least: at_most.saturating_sub(unknown).max(lone), at_most }
+        Bracket { at_least: at_most.saturating_sub(unknown).max(lone).min(at_most), at_most }
     }
 
     /// The slots that are bound right now, in order.

@@ -1,0 +1,174 @@
+//! Counts the bytes, lines and words of anything that can be read, in memory that does not grow with the input.
+//!
+//! The bound: one chunk of 64 KiB, at most [`MAX_DISTINCT`] distinct words of at most [`MAX_WORD`] bytes each, the hash
+//! table over them. What does not fit is not counted by word, and `not_counted` says how often that was so.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
+use std::io::{self, Read};
+
+/// Bytes read at a time.
+const CHUNK: usize = 64 * 1024;
+/// Distinct words kept; a word that is new after that is not counted.
+pub(crate) const MAX_DISTINCT: usize = 50_000;
+/// Longest word kept, in bytes of UTF-8; a longer one is a word, but is not counted under its name.
+pub(crate) const MAX_WORD: usize = 64;
+
+/// What one object holds.
+#[derive(Debug, Default)]
+pub(crate) struct Digest {
+    pub(crate) bytes: u64,
+    /// Line feeds, and one more if something stands behind the last of them.
+    pub(crate) lines: u64,
+    /// Runs of alphanumeric characters, whether counted by name or not.
+    pub(crate) words: u64,
+    pub(crate) counts: WordCounts,
+}
+
+/// How often each word occurred, for a bounded number of words.
+#[derive(Debug, Default)]
+pub(crate) struct WordCounts {
+    /// At most `MAX_DISTINCT` entries. The seeded hasher of std: the words come from outside.
+    words: HashMap<Box<str>, u64>,
+    /// Occurrences that are in no entry of `words`.
+    not_counted: u64,
+}
+
+impl WordCounts {
+    fn add(&mut self, word: &str, times: u64) {
+        if let Some(count) = self.words.get_mut(word) {
+            *count += times;
+        } else if self.words.len() < MAX_DISTINCT {
+            self.words.insert(word.into(), times);
+        } else {
+            self.not_counted += times;
+        }
+    }
+
+    /// Adds all of `other`, within the same bound.
+    pub(crate) fn merge(&mut self, other: &Self) {
+        for (word, times) in &other.words {
+            self.add(word, *times);
+        }
+        self.not_counted += other.not_counted;
+    }
+
+    pub(crate) fn distinct(&self) -> usize {
+        self.words.len()
+    }
+
+    pub(crate) fn not_counted(&self) -> u64 {
+        self.not_counted
+    }
+
+    /// The `n` most frequent words, the most frequent first; of equally frequent ones the alphabetically first.
+    pub(crate) fn top(&self, n: usize) -> Vec<(String, u64)> {
+        // A heap of `n`, not a sorted list of all: the answer is short, so its making may be too.
+        let mut best = BinaryHeap::with_capacity(n + 1);
+        for (word, count) in &self.words {
+            best.push(Reverse((*count, Reverse(word))));
+            if best.len() > n {
+                best.pop();
+            }
+        }
+        let sorted = best.into_sorted_vec();
+        sorted.into_iter().map(|Reverse((count, Reverse(word)))| (word.to_string(), count)).collect()
+    }
+}
+
+/// Reads `input` to its end, 64 KiB at a time.
+///
+/// Bytes that are not UTF-8 are counted as bytes and end a word, as if the replacement character stood there.
+///
+/// # Errors
+///
+/// Whatever `input` fails with.
+pub(crate) fn digest(mut input: impl Read) -> io::Result<Digest> {
+    let mut counter = Counter::default();
+    let mut chunk = Vec::with_capacity(CHUNK);
+    loop {
+        // `take` bounds this to the rest of the chunk: the vector never grows.
+        let room = CHUNK.saturating_sub(chunk.len());
+        if input.by_ref().take(room as u64).read_to_end(&mut chunk)? == 0 {
+            return Ok(counter.finish(&chunk));
+        }
+        let used = counter.feed(&chunk);
+        chunk.drain(..used);
+    }
+}
+
+/// The state between two chunks.
+#[derive(Debug, Default)]
+struct Counter {
+    digest: Digest,
+    /// The word that the last chunk may have cut in two, in lower case; at most `MAX_WORD` bytes and one character.
+    word: String,
+    /// Whether `word` was longer than that, and has been thrown away.
+    overlong: bool,
+    /// Whether something stands behind the last line feed.
+    open_line: bool,
+}
+
+impl Counter {
+    /// Counts `bytes` and returns how many it used: a character cut off at the end, at most three bytes, is left.
+    fn feed(&mut self, bytes: &[u8]) -> usize {
+        let mut used = 0;
+        for piece in bytes.utf8_chunks() {
+            self.text(piece.valid());
+            used += piece.valid().len();
+            let cut_off = str::from_utf8(piece.invalid()).is_err_and(|error| error.error_len().is_none());
+            if cut_off && used + piece.invalid().len() == bytes.len() {
+                break;
+            }
+            if !piece.invalid().is_empty() {
+                self.end_word();
+                self.open_line = true;
+                used += piece.invalid().len();
+            }
+        }
+        self.digest.bytes += used as u64;
+        used
+    }
+
+    fn text(&mut self, text: &str) {
+        self.digest.lines += text.bytes().filter(|byte| *byte == b'\n').count() as u64;
+        if let Some(last) = text.as_bytes().last() {
+            self.open_line = *last != b'\n';
+        }
+        for letter in text.chars() {
+            if letter.is_ascii_alphanumeric() {
+                self.word.push(letter.to_ascii_lowercase());
+            } else if !letter.is_ascii() && letter.is_alphanumeric() {
+                self.word.extend(letter.to_lowercase());
+            } else {
+                self.end_word();
+                continue;
+            }
+            if self.word.len() > MAX_WORD {
+                self.word.clear();
+                self.overlong = true;
+            }
+        }
+    }
+
+    fn end_word(&mut self) {
+        if self.overlong {
+            self.digest.counts.not_counted += 1;
+        } else if self.word.is_empty() {
+            return;
+        } else {
+            self.digest.counts.add(&self.word, 1);
+        }
+        self.digest.words += 1;
+        self.word.clear();
+        self.overlong = false;
+    }
+
+    /// Ends the last word and line; `cut_off` is what the last `feed` left.
+    fn finish(mut self, cut_off: &[u8]) -> Digest {
+        self.end_word();
+        self.digest.bytes += cut_off.len() as u64;
+        self.digest.lines += u64::from(self.open_line || !cut_off.is_empty());
+        self.digest
+    }
+}

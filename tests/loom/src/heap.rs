@@ -1,0 +1,6 @@
+//! The library's ledger, from the library's own files.
+
+#[path = "../../../src/heap/ledger.rs"]
+pub(crate) mod ledger;
+#[path = "../../../src/heap/slot.rs"]
+pub(crate) mod slot;

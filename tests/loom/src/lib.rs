@@ -1,0 +1,7 @@
+//! Every interleaving of small cases, on the library's own source.
+#![cfg(test)]
+#![allow(dead_code, reason = "the cases use a part of what the library does")]
+
+mod heap;
+mod ledger_cases;
+mod sync;

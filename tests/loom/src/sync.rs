@@ -1,0 +1,76 @@
+//! Loom's twins of the library's `sync`.
+//!
+//! Loom takes a `SeqCst` access for an `AcqRel` one; only its fences are sequentially consistent. So each access here
+//! that asks for `SeqCst` stands between two such fences, which is what makes it one.
+
+pub(crate) use loom::sync::atomic::Ordering;
+use loom::sync::atomic::fence;
+
+fn fenced<T>(order: Ordering, access: impl FnOnce() -> T) -> T {
+    if order != Ordering::SeqCst {
+        return access();
+    }
+    fence(Ordering::SeqCst);
+    let result = access();
+    fence(Ordering::SeqCst);
+    result
+}
+
+macro_rules! twin {
+    ($name:ident, $value:ty) => {
+        #[derive(Debug)]
+        pub(crate) struct $name(loom::sync::atomic::$name);
+
+        impl $name {
+            pub(crate) fn new(value: $value) -> Self {
+                Self(loom::sync::atomic::$name::new(value))
+            }
+            pub(crate) fn load(&self, order: Ordering) -> $value {
+                fenced(order, || self.0.load(order))
+            }
+            pub(crate) fn store(&self, value: $value, order: Ordering) {
+                fenced(order, || self.0.store(value, order));
+            }
+            pub(crate) fn fetch_add(&self, value: $value, order: Ordering) -> $value {
+                fenced(order, || self.0.fetch_add(value, order))
+            }
+            pub(crate) fn fetch_sub(&self, value: $value, order: Ordering) -> $value {
+                fenced(order, || self.0.fetch_sub(value, order))
+            }
+            pub(crate) fn fetch_max(&self, value: $value, order: Ordering) -> $value {
+                fenced(order, || self.0.fetch_max(value, order))
+            }
+            pub(crate) fn fetch_or(&self, value: $value, order: Ordering) -> $value {
+                fenced(order, || self.0.fetch_or(value, order))
+            }
+            pub(crate) fn fetch_and(&self, value: $value, order: Ordering) -> $value {
+                fenced(order, || self.0.fetch_and(value, order))
+            }
+            pub(crate) fn compare_exchange_weak(
+                &self,
+                old: $value,
+                new: $value,
+                ok: Ordering,
+                failed: Ordering,
+            ) -> Result<$value, $value> {
+                fenced(ok, || self.0.compare_exchange_weak(old, new, ok, failed))
+            }
+        }
+    };
+}
+
+twin!(AtomicIsize, isize);
+twin!(AtomicU64, u64);
+twin!(AtomicUsize, usize);
+
+macro_rules! constructor {
+    ($(#[$meta:meta])* $vis:vis const fn $($rest:tt)*) => { $(#[$meta])* $vis fn $($rest)* };
+}
+
+macro_rules! array {
+    ($each:expr; $n:expr) => {
+        std::array::from_fn(|_| $each)
+    };
+}
+
+pub(crate) use {array, constructor};
