@@ -1,4 +1,37 @@
-//! The load line for your Lambda's memory.
+//! The load line for your Lambda's memory: what the heap holds, a limit it cannot pass, and what the kernel counts.
+//!
+//! A function on AWS Lambda, or any service with a fixed memory size, dies by SIGKILL when it passes that size, without a
+//! word. This crate knows the heap to the byte, keeps it under a line, and says how deep the process lies.
+//!
+//! | module | what it bounds or tells |
+//! |---|---|
+//! | [`heap`] | live and peak heap, a limit under which allocations fail instead of the process, per-scope sums |
+//! | [`os`] | resident memory as the kernel counts it, its peak, and giving pages back |
+//! | [`env`](mod@env) | the memory size, from Lambda's environment or the cgroup |
+//! | [`clock`] | milliseconds that never go back and that notice a frozen environment |
+//! | [`weigh`] | the heap bytes that a value owns |
+//! | [`size`] | sizes that know MB from MiB |
+//!
+//! Three words are never mixed: **heap** is what the program asked of the allocator, **reserved** is what a budget
+//! granted, **rss** is what the kernel counts and Lambda kills on.
+//!
+//! ```
+//! use plimsoll::{ByteSize, TrackingAllocator, heap, os};
+//!
+//! #[global_allocator]
+//! static GLOBAL: TrackingAllocator = TrackingAllocator::new();
+//!
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     heap::set_limit(ByteSize::mib(100));
+//!     heap::reset_peak();
+//!     let stats = heap::stats()?;
+//!     println!("heap {} peak {}", stats.live, stats.peak.at_most);
+//!     # #[cfg(target_os = "linux")]
+//!     println!("rss {}", os::rss()?.total);
+//!     # #[cfg(not(target_os = "linux"))] { let _ = os::rss(); }
+//!     Ok(())
+//! }
+//! ```
 
 #[cfg(not(target_has_atomic = "64"))]
 compile_error!("plimsoll keeps its books in 64-bit atomics, which this target does not have");
@@ -16,3 +49,8 @@ pub use env::{EnvError, InitializationType, LambdaEnv, LimitSource, MemoryLimit}
 pub use heap::TrackingAllocator;
 pub use size::{ByteDelta, ByteSize, ParseByteSizeError};
 pub use weigh::HeapSize;
+
+/// The README's examples, compiled as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct Readme;

@@ -104,8 +104,8 @@ pub fn scope<T>(work: impl FnOnce() -> T) -> (T, Option<HeapDelta>) {
 /// # fn main() {
 /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
 /// let (text, delta) = heap::scope_async(async {
-///     let text = String::from("kept over the yield");
-///     tokio::task::yield_now().await;
+///     let text = String::from("kept over the await");
+///     std::future::ready(()).await;
 ///     text
 /// })
 /// .await;
