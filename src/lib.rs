@@ -1,7 +1,7 @@
 //! The load line for your Lambda's memory: what the heap holds, a limit it cannot pass, and what the kernel counts.
 //!
-//! A function on AWS Lambda, or any service with a fixed memory size, dies by SIGKILL when it passes that size, without a
-//! word. This crate knows the heap to the byte, keeps it under a line, and says how deep the process lies.
+//! A function on AWS Lambda, or any service with a fixed memory size, dies by SIGKILL when it passes that size, without
+//! a word. This crate knows the heap to the byte, keeps it under a line, and says how deep the process lies.
 //!
 //! | module | what it bounds or tells |
 //! |---|---|

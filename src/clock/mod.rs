@@ -75,8 +75,8 @@ static SYSTEM: Core = Core::new();
 
 /// Tells the time, in milliseconds that never go back and that count a freeze; good to [`RESOLUTION`].
 ///
-/// See the [module](self) for what it is made of, and what it does not see. A clone reads the same clock; it costs nothing, or one reference
-/// count for that of a [`ManualClock`].
+/// See the [module](self) for what it is made of, and what it does not see. A clone reads the same clock; it costs
+/// nothing, or one reference count for that of a [`ManualClock`].
 #[derive(Clone, Debug, Default)]
 pub struct Clock(Face);
 
@@ -100,8 +100,8 @@ impl Clock {
     /// Two readings are comparable if both come from [`Clock::system`], or both from the same [`ManualClock`].
     ///
     /// Costs one reading of the coarse monotonic clock (on Linux no system call) and two loads, about 10 ns;
-    /// two readings more once per kernel tick, when the wall clock is compared. Allocates nothing; takes no lock, but that of a
-    /// [`ManualClock`].
+    /// two readings more once per kernel tick, when the wall clock is compared. Allocates nothing; takes no lock, but
+    /// that of a [`ManualClock`].
     ///
     /// # Examples
     ///
@@ -127,7 +127,8 @@ impl Clock {
     /// pause it has not, and the time is still that of before the pause: so call this at an invocation's start and
     /// after a restore.
     ///
-    /// Costs two readings of coarse clocks, about 15 ns. Allocates nothing; takes no lock, but that of a [`ManualClock`].
+    /// Costs two readings of coarse clocks, about 15 ns. Allocates nothing; takes no lock, but that of a
+    /// [`ManualClock`].
     pub fn refresh(&self) -> u64 {
         match &self.0 {
             Face::System => SYSTEM.look(&System),

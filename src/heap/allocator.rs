@@ -81,8 +81,8 @@ impl<A> TrackingAllocator<A> {
     }
 }
 
-/// Whether `System` would leave `malloc` for its aligned sibling. Sent to the cold twin up front, so that `System`'s own
-/// test folds away; for other allocators the test itself folds away.
+/// Whether `System` would leave `malloc` for its aligned sibling. Sent to the cold twin up front, so that `System`'s
+/// own test folds away; for other allocators this test does.
 #[inline(always)]
 #[expect(clippy::inline_always, reason = "folds to a constant or two compares")]
 fn is_special<A: 'static>(layout: Layout) -> bool {
@@ -241,7 +241,7 @@ struct Booking {
 }
 
 impl Booking {
-    /// Books `size` bytes around a request for them: a refusal asks for nothing, a failure leaves no trace in the books.
+    /// Books `size` bytes around a request for them: a refusal asks for nothing, a failure leaves the books as they were.
     #[inline]
     fn around(size: usize, request: impl FnOnce() -> *mut u8) -> *mut u8 {
         INSTALLED.store(true, Relaxed);

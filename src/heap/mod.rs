@@ -68,9 +68,9 @@ pub struct HeapStats {
     /// The most that lived since [`reset_peak`], or since the process began.
     pub peak: HeapPeak,
     /// Bytes ever allocated. A `realloc` counts its growth.
-    pub allocated: u64,
+    pub allocated: ByteSize,
     /// Bytes ever freed. A `realloc` counts what it gave up.
-    pub freed: u64,
+    pub freed: ByteSize,
     /// Requests answered with null, by the limit or by the inner allocator.
     pub refused: u64,
     /// The largest request answered with null; zero when none was.
@@ -105,12 +105,12 @@ pub fn stats() -> Result<HeapStats, NotInstalled> {
     let slot = thread::bound();
     let live = LEDGER.live();
     let peak = LEDGER.peak(slot);
-    let allocated = LEDGER.allocated();
+    let allocated = ByteSize::bytes(LEDGER.allocated());
     Ok(HeapStats {
         live: size(live),
         peak: HeapPeak { at_least: size(peak.at_least), at_most: size(peak.at_most) },
         allocated,
-        freed: allocated.saturating_sub(live as u64),
+        freed: allocated.saturating_sub(size(live)),
         refused: refusal::count(),
         largest_refused: size(refusal::largest()),
         limit: Some(LEDGER.limit()).filter(|&limit| limit != usize::MAX).map(size),

@@ -7,8 +7,8 @@ use std::alloc::{Layout, alloc, alloc_zeroed, dealloc, realloc};
 
 /// Runs the named functions one after the other on the main thread, printing what libtest would print.
 ///
-/// libtest itself keeps a second thread, which allocates when it pleases; these tests count every byte. A name may carry
-/// `if CONDITION else "why"`: then it counts as ignored where the condition does not hold.
+/// libtest itself keeps a second thread, which allocates when it pleases; these tests count every byte. A name may
+/// carry `if CONDITION else "why"`: then it counts as ignored where the condition does not hold.
 macro_rules! tests {
     ($($name:ident $(if $condition:expr, else $why:literal)?),+ $(,)?) => {
         fn main() -> std::process::ExitCode {
