@@ -13,6 +13,7 @@ use std::any::TypeId;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
+use super::ledger::Rise;
 use super::slot::Slot;
 use super::thread::LEDGER;
 use super::{refusal, thread};
@@ -236,8 +237,8 @@ fn give(size: usize) {
 struct Booking {
     slot: Option<&'static Slot>,
     size: usize,
-    /// How high the line stood after the booking; `None` where credit was enough.
-    height: Option<usize>,
+    /// What the booking did to the line; `None` where credit was enough.
+    rise: Option<Rise>,
 }
 
 impl Booking {
@@ -253,23 +254,23 @@ impl Booking {
         if block.is_null() {
             booking.cancel();
             refusal::note(size);
-        } else if let Some(height) = booking.height {
-            LEDGER.settle(height);
+        } else if let Some(rise) = booking.rise {
+            LEDGER.settle(rise);
         }
         block
     }
 
     fn new(size: usize) -> Option<Self> {
         let slot = thread::bound();
-        let height = match slot {
+        let rise = match slot {
             Some(slot) if slot.take(size) => None,
             _ => Some(LEDGER.book(slot, size).ok()?),
         };
-        Some(Self { slot, size, height })
+        Some(Self { slot, size, rise })
     }
 
     fn cancel(&self) {
-        match (self.slot, self.height) {
+        match (self.slot, self.rise) {
             (Some(slot), None) => slot.untake(self.size),
             (slot, _) => LEDGER.cancel(slot, self.size),
         }

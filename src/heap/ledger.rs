@@ -20,6 +20,7 @@
 
 use crate::sync::{AtomicU64, AtomicUsize, Ordering::SeqCst, array, constructor};
 
+use super::peak::{Era, Peak};
 use super::slot::{FULL, STEP, Slot};
 
 /// Slots of one process. Threads beyond them book every operation on the line.
@@ -32,6 +33,13 @@ pub(crate) struct Bracket {
     pub(crate) at_most: usize,
 }
 
+/// How high the line stood after a booking, and in which era of the peak.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rise {
+    era: Era,
+    height: usize,
+}
+
 /// The limit does not leave room for the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct OverLimit;
@@ -41,9 +49,8 @@ pub(crate) struct OverLimit;
 pub(crate) struct Ledger<const N: usize> {
     /// Live bytes plus unused credit. Never moved past the limit.
     line: AtomicUsize,
-    /// The highest `line` since the last reset. Raised after the line; a reset looks at the line once more after
-    /// setting this, so that it cannot lose a rise.
-    peak: AtomicUsize,
+    /// The highest `line` since the last reset.
+    peak: Peak,
     /// The highest exact size a lone thread saw since the last reset: a true lower bound of the peak.
     lone: AtomicUsize,
     /// How many times the peak was reset.
@@ -66,7 +73,7 @@ impl<const N: usize> Ledger<N> {
         pub(crate) const fn new() -> Self {
             Self {
                 line: AtomicUsize::new(0),
-                peak: AtomicUsize::new(0),
+                peak: Peak::new(),
                 lone: AtomicUsize::new(0),
                 epoch: AtomicU64::new(0),
                 crowded: AtomicU64::new(0),
@@ -136,9 +143,10 @@ impl<const N: usize> Ledger<N> {
     // --- Booking: the slow path ---
 
     /// Books `n` bytes and a refill of credit on the line; without room for the refill the exact need, without room
-    /// for that nothing. The caller then asks for the memory and calls either [`settle`](Self::settle) with the
-    /// height returned, or [`cancel`](Self::cancel).
-    pub(crate) fn book(&self, slot: Option<&Slot>, n: usize) -> Result<usize, OverLimit> {
+    /// for that nothing. The caller then asks for the memory and calls either [`settle`](Self::settle) with the rise
+    /// returned, or [`cancel`](Self::cancel).
+    pub(crate) fn book(&self, slot: Option<&Slot>, n: usize) -> Result<Rise, OverLimit> {
+        let era = self.peak.era();
         let (credit, refill) = if let Some(slot) = slot {
             self.close(slot);
             (slot.credit().cast_unsigned(), STEP)
@@ -167,15 +175,13 @@ impl<const N: usize> Ledger<N> {
             self.allocated.fetch_add(n as u64, SeqCst);
             self.crowd();
         }
-        Ok(height)
+        Ok(Rise { era, height })
     }
 
     /// Lets the peak know how high the line stood: after the memory came, so that a failure leaves no mark, and
     /// before anybody holds it.
-    pub(crate) fn settle(&self, height: usize) {
-        if height > self.peak.load(SeqCst) {
-            self.peak.fetch_max(height, SeqCst);
-        }
+    pub(crate) fn settle(&self, rise: Rise) {
+        self.peak.tell(rise.era, rise.height, || self.line.load(SeqCst));
     }
 
     /// Takes a booking back whose memory never came, as if it had not been.
@@ -248,11 +254,10 @@ impl<const N: usize> Ledger<N> {
         });
         let lone = if self.alone() { live } else { 0 };
         self.lone.store(lone, SeqCst);
-        // Each once more after the store: who bound a slot or raised the line in between has told the old maximum.
+        // Once more after the store: who bound a slot in between has told the old maximum.
         self.threads.store(self.threads_now(), SeqCst);
         self.threads.fetch_max(self.threads_now(), SeqCst);
-        self.peak.store(self.line.load(SeqCst), SeqCst);
-        self.peak.fetch_max(self.line.load(SeqCst), SeqCst);
+        self.peak.reset(|| self.line.load(SeqCst));
         if only.is_none() {
             self.crowd();
         }
@@ -280,7 +285,7 @@ impl<const N: usize> Ledger<N> {
         {
             return Bracket { at_least: exact, at_most: exact };
         }
-        let at_most = self.peak.load(SeqCst).max(self.line.load(SeqCst));
+        let at_most = self.peak.height().max(self.line.load(SeqCst));
         let unknown = self.threads.load(SeqCst) * FULL.cast_unsigned();
         Bracket { at_least: at_most.saturating_sub(unknown).max(lone).min(at_most), at_most }
     }

@@ -40,6 +40,7 @@
 
 mod allocator;
 mod ledger;
+mod peak;
 mod refusal;
 mod scope;
 mod slot;
