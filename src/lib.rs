@@ -22,7 +22,7 @@
 //! static GLOBAL: TrackingAllocator = TrackingAllocator::new();
 //!
 //! fn main() -> Result<(), Box<dyn std::error::Error>> {
-//!     heap::set_limit(ByteSize::mib(100));
+//!     heap::set_limit(ByteSize::mib(100))?;
 //!     heap::reset_peak();
 //!     let stats = heap::stats()?;
 //!     println!("heap {} peak {}", stats.live, stats.peak.at_most);
@@ -36,9 +36,11 @@
 #[cfg(not(target_has_atomic = "64"))]
 compile_error!("plimsoll keeps its books in 64-bit atomics, which this target does not have");
 
+pub mod board;
 pub mod clock;
 pub mod env;
 pub mod heap;
+pub mod monitor;
 pub mod os;
 pub mod size;
 mod sync;
@@ -47,6 +49,7 @@ pub mod weigh;
 pub use clock::{Clock, ManualClock};
 pub use env::{EnvError, InitializationType, LambdaEnv, LimitSource, MemoryLimit};
 pub use heap::TrackingAllocator;
+pub use monitor::Monitor;
 pub use size::{ByteDelta, ByteSize, ParseByteSizeError};
 pub use weigh::HeapSize;
 

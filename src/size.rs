@@ -257,9 +257,12 @@ impl ByteDelta {
 impl fmt::Display for ByteDelta {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut text = Text::new();
-        text.write_char(if self.0 < 0 { '-' } else { '+' })?;
+        // The formatter adds the sign of what is negative, and with `{:+}` that of the rest.
+        if self.0 >= 0 && !f.sign_plus() {
+            text.write_char('+')?;
+        }
         text.size(self.0.unsigned_abs(), f.precision())?;
-        f.pad_integral(true, "", text.as_str())
+        f.pad_integral(self.0 >= 0, "", text.as_str())
     }
 }
 

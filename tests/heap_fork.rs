@@ -42,7 +42,7 @@ fn a_forked_child_books_on() {
             drop(block);
             assert_eq!(live(), before);
             assert!(heap::stats().unwrap().peak.at_most >= ByteSize::bytes(before.unsigned_abs() + 2_000_000));
-            heap::set_limit(ByteSize::bytes(before.unsigned_abs() + 1_000_000));
+            heap::set_limit(ByteSize::bytes(before.unsigned_abs() + 1_000_000)).unwrap();
             assert!(Block::with(1_000_001, 1, false).is_none());
         });
         assert_eq!(ended.code, Some(0), "{}", ended.stderr);

@@ -33,7 +33,7 @@ fn try_reserve_sees_the_limit_in_silence() {
 
 fn what_cannot_cope_aborts_as_rust_does() {
     let ended = in_child(|| {
-        heap::set_limit(ByteSize::mib(8));
+        heap::set_limit(ByteSize::mib(8)).unwrap();
         let zeros = vec![0u8; std::hint::black_box(16 << 20)];
         drop(zeros);
     });
@@ -43,7 +43,7 @@ fn what_cannot_cope_aborts_as_rust_does() {
 
 fn try_reserve_sees_the_limit() {
     let limit = ByteSize::bytes(live().unsigned_abs()).saturating_add(ByteSize::mib(1));
-    heap::set_limit(limit);
+    heap::set_limit(limit).unwrap();
     assert_eq!(heap::stats().unwrap().limit, Some(limit));
     let mut vec = Vec::<u8>::new();
     assert!(vec.try_reserve_exact(2 << 20).is_err());
@@ -62,18 +62,18 @@ fn try_reserve_sees_the_limit() {
 fn a_limit_below_what_is_live_waits_for_frees() {
     let held = Block::new(4 << 20);
     let below = live() - (2 << 20);
-    heap::set_limit(ByteSize::bytes(below.unsigned_abs()));
+    heap::set_limit(ByteSize::bytes(below.unsigned_abs())).unwrap();
     assert!(Block::with(100_000, 1, false).is_none());
     drop(held);
     assert!(Block::with(100_000, 1, false).is_some());
-    heap::set_limit(ByteSize::ZERO);
-    assert!(Block::with(100_000, 1, false).is_none(), "zero refuses everything");
-    heap::set_limit(ByteSize::MAX);
+    heap::set_limit(ByteSize::ZERO).unwrap();
+    assert!(Block::with(100_000, 1, false).is_none(), "zero leaves no room");
+    heap::set_limit(ByteSize::MAX).unwrap();
     assert_eq!(heap::stats().unwrap().limit, None, "the largest size is no limit");
 }
 
 fn a_huge_request_neither_passes_nor_leaves_a_mark() {
-    heap::set_limit(ByteSize::mib(64));
+    heap::set_limit(ByteSize::mib(64)).unwrap();
     heap::reset_peak();
     let before = live();
     for size in [isize::MAX as usize, isize::MAX as usize - 4096, 65 << 20] {

@@ -68,7 +68,7 @@ fn eight_threads_racing_for_the_last_bytes_never_pass_the_limit() {
         }
         ready.wait();
         let base = live();
-        heap::set_limit(ByteSize::bytes(base.unsigned_abs()).saturating_add(ByteSize::bytes(ROOM as u64)));
+        heap::set_limit(ByteSize::bytes(base.unsigned_abs()).saturating_add(ByteSize::bytes(ROOM as u64))).unwrap();
         ready.wait();
         ready.wait();
         heap::clear_limit();

@@ -20,7 +20,7 @@ fn a_forgotten_global_allocator_is_an_error_in_words() {
     assert_eq!((sum, delta), (100, None));
     assert_eq!(futures_output(heap::scope_async(async { 7 })), (7, None));
     heap::reset_peak();
-    heap::set_limit(ByteSize::kib(1));
+    assert_eq!(heap::set_limit(ByteSize::kib(1)), Err(error));
     drop(vec![1u8; 1 << 20]);
     assert!(heap::stats().is_err(), "steering alone does not make books");
     std::panic::set_hook(Box::new(|_| {}));

@@ -221,6 +221,22 @@ struct Manual {
     dial: Dial,
 }
 
+/// Measures how long something takes, on the fine monotonic clock.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stopwatch(std::time::Instant);
+
+impl Stopwatch {
+    #[expect(clippy::disallowed_methods, reason = "this is where time comes from")]
+    pub(crate) fn start() -> Self {
+        Self(std::time::Instant::now())
+    }
+
+    /// Microseconds since the start.
+    pub(crate) fn micros(&self) -> u64 {
+        u64::try_from(self.0.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+}
+
 /// The two clocks of a [`ManualClock`], in milliseconds.
 #[derive(Clone, Copy, Debug)]
 struct Hands {

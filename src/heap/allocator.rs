@@ -11,15 +11,9 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::any::TypeId;
 use std::ptr;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use super::ledger::Rise;
-use super::slot::Slot;
 use super::thread::LEDGER;
-use super::{refusal, thread};
-
-/// Set by the first allocation, which always takes the slow path.
-pub(super) static INSTALLED: AtomicBool = AtomicBool::new(false);
+use super::{lines, refusal, thread};
 
 /// The alignment that `malloc` gives unasked on 64-bit platforms, and at which `System` begins to take another way.
 const MALLOC_ALIGN: usize = 16;
@@ -27,7 +21,7 @@ const MALLOC_ALIGN: usize = 16;
 /// Books every allocation of the program and forwards it to an inner allocator: live and peak heap, and a limit.
 ///
 /// Install it once, as the global allocator; read and steer it through the functions of [`heap`](crate::heap). There
-/// is one set of books per process, so two instances would share them.
+/// is one set of books for each copy of this crate in the process, so two instances share them.
 ///
 /// ```
 /// use plimsoll::TrackingAllocator;
@@ -53,8 +47,9 @@ const MALLOC_ALIGN: usize = 16;
 /// # Cost
 ///
 /// A subtraction, a compare and two stores in memory of the calling thread; no lock, no header before an object, no
-/// allocation. Once in 16 KiB or more of net growth or shrinking, one compare-and-swap on a shared word. 128 bytes for
-/// each of up to 128 threads, static; threads beyond 128 at a time book each operation on the shared word.
+/// allocation. Once in 16 KiB or more of net growth or shrinking, and for every block over 32 KiB, a compare-and-swap
+/// and some loads of shared words, about 10 ns. 128 bytes for each of up to 128 threads, static; threads beyond 128
+/// alive at a time book each operation on the shared words.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TrackingAllocator<A = System> {
     inner: A,
@@ -91,7 +86,8 @@ fn is_special<A: 'static>(layout: Layout) -> bool {
 }
 
 // SAFETY: every block comes from `inner` by the same call, with the same layout, and goes back to it; the books change
-// no pointer and no layout, and nothing here unwinds or allocates.
+// no pointer and no layout, and nothing here unwinds or uses the global allocator. (glibc registers the first booking of
+// a thread, for its exit, with a `calloc` of its own.)
 unsafe impl<A: GlobalAlloc + 'static> GlobalAlloc for TrackingAllocator<A> {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
@@ -102,7 +98,7 @@ unsafe impl<A: GlobalAlloc + 'static> GlobalAlloc for TrackingAllocator<A> {
         // SAFETY: the caller's contract for `alloc`, passed on.
         let block = unsafe { self.inner.alloc(layout) };
         if block.is_null() {
-            return untake(layout.size());
+            return untake(layout.size(), layout.size());
         }
         block
     }
@@ -116,7 +112,7 @@ unsafe impl<A: GlobalAlloc + 'static> GlobalAlloc for TrackingAllocator<A> {
         // SAFETY: the caller's contract for `alloc_zeroed`, passed on.
         let block = unsafe { self.inner.alloc_zeroed(layout) };
         if block.is_null() {
-            return untake(layout.size());
+            return untake(layout.size(), layout.size());
         }
         block
     }
@@ -144,7 +140,7 @@ unsafe impl<A: GlobalAlloc + 'static> GlobalAlloc for TrackingAllocator<A> {
         // SAFETY: the caller's contract for `realloc`, passed on.
         let moved = unsafe { self.inner.realloc(block, layout, new_size) };
         if moved.is_null() {
-            return untake(growth);
+            return untake(growth, new_size);
         }
         moved
     }
@@ -157,7 +153,7 @@ impl<A: GlobalAlloc + 'static> TrackingAllocator<A> {
     #[cold]
     #[inline(never)]
     unsafe fn alloc_cold(&self, layout: Layout) -> *mut u8 {
-        Booking::around(layout.size(), || {
+        book_around(layout.size(), layout.size(), || {
             // SAFETY: the caller's contract for `alloc`, passed on.
             unsafe { self.inner.alloc(layout) }
         })
@@ -169,7 +165,7 @@ impl<A: GlobalAlloc + 'static> TrackingAllocator<A> {
     #[cold]
     #[inline(never)]
     unsafe fn alloc_zeroed_cold(&self, layout: Layout) -> *mut u8 {
-        Booking::around(layout.size(), || {
+        book_around(layout.size(), layout.size(), || {
             // SAFETY: the caller's contract for `alloc_zeroed`, passed on.
             unsafe { self.inner.alloc_zeroed(layout) }
         })
@@ -192,7 +188,7 @@ impl<A: GlobalAlloc + 'static> TrackingAllocator<A> {
     #[cold]
     #[inline(never)]
     unsafe fn grow_cold(&self, block: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
-        Booking::around(new_size - layout.size(), || {
+        book_around(new_size - layout.size(), new_size, || {
             // SAFETY: the caller's contract for `realloc`, passed on.
             unsafe { self.inner.realloc(block, layout, new_size) }
         })
@@ -219,9 +215,11 @@ impl<A: GlobalAlloc + 'static> TrackingAllocator<A> {
 /// Takes a fast booking back after the inner allocator had no memory, and passes its null on.
 #[cold]
 #[inline(never)]
-fn untake(size: usize) -> *mut u8 {
-    thread::slot().untake(size);
-    refusal::note(size);
+fn untake(booked: usize, asked: usize) -> *mut u8 {
+    thread::slot().untake(booked);
+    // The low mark keeps what never came, so this thread alone no longer knows the exact peak.
+    LEDGER.crowd();
+    refusal::note(asked);
     ptr::null_mut()
 }
 
@@ -229,50 +227,43 @@ fn untake(size: usize) -> *mut u8 {
 fn give(size: usize) {
     let slot = thread::bound();
     if !slot.is_some_and(|slot| slot.give(size)) {
-        LEDGER.unbook(slot, size);
+        lines::fell(LEDGER.unbook(slot, size));
     }
 }
 
-/// A booking of the slow path, between the line and the memory.
-struct Booking {
-    slot: Option<&'static Slot>,
-    size: usize,
-    /// What the booking did to the line; `None` where credit was enough.
-    rise: Option<Rise>,
-}
-
-impl Booking {
-    /// Books `size` bytes around a request for them: a refusal asks for nothing, a failure leaves the books as they were.
-    #[inline]
-    fn around(size: usize, request: impl FnOnce() -> *mut u8) -> *mut u8 {
-        INSTALLED.store(true, Relaxed);
-        let Some(booking) = Self::new(size) else {
-            refusal::note(size);
-            return ptr::null_mut();
-        };
+/// Books `more` bytes around a request for `asked`: a refusal asks for nothing, a failure leaves the books as they were.
+fn book_around(more: usize, asked: usize, request: impl FnOnce() -> *mut u8) -> *mut u8 {
+    let slot = thread::bound();
+    if slot.is_some_and(|slot| slot.take(more)) {
         let block = request();
-        if block.is_null() {
-            booking.cancel();
-            refusal::note(size);
-        } else if let Some(rise) = booking.rise {
+        return if block.is_null() { untake(more, asked) } else { block };
+    }
+    let limit = LEDGER.limit();
+    let block = if limit == usize::MAX {
+        // With nothing to hold it back, it is booked when it is there: a hopeless request must not show in other
+        // threads' figures meanwhile.
+        let block = request();
+        if !block.is_null()
+            && let Ok(rise) = LEDGER.book(slot, more, limit)
+        {
+            lines::rose(rise.height, more);
             LEDGER.settle(rise);
         }
         block
-    }
-
-    fn new(size: usize) -> Option<Self> {
-        let slot = thread::bound();
-        let rise = match slot {
-            Some(slot) if slot.take(size) => None,
-            _ => Some(LEDGER.book(slot, size).ok()?),
-        };
-        Some(Self { slot, size, rise })
-    }
-
-    fn cancel(&self) {
-        match (self.slot, self.rise) {
-            (Some(slot), None) => slot.untake(self.size),
-            (slot, _) => LEDGER.cancel(slot, self.size),
+    } else if let Ok(rise) = LEDGER.book(slot, more, limit) {
+        lines::rose(rise.height, more);
+        let block = request();
+        if block.is_null() {
+            LEDGER.cancel(slot, more);
+        } else {
+            LEDGER.settle(rise);
         }
+        block
+    } else {
+        ptr::null_mut()
+    };
+    if block.is_null() {
+        refusal::note(asked);
     }
+    block
 }

@@ -12,6 +12,15 @@
 //!
 //! The exact peak of a lone thread comes from its *low mark*: between two moves of the line, the most that lived is
 //! `line - low`. Several threads have no common instant to point at; their peak is a bracket, `threads x FULL` wide.
+//! Which of the two holds is a question of the *epoch*, from one reset to the next:
+//!
+//! ```text
+//!   epoch <  crowded    some other thread was bound or booked in this epoch: bracket
+//!   epoch >= crowded    one slot is bound, and no other was: `lone` and its low mark are exact
+//!
+//!   crowded rises   when a second slot is bound; before and after a thread without a slot moves the line; when the peak
+//!                   is reset beside other bound slots, ahead of the new epoch; when a low mark is known to be wrong
+//! ```
 //!
 //! Shared words are `SeqCst`, because a reset of the peak argues with a moving line as in Dekker's algorithm: each side
 //! writes its own word, then reads the other's. They are touched once in some hundred allocations.
@@ -37,7 +46,7 @@ pub(crate) struct Bracket {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rise {
     era: Era,
-    height: usize,
+    pub(crate) height: usize,
 }
 
 /// The limit does not leave room for the request.
@@ -51,7 +60,7 @@ pub(crate) struct Ledger<const N: usize> {
     line: AtomicUsize,
     /// The highest `line` since the last reset.
     peak: Peak,
-    /// The highest exact size a lone thread saw since the last reset: a true lower bound of the peak.
+    /// The highest exact size the lone thread saw since the last reset; means nothing in a crowded epoch.
     lone: AtomicUsize,
     /// How many times the peak was reset.
     epoch: AtomicU64,
@@ -59,9 +68,11 @@ pub(crate) struct Ledger<const N: usize> {
     crowded: AtomicU64,
     /// The most slots bound at one time since the last reset.
     threads: AtomicUsize,
+    /// Slots from this one on have never been bound.
+    unused_from: AtomicUsize,
     /// The limit's complement, so that zero means none.
     limit: AtomicUsize,
-    /// Bytes allocated by threads that have gone or had no slot.
+    /// Bytes allocated by threads without a slot.
     allocated: AtomicU64,
     /// Which slots are bound, one bit each.
     bound: [AtomicU64; 2],
@@ -78,6 +89,7 @@ impl<const N: usize> Ledger<N> {
                 epoch: AtomicU64::new(0),
                 crowded: AtomicU64::new(0),
                 threads: AtomicUsize::new(0),
+                unused_from: AtomicUsize::new(0),
                 limit: AtomicUsize::new(0),
                 allocated: AtomicU64::new(0),
                 bound: array![AtomicU64::new(0); 2],
@@ -90,28 +102,27 @@ impl<const N: usize> Ledger<N> {
 
     /// Binds a free slot to the calling thread, or `None` when all are taken.
     pub(crate) fn bind(&self) -> Option<&Slot> {
-        let mut index = 0;
-        loop {
-            let (word, bit) = (self.bound.get(index / 64)?, 1 << (index % 64));
-            let slot = self.slots.get(index)?;
-            let free = !word.load(SeqCst) & bit != 0;
-            if free && word.fetch_or(bit, SeqCst) & bit == 0 {
-                let bound = self.threads_now();
-                self.threads.fetch_max(bound, SeqCst);
-                if bound > 1 {
-                    self.crowd();
+        for (base, (word, slots)) in self.bound.iter().zip(self.slots.chunks(64)).enumerate() {
+            // Another thread may take what was seen free; it is then no longer seen free.
+            while let Some((index, slot)) = first_free(word.load(SeqCst), slots) {
+                if word.fetch_or(1 << index, SeqCst) & (1 << index) == 0 {
+                    let now = self.threads_now();
+                    self.threads.fetch_max(now, SeqCst);
+                    self.unused_from.fetch_max(base * 64 + index + 1, SeqCst);
+                    if now > 1 {
+                        self.crowd();
+                    }
+                    return Some(slot);
                 }
-                return Some(slot);
             }
-            index += 1;
         }
+        None
     }
 
-    /// Takes back the slot of a thread that ends: its credit leaves the line, its count goes to the common one.
+    /// Takes back the slot of a thread that ends: its credit leaves the line.
     pub(crate) fn release(&self, slot: &Slot) {
         self.close(slot);
         let credit = slot.credit().cast_unsigned();
-        self.allocated.fetch_add(slot.allocated(), SeqCst);
         slot.clear();
         self.line.fetch_sub(credit, SeqCst);
         if let Some(index) = self.slots.iter().position(|s| std::ptr::eq(s, slot))
@@ -127,7 +138,7 @@ impl<const N: usize> Ledger<N> {
     }
 
     /// Notes that in this epoch no single thread can know the exact peak.
-    fn crowd(&self) {
+    pub(crate) fn crowd(&self) {
         let until = self.epoch.load(SeqCst) + 1;
         if self.crowded.load(SeqCst) < until {
             self.crowded.fetch_max(until, SeqCst);
@@ -142,10 +153,10 @@ impl<const N: usize> Ledger<N> {
 
     // --- Booking: the slow path ---
 
-    /// Books `n` bytes and a refill of credit on the line; without room for the refill the exact need, without room
-    /// for that nothing. The caller then asks for the memory and calls either [`settle`](Self::settle) with the rise
+    /// Books `n` bytes and a refill of credit on the line, up to `limit`; without room for the refill the exact need,
+    /// without room for that nothing. The caller then asks for the memory and calls either [`settle`](Self::settle) with the rise
     /// returned, or [`cancel`](Self::cancel).
-    pub(crate) fn book(&self, slot: Option<&Slot>, n: usize) -> Result<Rise, OverLimit> {
+    pub(crate) fn book(&self, slot: Option<&Slot>, n: usize, limit: usize) -> Result<Rise, OverLimit> {
         let era = self.peak.era();
         let (credit, refill) = if let Some(slot) = slot {
             self.close(slot);
@@ -156,7 +167,6 @@ impl<const N: usize> Ledger<N> {
         };
         let need = n.saturating_sub(credit);
         let spare = credit.saturating_sub(n);
-        let limit = !self.limit.load(SeqCst);
         let mut line = self.line.load(SeqCst);
         // Checked before the move, never add and then undo: a huge refused request must not fail other threads.
         let fits = |line: usize, more: usize| line.checked_add(more).filter(|&height| height <= limit);
@@ -184,39 +194,39 @@ impl<const N: usize> Ledger<N> {
         self.peak.tell(rise.era, rise.height, || self.line.load(SeqCst));
     }
 
-    /// Takes a booking back whose memory never came, as if it had not been.
+    /// Takes a booking back whose memory never came: all of it, as a refill that stayed would be a height of the line
+    /// that the peak was not told.
     pub(crate) fn cancel(&self, slot: Option<&Slot>, n: usize) {
         let Some(slot) = slot else {
             self.allocated.fetch_sub(n as u64, SeqCst);
             self.line.fetch_sub(n, SeqCst);
             return;
         };
-        let credit = slot.credit().cast_unsigned() + n;
-        let back = if credit > FULL.cast_unsigned() { credit - STEP } else { 0 };
-        self.line.fetch_sub(back, SeqCst);
-        slot.rebase((credit - back).cast_signed(), back.cast_signed().wrapping_neg());
+        let back = slot.credit().cast_unsigned() + n;
+        slot.rebase(0, back.cast_signed().wrapping_neg());
         slot.count(n.cast_signed().wrapping_neg());
+        self.line.fetch_sub(back, SeqCst);
     }
 
-    /// Books `n` freed bytes: credit beyond one step goes back to the line.
-    pub(crate) fn unbook(&self, slot: Option<&Slot>, n: usize) {
+    /// Books `n` freed bytes: credit beyond one step goes back to the line. Tells how high the line is then.
+    pub(crate) fn unbook(&self, slot: Option<&Slot>, n: usize) -> usize {
         let Some(slot) = slot else {
             self.crowd();
-            self.line.fetch_sub(n, SeqCst);
+            let line = self.line.fetch_sub(n, SeqCst);
             self.crowd();
-            return;
+            return line.saturating_sub(n);
         };
         self.close(slot);
         let credit = slot.credit().cast_unsigned() + n;
         let back = credit.saturating_sub(STEP);
         slot.rebase((credit - back).cast_signed(), back.cast_signed().wrapping_neg());
-        self.line.fetch_sub(back, SeqCst);
+        self.line.fetch_sub(back, SeqCst).saturating_sub(back)
     }
 
     /// Ends the slot's interval: its top is kept for scopes and, where the thread is alone, for the exact peak.
     pub(crate) fn close(&self, slot: &Slot) {
         let top = self.lone_top(slot);
-        if self.alone() {
+        if top > self.lone.load(SeqCst) && self.alone() {
             self.lone.fetch_max(top, SeqCst);
         }
         slot.close();
@@ -252,8 +262,7 @@ impl<const N: usize> Ledger<N> {
             slot.close();
             self.line.load(SeqCst).saturating_sub(slot.credit().cast_unsigned())
         });
-        let lone = if self.alone() { live } else { 0 };
-        self.lone.store(lone, SeqCst);
+        self.lone.store(live, SeqCst);
         // Once more after the store: who bound a slot in between has told the old maximum.
         self.threads.store(self.threads_now(), SeqCst);
         self.threads.fetch_max(self.threads_now(), SeqCst);
@@ -265,21 +274,26 @@ impl<const N: usize> Ledger<N> {
 
     // --- Reading ---
 
+    /// How high the line stands: live bytes and unused credit.
+    pub(crate) fn line(&self) -> usize {
+        self.line.load(SeqCst)
+    }
+
     /// Live bytes: exact when nobody allocates or frees meanwhile, else off by at most `FULL` for each who does.
     pub(crate) fn live(&self) -> usize {
         let line = self.line.load(SeqCst);
         self.owned().fold(line, |live, slot| live.saturating_sub(slot.credit().cast_unsigned()))
     }
 
-    /// Bytes allocated since the process began.
+    /// Bytes allocated since the process began. Never falls, but by what is taken back.
     pub(crate) fn allocated(&self) -> u64 {
-        self.owned().fold(self.allocated.load(SeqCst), |sum, slot| sum.wrapping_add(slot.allocated()))
+        let used = self.slots.iter().take(self.unused_from.load(SeqCst));
+        used.fold(self.allocated.load(SeqCst), |sum, slot| sum.wrapping_add(slot.allocated()))
     }
 
     /// The peak since the last reset, as the owner of `slot` can know it: exact where it has been the only thread.
     pub(crate) fn peak(&self, slot: Option<&Slot>) -> Bracket {
-        let lone = self.lone.load(SeqCst);
-        let exact = slot.map(|slot| lone.max(self.lone_top(slot)));
+        let exact = slot.map(|slot| self.lone.load(SeqCst).max(self.lone_top(slot)));
         if let Some(exact) = exact
             && self.alone()
         {
@@ -287,7 +301,7 @@ impl<const N: usize> Ledger<N> {
         }
         let at_most = self.peak.height().max(self.line.load(SeqCst));
         let unknown = self.threads.load(SeqCst) * FULL.cast_unsigned();
-        Bracket { at_least: at_most.saturating_sub(unknown).max(lone).min(at_most), at_most }
+        Bracket { at_least: at_most.saturating_sub(unknown), at_most }
     }
 
     /// The slots that are bound right now, in order.
@@ -301,4 +315,10 @@ impl<const N: usize> Ledger<N> {
             })
         })
     }
+}
+
+/// The lowest slot that is not bound, with its index.
+fn first_free(bound: u64, slots: &[Slot]) -> Option<(usize, &Slot)> {
+    let index = bound.trailing_ones() as usize;
+    Some((index, slots.get(index)?))
 }

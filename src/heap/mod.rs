@@ -9,7 +9,7 @@
 //! static GLOBAL: TrackingAllocator = TrackingAllocator::new();
 //!
 //! fn main() -> Result<(), heap::NotInstalled> {
-//!     heap::set_limit(ByteSize::mib(100));                // past it an allocation fails, here and not in the kernel
+//!     heap::set_limit(ByteSize::mib(100))?;               // past it an allocation fails, here and not in the kernel
 //!     heap::reset_peak();
 //!     let rows: Vec<u64> = (0..10_000).collect();
 //!     let stats = heap::stats()?;
@@ -29,26 +29,36 @@
 //!
 //! # How exact
 //!
-//! * **Live** is exact whenever no other thread is inside an allocation; while others are, it is off by at most 32 KiB
-//!   for each of them.
-//! * **Peak** is exact where one thread alone has allocated since the last reset. With several it is a bracket,
+//! * **Live** is exact whenever no other thread is inside an allocation, beginning or ending; each that is may put it off
+//!   by 32 KiB.
+//! * **Peak** is exact where no other thread that allocates was alive since the last reset. Else it is a bracket,
 //!   `[at_most - threads x 32 KiB, at_most]`, and `at_most` never under-reports.
 //! * **Limit**: the live heap never passes it, whatever the number of threads. A request may be refused up to
 //!   `threads x 32 KiB` early, as other threads hold that much credit.
-//! * An allocation that the *inner* allocator fails counts nothing but the refusal; one of less than 32 KiB may leave
-//!   `at_most` high by its size.
+//! * What the *inner* allocator fails is not counted, but as a refusal. While it is being asked under a limit, its
+//!   size may show in other threads' figures; one of less than 32 KiB may stay in a [`scope`]'s peak, and makes the
+//!   process's peak a bracket until the next reset.
+//! * A block that moves in `realloc` exists twice for a moment, and one being freed a moment longer than on the books:
+//!   neither is counted.
 
 mod allocator;
+mod last_words;
 mod ledger;
+mod lines;
+mod note;
 mod peak;
 mod refusal;
 mod scope;
 mod slot;
 mod thread;
 
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 pub use allocator::TrackingAllocator;
+pub(crate) use last_words::install as install_last_words;
+pub(crate) use lines::look as look_at_load;
+pub use lines::{LoadLines, LoadLinesError, MAX_LOAD_LINES, crossed_load_line, set_load_lines};
+pub(crate) use note::{CONTEXT_LEN, set_context};
 pub use scope::{HeapDelta, assert_peak, scope, scope_async};
 
 use crate::size::ByteSize;
@@ -90,6 +100,10 @@ pub struct HeapPeak {
     pub at_most: ByteSize,
 }
 
+impl HeapPeak {
+    pub(crate) const ZERO: Self = Self { at_least: ByteSize::ZERO, at_most: ByteSize::ZERO };
+}
+
 /// Reads live and peak heap, the gross sums, refusals and the limit.
 ///
 /// # Errors
@@ -103,13 +117,12 @@ pub fn stats() -> Result<HeapStats, NotInstalled> {
     if !is_installed() {
         return Err(NotInstalled);
     }
-    let slot = thread::bound();
     let live = LEDGER.live();
-    let peak = LEDGER.peak(slot);
+    let peak = LEDGER.peak(thread::own());
     let allocated = ByteSize::bytes(LEDGER.allocated());
     Ok(HeapStats {
         live: size(live),
-        peak: HeapPeak { at_least: size(peak.at_least), at_most: size(peak.at_most) },
+        peak: HeapPeak { at_least: size(peak.at_least), at_most: size(peak.at_most.max(live)) },
         allocated,
         freed: allocated.saturating_sub(size(live)),
         refused: refusal::count(),
@@ -121,20 +134,28 @@ pub fn stats() -> Result<HeapStats, NotInstalled> {
 /// Lets the peak begin anew: from what is live now, not from zero.
 ///
 /// At the start of each invocation this makes the peak the invocation's own. With several requests in flight it is the
-/// environment's. Cost: some ten loads and stores.
+/// environment's. Without the allocator installed it does nothing. Cost: some ten loads and stores.
 pub fn reset_peak() {
-    LEDGER.reset_peak(thread::bound());
+    LEDGER.reset_peak(thread::own());
 }
 
 /// Sets the limit of the live heap, past which an allocation gets null: `try_reserve` sees `Err`, the rest aborts.
 ///
 /// A limit below what is live refuses every further request until enough is freed; what threads hold as credit, at most
-/// 32 KiB each, may still be spent. A limit of zero refuses everything; [`ByteSize::MAX`] is the same as no limit.
-/// Setting it costs one store.
+/// 32 KiB each, may still be spent. So does a limit of zero. [`ByteSize::MAX`] is the same as no limit. Setting it costs
+/// one store.
 ///
 /// The limit counts *heap*. Keep it below the memory size by what the process needs besides: see [the module](self).
-pub fn set_limit(limit: ByteSize) {
+///
+/// # Errors
+///
+/// [`NotInstalled`] where the allocator was forgotten: a limit that holds nothing back is not set in silence.
+pub fn set_limit(limit: ByteSize) -> Result<(), NotInstalled> {
+    if !is_installed() {
+        return Err(NotInstalled);
+    }
     LEDGER.set_limit(limit.as_usize());
+    Ok(())
 }
 
 /// Removes the limit.
@@ -146,11 +167,13 @@ pub fn clear_limit() {
 ///
 /// Once it is seen to be, the cost is one load; until then each call makes one allocation to find out.
 pub fn is_installed() -> bool {
-    let seen = || allocator::INSTALLED.load(Relaxed);
-    if !seen() {
+    static SEEN: AtomicBool = AtomicBool::new(false);
+    if !SEEN.load(Relaxed) {
+        let before = LEDGER.allocated();
         drop(std::hint::black_box(Box::new(0u8)));
+        SEEN.store(LEDGER.allocated() != before, Relaxed);
     }
-    seen()
+    SEEN.load(Relaxed)
 }
 
 fn size(bytes: usize) -> ByteSize {

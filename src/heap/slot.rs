@@ -15,12 +15,12 @@ pub(crate) const FULL: isize = 2 * STEP.cast_signed();
 #[derive(Debug)]
 #[repr(align(128))]
 pub(crate) struct Slot {
-    /// Bytes booked on the line and not handed out; in `[0, FULL]`. In a sentinel `isize::MAX`, never written.
+    /// Bytes booked on the line and not handed out; in `[0, FULL]`. In a sentinel `isize::MAX`, never changed.
     credit: AtomicIsize,
     /// The lowest `credit` since the interval began, which is when the line last moved from here. In a sentinel
     /// `isize::MAX`.
     low: AtomicIsize,
-    /// Bytes handed out since this owner bound the slot. What it freed follows from this and `net`.
+    /// Bytes handed out by this and earlier owners. What was freed follows from this and `net`.
     allocated: AtomicU64,
     /// Net bytes this owner has moved onto the line.
     booked: AtomicIsize,
@@ -37,7 +37,7 @@ impl Slot {
     }
 
     constructor! {
-        /// The slot of threads that have none: refuses every `take` and `give`, and is never written.
+        /// The slot of threads that have none: refuses every `take` and `give`, and is never changed.
         ///
         /// `credit - n < low` holds for every legal size above zero, and `low > FULL` then refuses it, so the fast
         /// path needs no test of its own for a thread without a slot.
@@ -106,7 +106,7 @@ impl Slot {
         self.low.load(Relaxed)
     }
 
-    /// Bytes handed to this owner so far.
+    /// Bytes handed to this and earlier owners.
     pub(crate) fn allocated(&self) -> u64 {
         self.allocated.load(Relaxed)
     }
@@ -144,11 +144,10 @@ impl Slot {
         self.allocated.store(self.allocated().wrapping_add_signed(n as i64), Relaxed);
     }
 
-    /// Empties the slot for its next owner.
+    /// Empties the slot for its next owner, but for the sum of what was allocated: that must not fall.
     pub(crate) fn clear(&self) {
         for field in [&self.credit, &self.low, &self.booked, &self.top] {
             field.store(0, Relaxed);
         }
-        self.allocated.store(0, Relaxed);
     }
 }

@@ -48,6 +48,13 @@ pub(super) fn slot() -> &'static Slot {
     SLOT.get()
 }
 
+/// The thread's own slot if it has one. Binds none, so a reader takes no slot, and a signal handler no lock.
+pub(super) fn own() -> Option<&'static Slot> {
+    let slot = SLOT.get();
+    let none = ptr::eq(slot, &raw const UNBOUND) || ptr::eq(slot, &raw const GONE);
+    (!none).then_some(slot)
+}
+
 /// The thread's own slot, bound now if need be; `None` when all are taken or the thread is past its destructors.
 pub(super) fn bound() -> Option<&'static Slot> {
     let slot = SLOT.get();

@@ -17,7 +17,7 @@ const RESET_PEAK_RSS: &str = "resetting the peak resident set size";
 /// `/proc/self/statm`: seven numbers of at most 20 digits.
 static STATM: KeptFile = KeptFile::new(c"/proc/self/statm");
 
-/// `/proc/self/status`: a page of text, `VmHWM` in its first half.
+/// `/proc/self/status`: some pages of text, `VmHWM` on the first unless the process is in hundreds of groups.
 static STATUS: KeptFile = KeptFile::new(c"/proc/self/status");
 
 /// How often a descriptor may be full, or the write interrupted, before the rest of a line is given up.
@@ -28,7 +28,7 @@ pub(super) fn rss() -> Result<Rss, OsError> {
 }
 
 pub(super) fn peak_rss() -> Result<u64, OsError> {
-    STATUS.read::<2048, _>(PEAK_RSS, parse_high_water)
+    STATUS.read::<4096, _>(PEAK_RSS, parse_high_water)
 }
 
 pub(super) fn reset_peak_rss() -> Result<(), OsError> {

@@ -24,6 +24,8 @@
 //! # }
 //! ```
 
+#[cfg(unix)]
+mod abort;
 #[cfg(not(target_os = "linux"))]
 mod elsewhere;
 #[cfg(target_os = "linux")]
@@ -234,8 +236,16 @@ fn trim_hook() -> MutexGuard<'static, Option<fn() -> bool>> {
     TRIM_HOOK.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+#[cfg(unix)]
+pub(crate) use abort::on_abort;
+
+/// Calls `speak` when the process aborts: not here, where there are no signals.
+#[cfg(not(unix))]
+pub(crate) fn on_abort(_speak: fn()) -> Result<(), OsError> {
+    Err(OsError::NotAvailable { what: "a handler of SIGABRT", here: std::env::consts::OS })
+}
+
 /// Writes to standard error, without a lock on Linux; what it does not take is lost, as there is nobody left to tell.
-#[cfg_attr(not(test), expect(dead_code, reason = "the alarm lines will be written with it"))]
 pub(crate) fn write_stderr(bytes: &[u8]) {
     host::write_stderr(bytes);
 }

@@ -1,0 +1,65 @@
+//! What is said when the process aborts over an allocation that was refused.
+//!
+//! A refusal alone is recorded in silence, as `try_reserve` copes with it. Whoever cannot cope aborts, and the signal
+//! handler then says what is known. Where nothing was refused it says nothing: the abort has another cause.
+
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+
+use crate::os::{self, OsError};
+use crate::size::ByteSize;
+
+use super::note::{self, Line};
+use super::refusal;
+use super::thread::LEDGER;
+
+static SAID: AtomicBool = AtomicBool::new(false);
+
+/// Has an abort say why, where an allocation was refused before: limit, live and peak heap, refusals and holders.
+///
+/// One line to standard error, from a handler of SIGABRT that calls the one before it. It allocates nothing, keeps
+/// `errno`, and speaks once. A second call changes nothing.
+///
+/// # Errors
+///
+/// [`OsError`] where the handler cannot be installed, or signals are not available.
+pub(crate) fn install() -> Result<(), OsError> {
+    os::on_abort(speak)
+}
+
+fn speak() {
+    if refusal::count() > 0 && !SAID.swap(true, SeqCst) {
+        say();
+    }
+}
+
+/// In a frame of its own: after a stack overflow the handler has little stack, and nothing to say.
+#[inline(never)]
+fn say() {
+    // The abort is sure now. Who chains behind us, a backtrace above all, may need memory.
+    let limit = LEDGER.limit();
+    LEDGER.set_limit(usize::MAX);
+    let heap = super::size(LEDGER.live());
+    // No slot is asked for: binding one is no business of a signal handler.
+    let peak = super::size(LEDGER.peak(None).at_most);
+    let mut line = Line::new();
+    line.put(format_args!("plimsoll last words: "));
+    note::put_context(&mut line);
+    line.put(format_args!(
+        " {} refused, the largest {}, the last {} ms ago | heap {heap} peak {peak}",
+        refusal::count(),
+        super::size(refusal::largest()),
+        refusal::last_ms_ago(),
+    ));
+    if limit == usize::MAX {
+        line.put(format_args!(" no limit |"));
+    } else {
+        line.put(format_args!(" limit {} |", super::size(limit)));
+    }
+    let unaccounted: ByteSize = note::for_top_holders(heap, |name, bytes| {
+        line.put(format_args!(" "));
+        line.put_name(name);
+        line.put(format_args!(" {bytes}"));
+    });
+    line.put(format_args!(" unaccounted {unaccounted}"));
+    line.write();
+}

@@ -1,0 +1,230 @@
+//! The load lines: shares of the memory that raise a flag when the process crosses them, and the topmost an alarm.
+//!
+//! A kill by the kernel leaves no time for words, so the alarm must come before. What is tested is
+//!
+//! ```text
+//!   max( heap, rss now + the request at hand )
+//! ```
+//!
+//! because pages are counted when they are touched, which is after they were asked for. It is tested on the allocator's
+//! slow path only, behind one compare: when the line has risen by 1 MiB since the last look, or to where the next load
+//! line could be. A flag falls again when the load is a twentieth under its line.
+
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering::SeqCst};
+
+use crate::os;
+use crate::size::ByteSize;
+
+use super::note::{self, Line};
+use super::thread::LEDGER;
+
+/// The most load lines there can be.
+pub const MAX_LOAD_LINES: usize = 4;
+
+/// How far the line may move before the rss is read again, in bytes.
+const LOOK_AGAIN: usize = 1 << 20;
+
+/// Where the load lines lie: percentages of the memory size less what the environment itself takes of it.
+///
+/// ```
+/// use plimsoll::{ByteSize, heap::LoadLines};
+///
+/// let lines = LoadLines::new(ByteSize::mib(128)).percents(&[50, 95])?;
+/// assert_eq!(lines.capacity(), ByteSize::mib(116));
+/// assert_eq!(lines.at(50), ByteSize::mib(58));
+/// # Ok::<(), plimsoll::heap::LoadLinesError>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LoadLines {
+    memory_size: ByteSize,
+    environment_share: ByteSize,
+    /// Rising; zero where there are fewer than four.
+    percents: [u8; MAX_LOAD_LINES],
+}
+
+/// Load lines that cannot be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum LoadLinesError {
+    /// There are none, or more than there is room for.
+    #[error("{count} load lines were given: there can be 1 to {MAX_LOAD_LINES}")]
+    #[non_exhaustive]
+    Count {
+        /// How many were given.
+        count: usize,
+    },
+    /// A percentage is not between 1 and 100, or not above the one before.
+    #[error("a load line at {percent} % is not between 1 and 100 and above the one before it")]
+    #[non_exhaustive]
+    NotRising {
+        /// The percentage that does not fit.
+        percent: u8,
+    },
+}
+
+impl LoadLines {
+    /// What Lambda's own processes take of the memory size, about: Lambda's figure lies some 10 MB above the function's.
+    pub const ENVIRONMENT_SHARE: ByteSize = ByteSize::mib(12);
+
+    /// Lines at 70, 90 and 97 % of the memory size less [`ENVIRONMENT_SHARE`](Self::ENVIRONMENT_SHARE).
+    pub const fn new(memory_size: ByteSize) -> Self {
+        Self { memory_size, environment_share: Self::ENVIRONMENT_SHARE, percents: [70, 90, 97, 0] }
+    }
+
+    /// Sets the environment's share; zero where the memory size is the process's alone, as in a container.
+    ///
+    /// A share as large as the memory size leaves a capacity of zero, and every line is crossed from the start.
+    #[must_use]
+    pub const fn environment_share(mut self, share: ByteSize) -> Self {
+        self.environment_share = share;
+        self
+    }
+
+    /// Sets the lines, rising.
+    ///
+    /// # Errors
+    ///
+    /// [`LoadLinesError`] for none, more than four, a percentage outside 1 to 100, or one not above the one before.
+    pub fn percents(mut self, percents: &[u8]) -> Result<Self, LoadLinesError> {
+        if percents.is_empty() || percents.len() > MAX_LOAD_LINES {
+            return Err(LoadLinesError::Count { count: percents.len() });
+        }
+        self.percents = [0; MAX_LOAD_LINES];
+        let mut before = 0;
+        for (place, &percent) in self.percents.iter_mut().zip(percents) {
+            if percent <= before || percent > 100 {
+                return Err(LoadLinesError::NotRising { percent });
+            }
+            *place = percent;
+            before = percent;
+        }
+        Ok(self)
+    }
+
+    /// The memory size, of which the kernel kills what passes it.
+    pub const fn memory_size(&self) -> ByteSize {
+        self.memory_size
+    }
+
+    /// What is left of the memory size for this process.
+    pub const fn capacity(&self) -> ByteSize {
+        self.memory_size.saturating_sub(self.environment_share)
+    }
+
+    /// Where a line of so many percent lies.
+    pub const fn at(&self, percent: u8) -> ByteSize {
+        self.capacity().percent(percent as u32)
+    }
+
+    /// The percentages, rising.
+    pub fn levels(&self) -> impl Iterator<Item = u8> {
+        self.percents.into_iter().take_while(|&percent| percent > 0)
+    }
+}
+
+/// The lines in force, in bytes and rising; `usize::MAX` where there is none.
+static LINES: [AtomicUsize; MAX_LOAD_LINES] = [const { AtomicUsize::new(usize::MAX) }; MAX_LOAD_LINES];
+/// The same in percent, for the alarm.
+static PERCENTS: [AtomicU8; MAX_LOAD_LINES] = [const { AtomicU8::new(0) }; MAX_LOAD_LINES];
+static MEMORY_SIZE: AtomicUsize = AtomicUsize::new(0);
+/// Which lines are crossed, one bit each.
+static CROSSED: AtomicU8 = AtomicU8::new(0);
+/// A line of the ledger at or above this wakes the test.
+static WAKE_ABOVE: AtomicUsize = AtomicUsize::new(usize::MAX);
+/// A line of the ledger below this wakes it too, while a load line is crossed.
+static WAKE_BELOW: AtomicUsize = AtomicUsize::new(0);
+
+/// Puts the load lines in force, with their flags down, and looks at once.
+///
+/// From now on crossing the topmost line writes one line of JSON to standard error, at once and unbuffered, and not
+/// again until the load has fallen a twentieth under it. Costs one reading of the rss each time the heap has grown by
+/// 1 MiB, about a microsecond.
+pub fn set_load_lines(lines: &LoadLines) {
+    WAKE_ABOVE.store(usize::MAX, SeqCst);
+    for ((line, level), percent) in LINES.iter().zip(&PERCENTS).zip(lines.percents) {
+        let at = if percent == 0 { usize::MAX } else { lines.at(percent).as_usize() };
+        line.store(at, SeqCst);
+        level.store(percent, SeqCst);
+    }
+    MEMORY_SIZE.store(lines.memory_size.as_usize(), SeqCst);
+    CROSSED.store(0, SeqCst);
+    look();
+}
+
+/// Looks at the load now, as an invocation's start and end do: flags rise and fall. Costs one reading of the rss.
+pub(crate) fn look() {
+    if LINES.first().is_some_and(|line| line.load(SeqCst) != usize::MAX) {
+        test(LEDGER.line(), 0);
+    }
+}
+
+/// The highest load line that is crossed, in percent.
+pub fn crossed_load_line() -> Option<u8> {
+    let crossed = CROSSED.load(SeqCst);
+    PERCENTS.iter().enumerate().rev().find(|(i, _)| crossed >> i & 1 != 0).map(|(_, percent)| percent.load(SeqCst))
+}
+
+/// Tests a risen line; `request` are the bytes that are about to be handed out.
+#[inline]
+pub(super) fn rose(line: usize, request: usize) {
+    if line >= WAKE_ABOVE.load(SeqCst) {
+        test(line, request);
+    }
+}
+
+/// Tests a fallen line.
+#[inline]
+pub(super) fn fell(line: usize) {
+    if line < WAKE_BELOW.load(SeqCst) {
+        test(line, 0);
+    }
+}
+
+#[cold]
+fn test(line: usize, request: usize) {
+    let rss = os::rss().map_or(0, |rss| rss.total.as_usize());
+    let load = line.max(rss.saturating_add(request));
+    let mut room = LOOK_AGAIN;
+    let mut any = false;
+    for (index, at) in LINES.iter().enumerate() {
+        let at = at.load(SeqCst);
+        let bit = 1 << index;
+        if load >= at {
+            any = true;
+            let crosses = CROSSED.fetch_or(bit, SeqCst) & bit == 0;
+            if crosses && LINES.get(index + 1).is_none_or(|above| above.load(SeqCst) == usize::MAX) {
+                alarm(line, rss);
+            }
+        } else {
+            room = room.min(at - load);
+            // Until then crossed, if it was: a load that plays about its line alarms once.
+            if load < at - at / 20 {
+                CROSSED.fetch_and(!bit, SeqCst);
+            } else {
+                any |= CROSSED.load(SeqCst) & bit != 0;
+            }
+        }
+    }
+    WAKE_ABOVE.store(line.saturating_add(room), SeqCst);
+    WAKE_BELOW.store(if any { line.saturating_sub(LOOK_AGAIN) } else { 0 }, SeqCst);
+}
+
+/// Says once that the kernel may kill the process any moment now, and who holds the memory.
+fn alarm(heap: usize, rss: usize) {
+    let percent = crossed_load_line().unwrap_or(0);
+    let limit = MEMORY_SIZE.load(SeqCst);
+    let mut line = Line::new();
+    line.put(format_args!(r#"{{"plimsoll":"alarm","request_id":""#));
+    note::put_context(&mut line);
+    line.put(format_args!(r#"","load_line_percent":{percent},"heap":{heap},"rss":{rss},"memory_size":{limit}"#));
+    line.put(format_args!(r#","holders":{{"#));
+    let mut comma = "";
+    let unaccounted = note::for_top_holders(ByteSize::bytes(heap as u64), |name, bytes| {
+        line.put(format_args!("{comma}\""));
+        line.put_name(name);
+        line.put(format_args!("\":{}", bytes.as_u64()));
+        comma = ",";
+    });
+    line.put(format_args!(r#"}},"unaccounted":{}}}"#, unaccounted.as_u64()));
+    line.write();
+}

@@ -1,0 +1,102 @@
+//! Lines that must be written when nothing may be allocated: in the allocator, and in a signal handler.
+
+use std::fmt::{self, Write};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
+
+use crate::os;
+use crate::size::ByteSize;
+
+/// The longest request id that is kept, in bytes.
+pub(crate) const CONTEXT_LEN: usize = 64;
+
+/// Room for a line: a request id, a dozen figures and the names of a few holders.
+const LINE_LEN: usize = 1024;
+
+/// A line built on the stack; what does not fit is left out.
+pub(super) struct Line {
+    text: [u8; LINE_LEN],
+    len: usize,
+}
+
+impl Line {
+    pub(super) const fn new() -> Self {
+        Self { text: [0; LINE_LEN], len: 0 }
+    }
+
+    /// Adds what `arguments` print. The text's end is where the line is full.
+    pub(super) fn put(&mut self, arguments: fmt::Arguments<'_>) {
+        // A full line is the only error, and what is in it is still worth saying.
+        let _full: fmt::Result = self.write_fmt(arguments);
+    }
+
+    /// Adds a name as JSON text would have it, without escapes: what would need one becomes `?`.
+    pub(super) fn put_name(&mut self, name: &str) {
+        for byte in name.bytes() {
+            let plain = matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\');
+            self.put_byte(if plain { byte } else { b'?' });
+        }
+    }
+
+    fn put_byte(&mut self, byte: u8) -> bool {
+        // The last byte is kept for the line's end.
+        let free = self.text.get_mut(self.len).filter(|_| self.len < LINE_LEN - 1);
+        free.is_some_and(|place| {
+            *place = byte;
+            self.len += 1;
+            true
+        })
+    }
+
+    /// Writes the line to standard error with one system call, unbuffered.
+    pub(super) fn write(mut self) {
+        if let Some(place) = self.text.get_mut(self.len) {
+            *place = b'\n';
+        }
+        os::write_stderr(self.text.get(..=self.len).unwrap_or_default());
+    }
+}
+
+impl Write for Line {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        if text.bytes().all(|byte| self.put_byte(byte)) { Ok(()) } else { Err(fmt::Error) }
+    }
+}
+
+/// What the process is working on, for lines written in its name: one buffer is read while the other is filled.
+struct Context {
+    buffers: [[AtomicU8; CONTEXT_LEN]; 2],
+    /// Twice the length of the text in use, and in the lowest bit which buffer it is in.
+    current: AtomicUsize,
+}
+
+static CONTEXT: Context =
+    Context { buffers: [const { [const { AtomicU8::new(0) }; CONTEXT_LEN] }; 2], current: AtomicUsize::new(0) };
+
+/// Sets the request id that the next alarm names; it must be clean ASCII, and its first 64 bytes are kept. One thread
+/// at a time: two at once may mix their ids.
+pub(crate) fn set_context(id: &str) {
+    let next = 1 - (CONTEXT.current.load(SeqCst) & 1);
+    if let Some(buffer) = CONTEXT.buffers.get(next) {
+        for (place, byte) in buffer.iter().zip(id.bytes()) {
+            place.store(byte, Relaxed);
+        }
+    }
+    CONTEXT.current.store(id.len().min(CONTEXT_LEN) * 2 + next, SeqCst);
+}
+
+/// Adds the request id to the line.
+pub(super) fn put_context(line: &mut Line) {
+    let current = CONTEXT.current.load(SeqCst);
+    for place in CONTEXT.buffers.get(current & 1).into_iter().flatten().take(current / 2) {
+        line.put_byte(place.load(Relaxed));
+    }
+}
+
+/// The largest holders of the board, each handed to `each`, and what of `live` they do not account for.
+pub(super) fn for_top_holders(live: ByteSize, mut each: impl FnMut(&'static str, ByteSize)) -> ByteSize {
+    let (top, held) = crate::board::largest::<5>();
+    for (name, bytes) in top.into_iter().flatten() {
+        each(name, bytes);
+    }
+    live.saturating_sub(held)
+}

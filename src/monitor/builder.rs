@@ -1,0 +1,174 @@
+//! A monitor's settings.
+
+use std::fmt;
+use std::sync::{Arc, Mutex};
+
+use crate::clock::Clock;
+use crate::env::{EnvError, LimitSource};
+use crate::heap::{self, LoadLines, LoadLinesError, NotInstalled};
+use crate::os::OsError;
+use crate::size::ByteSize;
+
+use super::invocation::State;
+use super::policy::{POLICY_VARIABLE, ParsePolicyError, ReportPolicy};
+use super::window::Window;
+use super::{Monitor, Shared, detect};
+
+/// A monitor that cannot be built or installed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MonitorError {
+    /// No memory size was given, and none could be found.
+    #[error("the monitor needs a memory size")]
+    #[non_exhaustive]
+    MemorySize {
+        /// Why none was found.
+        source: EnvError,
+    },
+    /// The tracking allocator was forgotten.
+    #[error("the monitor needs the heap's books")]
+    #[non_exhaustive]
+    Allocator {
+        /// Says what to install.
+        source: NotInstalled,
+    },
+    /// The load lines cannot be.
+    #[error("the monitor's load lines cannot be")]
+    #[non_exhaustive]
+    LoadLines {
+        /// Says which.
+        source: LoadLinesError,
+    },
+    /// The variable `PLIMSOLL` does not read as a policy.
+    #[error("the variable {POLICY_VARIABLE} cannot be followed")]
+    #[non_exhaustive]
+    Policy {
+        /// Says what it holds.
+        source: ParsePolicyError,
+    },
+    /// The handler that says the last words could not be installed.
+    #[error("the last words could not be installed")]
+    #[non_exhaustive]
+    LastWords {
+        /// What the operating system says.
+        source: OsError,
+    },
+}
+
+/// Settings of a [`Monitor`]; what is not set comes from the environment or has the default named with its setter.
+#[must_use = "a builder does nothing until `build`"]
+pub struct MonitorBuilder {
+    memory_size: Option<ByteSize>,
+    environment_share: Option<ByteSize>,
+    percents: Option<Vec<u8>>,
+    policy: ReportPolicy,
+    window: usize,
+    clock: Clock,
+    hooks: Vec<Box<dyn Fn() + Send + Sync>>,
+    trim: bool,
+}
+
+impl Default for MonitorBuilder {
+    fn default() -> Self {
+        Self {
+            memory_size: None,
+            environment_share: None,
+            percents: None,
+            policy: ReportPolicy::Each,
+            window: 256,
+            clock: Clock::system(),
+            hooks: Vec::new(),
+            trim: false,
+        }
+    }
+}
+
+impl MonitorBuilder {
+    /// Sets the memory size that the kernel kills at. Default: Lambda's variable, else the cgroup's limit.
+    pub const fn memory_size(mut self, size: ByteSize) -> Self {
+        self.memory_size = Some(size);
+        self
+    }
+
+    /// Sets what the environment takes of it. Default: 12 MiB on Lambda, nothing under a cgroup.
+    pub const fn environment_share(mut self, share: ByteSize) -> Self {
+        self.environment_share = Some(share);
+        self
+    }
+
+    /// Sets the load lines in percent, rising, at most four. Default: 70, 90 and 97; the topmost sounds the alarm.
+    pub fn load_lines(mut self, percents: &[u8]) -> Self {
+        self.percents = Some(percents.to_vec());
+        self
+    }
+
+    /// Sets which invocations print a line. Default: each. The variable `PLIMSOLL` overrides it.
+    pub const fn report(mut self, policy: ReportPolicy) -> Self {
+        self.policy = policy;
+        self
+    }
+
+    /// Sets how many invocations the percentiles and trends look back on, at 32 bytes each. Default: 256; at least 1.
+    pub const fn window(mut self, invocations: usize) -> Self {
+        self.window = invocations;
+        self
+    }
+
+    /// Sets the clock to refresh at an invocation's start. Default: the system's.
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Adds what to do at the end of an invocation that leaves none in flight, before the report: sweep a cache, say.
+    pub fn at_end(mut self, hook: impl Fn() + Send + Sync + 'static) -> Self {
+        self.hooks.push(Box::new(hook));
+        self
+    }
+
+    /// Gives free pages back at the end of an invocation, with [`os::trim`](crate::os::trim). Default: no. It takes
+    /// milliseconds where there is much to give back, and the next invocation faults it in again.
+    pub const fn trim(mut self, trim: bool) -> Self {
+        self.trim = trim;
+        self
+    }
+
+    /// Builds the monitor. Nothing is in force until [`Monitor::install`].
+    ///
+    /// # Errors
+    ///
+    /// [`MonitorError`] where no memory size is known, the allocator is not installed, the load lines do not rise or
+    /// the variable `PLIMSOLL` does not read.
+    pub fn build(self) -> Result<Monitor, MonitorError> {
+        heap::stats().map_err(|source| MonitorError::Allocator { source })?;
+        let (memory_size, share) = if let Some(size) = self.memory_size {
+            (size, LoadLines::ENVIRONMENT_SHARE)
+        } else {
+            let limit = detect()?;
+            // A cgroup's limit is the process's alone; Lambda's memory size is shared with Lambda's own processes.
+            let lambda = limit.source() == LimitSource::Lambda;
+            (limit.size(), if lambda { LoadLines::ENVIRONMENT_SHARE } else { ByteSize::ZERO })
+        };
+        let mut lines = LoadLines::new(memory_size).environment_share(self.environment_share.unwrap_or(share));
+        if let Some(percents) = &self.percents {
+            lines = lines.percents(percents).map_err(|source| MonitorError::LoadLines { source })?;
+        }
+        let policy = match std::env::var_os(POLICY_VARIABLE) {
+            Some(text) => text.to_string_lossy().parse().map_err(|source| MonitorError::Policy { source })?,
+            None => self.policy,
+        };
+        let state = Mutex::new(State::new(Window::new(self.window)));
+        let Self { clock, hooks, trim, .. } = self;
+        Ok(Monitor { shared: Arc::new(Shared { lines, policy, clock, hooks, trim, state }) })
+    }
+}
+
+impl fmt::Debug for MonitorBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MonitorBuilder")
+            .field("memory_size", &self.memory_size)
+            .field("policy", &self.policy)
+            .field("window", &self.window)
+            .finish_non_exhaustive()
+    }
+}

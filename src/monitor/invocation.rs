@@ -1,0 +1,211 @@
+//! One invocation, from its start to its report.
+
+use std::sync::Arc;
+
+use crate::board;
+use crate::clock::Stopwatch;
+use crate::heap;
+use crate::os;
+use crate::size::{ByteDelta, ByteSize};
+
+use super::Shared;
+use super::alert::{Alert, Alerts, is_a_fifth_over};
+use super::policy::ReportPolicy;
+use super::report::{InvocationReport, Outcome};
+use super::request_id::RequestId;
+use super::window::{Sample, Window};
+
+/// How often the trends are looked at, in invocations: sorting the window takes microseconds.
+const TREND_EVERY: u64 = 16;
+
+/// What the monitor remembers between invocations.
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) window: Window,
+    /// How many invocations are running.
+    in_flight: usize,
+    /// How many times a second one began beside another: a number to see whether it happened meanwhile.
+    overlaps: u64,
+    /// The highest rss of any invocation, in bytes.
+    pub(super) highest_rss: u64,
+    /// Alerts that hold: not to be said again.
+    pub(super) alerts: Alerts,
+    trends: Alerts,
+    /// Refusals that a report has counted.
+    refused: u64,
+    /// What the last printed line told.
+    printed: Option<Printed>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Printed {
+    /// The peak in tenths of the capacity.
+    tenths: u64,
+    crossed: Option<u8>,
+    fits_mb: Option<u64>,
+}
+
+impl State {
+    pub(super) fn new(window: Window) -> Self {
+        Self {
+            window,
+            in_flight: 0,
+            overlaps: 0,
+            highest_rss: 0,
+            alerts: Alerts::default(),
+            trends: Alerts::default(),
+            refused: 0,
+            printed: None,
+        }
+    }
+}
+
+/// An invocation in flight. [`finish`](Self::finish) reports it; dropped, it is reported as unfinished.
+#[must_use = "dropped at once, the invocation is reported as unfinished"]
+pub struct Invocation {
+    shared: Arc<Shared>,
+    id: RequestId,
+    started: Stopwatch,
+    live_before: ByteSize,
+    /// The state's `overlaps` when it began; differs at the end if another ran beside it.
+    overlaps: u64,
+    shared_start: bool,
+    reported: bool,
+}
+
+impl Invocation {
+    pub(super) fn start(shared: Arc<Shared>, id: RequestId) -> Self {
+        shared.clock.refresh();
+        let mut state = shared.state();
+        state.in_flight += 1;
+        let shared_start = state.in_flight > 1;
+        if shared_start {
+            state.overlaps += 1;
+        } else {
+            heap::reset_peak();
+            // Without it the peak rss is the process's, which is no worse than not knowing.
+            let _unknown = os::reset_peak_rss();
+        }
+        let overlaps = state.overlaps;
+        drop(state);
+        heap::set_context(id.as_str());
+        heap::look_at_load();
+        let live_before = heap::stats().map_or(ByteSize::ZERO, |stats| stats.live);
+        Self { shared, id, started: Stopwatch::start(), live_before, overlaps, shared_start, reported: false }
+    }
+
+    /// The cleaned request id.
+    pub fn id(&self) -> RequestId {
+        self.id
+    }
+
+    /// Ends the invocation: calls the hooks, builds the report and prints its line, as the policy says.
+    pub fn finish(mut self) -> InvocationReport {
+        self.end(Outcome::Finished)
+    }
+
+    fn end(&mut self, outcome: Outcome) -> InvocationReport {
+        self.reported = true;
+        let micros = self.started.micros();
+        let peak_rss = os::peak_rss().ok();
+        let last = self.shared.state().in_flight == 1;
+        if last {
+            self.shared.hooks.iter().for_each(|hook| hook());
+            if self.shared.trim {
+                let _nothing_to_do = os::trim();
+            }
+        }
+        let (report, print) = self.conclude(outcome, micros, peak_rss);
+        if print {
+            report.print();
+        }
+        report
+    }
+
+    /// Builds the report and tells whether it is to be printed.
+    fn conclude(&self, outcome: Outcome, micros: u64, peak_rss: Option<ByteSize>) -> (InvocationReport, bool) {
+        heap::look_at_load();
+        let rss = os::rss().ok().map(|rss| rss.total);
+        let (holders, held) = board::largest::<3>();
+        let Ok(books) = heap::stats() else {
+            return (InvocationReport::unknown(self.id, outcome, self.shared.lines, micros), true);
+        };
+        let mut state = self.shared.state();
+        state.in_flight = state.in_flight.saturating_sub(1);
+        state.highest_rss = state.highest_rss.max(peak_rss.max(rss).unwrap_or_default().as_u64());
+        let refused = books.refused.saturating_sub(state.refused);
+        state.refused = books.refused;
+        let peak = books.peak;
+        state.window.push(Sample { peak: peak.at_most.as_u64(), live: books.live.as_u64(), micros });
+        let mut report = InvocationReport {
+            id: self.id,
+            outcome,
+            live_before: self.live_before,
+            live: books.live,
+            peak,
+            growth: ByteDelta::between(self.live_before, books.live),
+            rss,
+            peak_rss,
+            highest_rss: ByteSize::bytes(state.highest_rss),
+            lines: self.shared.lines,
+            crossed: heap::crossed_load_line(),
+            refused,
+            holders,
+            unaccounted: books.live.saturating_sub(held),
+            micros,
+            concurrent: self.shared_start || state.overlaps != self.overlaps,
+            invocations: state.window.count(),
+            alerts: Alerts::default(),
+        };
+        report.alerts = state.new_alerts(&report);
+        let print = state.is_due(&report, self.shared.policy);
+        drop(state);
+        (report, print)
+    }
+}
+
+impl Drop for Invocation {
+    fn drop(&mut self) {
+        if !self.reported {
+            self.end(Outcome::Unfinished);
+        }
+    }
+}
+
+impl std::fmt::Debug for Invocation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Invocation").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+impl State {
+    /// The alerts that hold now and have not been said since they last cleared.
+    fn new_alerts(&mut self, report: &InvocationReport) -> Alerts {
+        if self.window.count().is_multiple_of(TREND_EVERY) {
+            let rising = self.window.halves(|sample| sample.peak);
+            let slower = self.window.halves(|sample| sample.micros);
+            let over = |halves: Option<(u64, u64)>| halves.is_some_and(|(older, newer)| is_a_fifth_over(older, newer));
+            self.trends =
+                Alerts::default().with(Alert::RisingMemory, over(rising)).with(Alert::SlowerInvocations, over(slower));
+        }
+        let now = self.trends.with(Alert::NearLimit, report.percent() > 90).with(Alert::Refused, report.refused > 0);
+        let new = now.new_since(self.alerts);
+        self.alerts = now;
+        new
+    }
+
+    fn is_due(&mut self, report: &InvocationReport, policy: ReportPolicy) -> bool {
+        let now = Printed { tenths: report.percent() / 10, crossed: report.crossed, fits_mb: report.fits_mb() };
+        let due = match policy {
+            ReportPolicy::Off => return false,
+            ReportPolicy::Each => true,
+            ReportPolicy::Every(n) => (report.invocations - 1).is_multiple_of(u64::from(n.get())),
+            ReportPolicy::OnChange => self.printed != Some(now),
+        };
+        let due = due || !report.alerts.is_empty() || report.outcome == Outcome::Unfinished;
+        if due {
+            self.printed = Some(now);
+        }
+        due
+    }
+}

@@ -1,0 +1,163 @@
+//! What an invocation did to the memory, and its one line.
+
+use std::fmt;
+use std::io::Write;
+
+use crate::heap::{HeapPeak, LoadLines};
+use crate::os;
+use crate::size::{ByteDelta, ByteSize};
+
+use super::alert::{Alert, Alerts};
+use super::request_id::RequestId;
+
+/// Below this many invocations a recommendation carries a question mark.
+const ENOUGH_INVOCATIONS: u64 = 20;
+
+/// The smallest memory size of a Lambda function, in MB.
+const SMALLEST_MB: u64 = 128;
+
+/// How an invocation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Outcome {
+    /// With [`Invocation::finish`](super::Invocation::finish).
+    Finished,
+    /// Its guard was dropped: the work was cancelled, returned early or panicked.
+    Unfinished,
+}
+
+/// The memory of one invocation. `Display` is its one line.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct InvocationReport {
+    /// The cleaned request id.
+    pub id: RequestId,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Live heap when it began.
+    pub live_before: ByteSize,
+    /// Live heap at its end, after the hooks.
+    pub live: ByteSize,
+    /// Peak heap while it ran: the environment's, where `concurrent`.
+    pub peak: HeapPeak,
+    /// `live - live_before`.
+    pub growth: ByteDelta,
+    /// Resident set size at its end; `None` where the platform does not tell.
+    pub rss: Option<ByteSize>,
+    /// The highest resident set size while it ran, if the kernel lets it be reset, else since the process began.
+    pub peak_rss: Option<ByteSize>,
+    /// The highest of all invocations.
+    pub highest_rss: ByteSize,
+    /// The load lines, and with them memory size and capacity.
+    pub lines: LoadLines,
+    /// The highest load line crossed at its end, in percent.
+    pub crossed: Option<u8>,
+    /// Allocations refused while it ran.
+    pub refused: u64,
+    /// The three largest holders on the board.
+    pub holders: [Option<(&'static str, ByteSize)>; 3],
+    /// Live heap that no holder on the board accounts for.
+    pub unaccounted: ByteSize,
+    /// How long it ran, in microseconds.
+    pub micros: u64,
+    /// Whether another was in flight meanwhile: peaks and growth are the environment's then.
+    pub concurrent: bool,
+    /// How many invocations this environment has reported, this one included.
+    pub invocations: u64,
+    pub(super) alerts: Alerts,
+}
+
+impl InvocationReport {
+    /// The peak heap in percent of the capacity, rounded down.
+    pub fn percent(&self) -> u64 {
+        let capacity = self.lines.capacity().as_u64().max(1);
+        self.peak.at_most.saturating_mul(100).as_u64() / capacity
+    }
+
+    /// The memory size that fits all invocations so far, in MB: (highest rss + environment share) x 1.25, at least 128.
+    pub fn fits_mb(&self) -> Option<u64> {
+        let share = self.lines.memory_size().saturating_sub(self.lines.capacity());
+        let needed = self.highest_rss.saturating_add(share).percent(125);
+        (self.highest_rss > ByteSize::ZERO).then(|| needed.as_u64().div_ceil(1 << 20).max(SMALLEST_MB))
+    }
+
+    /// What this invocation is the first to show, until it clears.
+    pub fn alerts(&self) -> impl Iterator<Item = Alert> {
+        self.alerts.iter()
+    }
+
+    /// The report where the heap's books cannot be read.
+    pub(super) fn unknown(id: RequestId, outcome: Outcome, lines: LoadLines, micros: u64) -> Self {
+        Self {
+            id,
+            outcome,
+            live_before: ByteSize::ZERO,
+            live: ByteSize::ZERO,
+            peak: HeapPeak::ZERO,
+            growth: ByteDelta::bytes(0),
+            rss: None,
+            peak_rss: None,
+            highest_rss: ByteSize::ZERO,
+            lines,
+            crossed: None,
+            refused: 0,
+            holders: [None; 3],
+            unaccounted: ByteSize::ZERO,
+            micros,
+            concurrent: false,
+            invocations: 0,
+            alerts: Alerts::default(),
+        }
+    }
+
+    /// Writes the line to standard error with one system call.
+    pub(super) fn print(&self) {
+        let mut line = [0; 512];
+        let mut rest = &mut line[..];
+        // A line that is too long is cut; no figure in it is worth an allocation.
+        let _cut = writeln!(rest, "{self}");
+        let left = rest.len();
+        let used = line.len() - left;
+        os::write_stderr(line.get(..used).unwrap_or_default());
+    }
+}
+
+/// MiB with one decimal, without the unit: the line names it once.
+fn mib(size: ByteSize) -> impl fmt::Display {
+    fmt::from_fn(move |f| write!(f, "{:.1}", size.as_mib_f64()))
+}
+
+impl fmt::Display for InvocationReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (live, peak, capacity) = (mib(self.live), mib(self.peak.at_most), self.lines.capacity());
+        write!(f, "plimsoll {} heap {live} peak {peak} of {:.0} ({} %)", self.id, capacity, self.percent())?;
+        if let Some(rss) = self.rss {
+            write!(f, " rss {}", mib(rss))?;
+        }
+        write!(f, " {} |", self.growth)?;
+        for (name, bytes) in self.holders.iter().flatten() {
+            write!(f, " {name} {}", mib(*bytes))?;
+        }
+        write!(f, " unaccounted {}", mib(self.unaccounted))?;
+        if let Some(crossed) = self.crossed {
+            write!(f, " | over the {crossed} % line")?;
+        }
+        if self.refused > 0 {
+            write!(f, " | refused {}", self.refused)?;
+        }
+        if self.concurrent {
+            f.write_str(" | concurrent: peaks are the environment's")?;
+        }
+        if self.outcome == Outcome::Unfinished {
+            f.write_str(" | unfinished")?;
+        }
+        if let Some(fits) = self.fits_mb() {
+            let unsure = if self.invocations < ENOUGH_INVOCATIONS { "?" } else { "" };
+            write!(f, " | fits={fits}MB{unsure}")?;
+        }
+        for (index, alert) in self.alerts().enumerate() {
+            write!(f, "{} {alert}", if index == 0 { " | ALERT" } else { "," })?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,98 @@
+//! The large picture: memory as bars under the load line, holders, and the window's percentiles.
+
+use std::fmt;
+
+use crate::board;
+use crate::heap::{self, HeapPeak, LoadLines};
+use crate::os;
+use crate::size::ByteSize;
+
+use super::Shared;
+use super::window::Percentiles;
+
+/// Columns of a bar.
+const WIDTH: u64 = 50;
+
+/// The memory of the process at one moment. `Display` draws it.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Snapshot {
+    /// Live heap.
+    pub live: ByteSize,
+    /// Peak heap since the last invocation began.
+    pub peak: HeapPeak,
+    /// Resident set size.
+    pub rss: Option<ByteSize>,
+    /// The highest resident set size of any invocation so far.
+    pub highest_rss: ByteSize,
+    /// The load lines.
+    pub lines: LoadLines,
+    /// What the board holds, in the order of the names' coming.
+    pub holders: Vec<(&'static str, ByteSize)>,
+    /// Invocations reported so far; the percentiles are of the last of them.
+    pub invocations: u64,
+    /// Peak heap of the invocations in the window, in bytes.
+    pub peaks: Percentiles,
+    /// Durations of the invocations in the window, in microseconds.
+    pub micros: Percentiles,
+}
+
+impl Snapshot {
+    pub(super) fn take(shared: &Shared) -> Self {
+        let books = heap::stats().ok();
+        let mut state = shared.state();
+        Self {
+            live: books.map_or(ByteSize::ZERO, |books| books.live),
+            peak: books.map_or(HeapPeak::ZERO, |books| books.peak),
+            rss: os::rss().ok().map(|rss| rss.total),
+            highest_rss: ByteSize::bytes(state.highest_rss),
+            lines: shared.lines,
+            holders: board::holders().collect(),
+            invocations: state.window.count(),
+            peaks: state.window.percentiles(|sample| sample.peak),
+            micros: state.window.percentiles(|sample| sample.micros),
+        }
+    }
+}
+
+impl fmt::Display for Snapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scale = self.lines.memory_size();
+        let columns = |size: ByteSize| (size.saturating_mul(WIDTH).as_u64() / scale.as_u64().max(1)).min(WIDTH);
+        let load_line = columns(self.lines.capacity());
+        writeln!(f, "plimsoll: memory against {scale}, of which {} are this process's", self.lines.capacity())?;
+        let rows = [
+            ("heap now", Some(self.live)),
+            ("heap peak", Some(self.peak.at_most)),
+            ("rss now", self.rss),
+            ("rss peak", Some(self.highest_rss).filter(|rss| *rss > ByteSize::ZERO)),
+        ];
+        for (name, size) in rows {
+            write!(f, "  {name:<9} |")?;
+            let filled = size.map_or(0, |size| columns(size).max(1));
+            for column in 0..WIDTH {
+                f.write_str(match (column == load_line, column < filled) {
+                    (true, _) => "!",
+                    (false, true) => "#",
+                    (false, false) => " ",
+                })?;
+            }
+            match size {
+                Some(size) => {
+                    let percent = size.saturating_mul(100).as_u64() / scale.as_u64().max(1);
+                    writeln!(f, "| {size:>10} {percent:>3} %")?;
+                }
+                None => writeln!(f, "| not known here")?,
+            }
+        }
+        for (name, bytes) in &self.holders {
+            writeln!(f, "  {name}: {bytes}")?;
+        }
+        let Percentiles { p50, p95, p99, max } = self.peaks;
+        let size = ByteSize::bytes;
+        write!(f, "  {} invocations: peak heap p50 {} p95 {}", self.invocations, size(p50), size(p95))?;
+        writeln!(f, " p99 {} max {}", size(p99), size(max))?;
+        let Percentiles { p50, p95, p99, max } = self.micros;
+        writeln!(f, "  duration us p50 {p50} p95 {p95} p99 {p99} max {max}")
+    }
+}
