@@ -38,6 +38,12 @@ pub fn run(tests: &[(&str, Test, Option<&str>)]) -> std::process::ExitCode {
         }
         return std::process::ExitCode::SUCCESS;
     }
+    // At once: other threads may wait for the one that panics, and the test would never end.
+    let say = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        say(info);
+        std::process::exit(101);
+    }));
     println!("\nrunning {} tests", chosen.len());
     let mut ignored = 0;
     for (name, test, why) in &chosen {
@@ -46,7 +52,7 @@ pub fn run(tests: &[(&str, Test, Option<&str>)]) -> std::process::ExitCode {
             println!("test {name} ... ignored, {why}");
             continue;
         }
-        // A panic ends the process with 101 and says where; the name stands here.
+        // Said ahead, as a panic ends the process.
         print!("test {name} ... ");
         std::io::Write::flush(&mut std::io::stdout()).unwrap();
         test();

@@ -27,8 +27,7 @@ impl<A: GlobalAlloc + Sync> Books for TrackingAllocator<A> {
     }
 
     fn set_limit(&self, bytes: u64) -> bool {
-        heap::set_limit(ByteSize::bytes(bytes));
-        true
+        heap::set_limit(ByteSize::bytes(bytes)).is_ok()
     }
 
     fn clear_limit(&self) {
