@@ -36,7 +36,7 @@
 //! * **Limit**: the live heap never passes it, whatever the number of threads. A request may be refused up to
 //!   `threads x 32 KiB` early, as other threads hold that much credit.
 //! * What the *inner* allocator fails is not counted, but as a refusal. While it is being asked under a limit, its
-//!   size may show in other threads' figures; one of less than 32 KiB may stay in a [`scope`]'s peak, and makes the
+//!   size may show in other threads' figures; one of less than 32 KiB may stay in a [`scope`](scope())'s peak, and makes the
 //!   process's peak a bracket until the next reset.
 //! * A block that moves in `realloc` exists twice for a moment, and one being freed a moment longer than on the books:
 //!   neither is counted.
