@@ -15,8 +15,13 @@ mod support;
 use plimsoll::{TrackingAllocator, heap};
 use support::{Block, Random, live, some_size};
 
+#[cfg(not(miri))]
 #[global_allocator]
 static GLOBAL: TrackingAllocator<mimalloc::MiMalloc> = TrackingAllocator::over(mimalloc::MiMalloc);
+
+#[cfg(miri)]
+#[global_allocator]
+static GLOBAL: TrackingAllocator = TrackingAllocator::new();
 
 support::tests! { live_is_exact_over_mimalloc if cfg!(not(miri)), else "mimalloc is C, which Miri does not run" }
 
