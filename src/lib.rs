@@ -11,6 +11,9 @@
 //! | [`clock`] | milliseconds that never go back and that notice a frozen environment |
 //! | [`weigh`] | the heap bytes that a value owns |
 //! | [`size`] | sizes that know MB from MiB |
+//! | [`board`] | who holds memory: names and bytes that the alarm, the last words and the reports show |
+//! | [`monitor`] | one report line per invocation, alerts, the alarm before a kill, the large picture |
+//! | [`integration`] | the same hooked into `tower`, axum and `lambda_runtime` by one line (features) |
 //!
 //! Three words are never mixed: **heap** is what the program asked of the allocator, **reserved** is what a budget
 //! granted, **rss** is what the kernel counts and Lambda kills on.
@@ -40,6 +43,7 @@ pub mod board;
 pub mod clock;
 pub mod env;
 pub mod heap;
+pub mod integration;
 pub mod monitor;
 pub mod os;
 pub mod size;
@@ -49,6 +53,8 @@ pub mod weigh;
 pub use clock::{Clock, ManualClock};
 pub use env::{EnvError, InitializationType, LambdaEnv, LimitSource, MemoryLimit};
 pub use heap::TrackingAllocator;
+#[cfg(feature = "tower")]
+pub use integration::{HasRequestId, ReportLayer};
 pub use monitor::Monitor;
 pub use size::{ByteDelta, ByteSize, ParseByteSizeError};
 pub use weigh::HeapSize;

@@ -137,8 +137,18 @@ static WAKE_BELOW: AtomicUsize = AtomicUsize::new(0);
 /// Puts the load lines in force, with their flags down, and looks at once.
 ///
 /// From now on crossing the topmost line writes one line of JSON to standard error, at once and unbuffered, and not
-/// again until the load has fallen a twentieth under it. Costs one reading of the rss each time the heap has grown by
-/// 1 MiB, about a microsecond.
+/// again until the load has fallen a twentieth under it:
+///
+/// ```json
+/// {"plimsoll":"alarm","request_id":"4f1c9a","load_line_percent":97,"heap":117964800,"rss":119013376,
+///  "requested":1048576,"memory_size":134217728,"holders":{"orders":94371840},"unaccounted":23592960,"largest_growth":0}
+/// ```
+///
+/// All sizes are in bytes. `requested` is what was being asked for at the crossing, `holders` are the five largest of the
+/// [`board`](crate::board), `unaccounted` is what of the heap no holder names, and `largest_growth` the most that the
+/// heap grew over any one invocation before.
+///
+/// Costs one reading of the rss each time the heap has grown by 1 MiB, about a microsecond.
 pub fn set_load_lines(lines: &LoadLines) {
     WAKE_ABOVE.store(usize::MAX, SeqCst);
     for ((line, level), percent) in LINES.iter().zip(&PERCENTS).zip(lines.percents) {
@@ -193,7 +203,7 @@ fn test(line: usize, request: usize) {
             any = true;
             let crosses = CROSSED.fetch_or(bit, SeqCst) & bit == 0;
             if crosses && LINES.get(index + 1).is_none_or(|above| above.load(SeqCst) == usize::MAX) {
-                alarm(line, rss);
+                alarm(line, rss, request);
             }
         } else {
             room = room.min(at - load);
@@ -210,13 +220,14 @@ fn test(line: usize, request: usize) {
 }
 
 /// Says once that the kernel may kill the process any moment now, and who holds the memory.
-fn alarm(heap: usize, rss: usize) {
+fn alarm(heap: usize, rss: usize, requested: usize) {
     let percent = crossed_load_line().unwrap_or(0);
     let limit = MEMORY_SIZE.load(SeqCst);
     let mut line = Line::new();
     line.put(format_args!(r#"{{"plimsoll":"alarm","request_id":""#));
     note::put_context(&mut line);
-    line.put(format_args!(r#"","load_line_percent":{percent},"heap":{heap},"rss":{rss},"memory_size":{limit}"#));
+    line.put(format_args!(r#"","load_line_percent":{percent},"heap":{heap},"rss":{rss}"#));
+    line.put(format_args!(r#","requested":{requested},"memory_size":{limit}"#));
     line.put(format_args!(r#","holders":{{"#));
     let mut comma = "";
     let unaccounted = note::for_top_holders(ByteSize::bytes(heap as u64), |name, bytes| {
@@ -225,6 +236,7 @@ fn alarm(heap: usize, rss: usize) {
         line.put(format_args!("\":{}", bytes.as_u64()));
         comma = ",";
     });
-    line.put(format_args!(r#"}},"unaccounted":{}}}"#, unaccounted.as_u64()));
+    let (unaccounted, growth) = (unaccounted.as_u64(), note::largest_growth());
+    line.put(format_args!(r#"}},"unaccounted":{unaccounted},"largest_growth":{growth}}}"#));
     line.write();
 }

@@ -58,7 +58,7 @@ pub use allocator::TrackingAllocator;
 pub(crate) use last_words::install as install_last_words;
 pub(crate) use lines::look as look_at_load;
 pub use lines::{LoadLines, LoadLinesError, MAX_LOAD_LINES, crossed_load_line, set_load_lines};
-pub(crate) use note::{CONTEXT_LEN, set_context};
+pub(crate) use note::{CONTEXT_LEN, note_growth, set_context};
 pub use scope::{HeapDelta, assert_peak, scope, scope_async};
 
 use crate::size::ByteSize;

@@ -12,6 +12,9 @@ pub(crate) const CONTEXT_LEN: usize = 64;
 /// Room for a line: a request id, a dozen figures and the names of a few holders.
 const LINE_LEN: usize = 1024;
 
+/// The longest name that is written in full, in bytes: a line cut short would be no JSON.
+const NAME_LEN: usize = 48;
+
 /// A line built on the stack; what does not fit is left out.
 pub(super) struct Line {
     text: [u8; LINE_LEN],
@@ -29,9 +32,9 @@ impl Line {
         let _full: fmt::Result = self.write_fmt(arguments);
     }
 
-    /// Adds a name as JSON text would have it, without escapes: what would need one becomes `?`.
+    /// Adds a name, or the start of a long one, as JSON text would have it. What would need an escape becomes `?`.
     pub(super) fn put_name(&mut self, name: &str) {
-        for byte in name.bytes() {
+        for byte in name.bytes().take(NAME_LEN) {
             let plain = matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\');
             self.put_byte(if plain { byte } else { b'?' });
         }
@@ -90,6 +93,19 @@ pub(super) fn put_context(line: &mut Line) {
     for place in CONTEXT.buffers.get(current & 1).into_iter().flatten().take(current / 2) {
         line.put_byte(place.load(Relaxed));
     }
+}
+
+/// The most that the live heap grew in any one invocation, in bytes.
+static LARGEST_GROWTH: AtomicUsize = AtomicUsize::new(0);
+
+/// Remembers how much the live heap grew in an invocation, for the alarm to name the largest.
+pub(crate) fn note_growth(grown: ByteSize) {
+    LARGEST_GROWTH.fetch_max(grown.as_usize(), Relaxed);
+}
+
+/// The largest growth noted.
+pub(super) fn largest_growth() -> usize {
+    LARGEST_GROWTH.load(Relaxed)
 }
 
 /// The largest holders of the board, each handed to `each`, and what of `live` they do not account for.

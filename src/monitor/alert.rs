@@ -6,13 +6,13 @@ use std::fmt;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Alert {
-    /// The peak is over 90 % of the capacity.
+    /// The peak of the heap or of the rss is over 90 % of the capacity.
     NearLimit,
     /// The median peak of the window's newer half is a fifth over that of the older half.
     RisingMemory,
     /// The median duration of the window's newer half is a fifth over that of the older half.
     SlowerInvocations,
-    /// Allocations were refused in this invocation.
+    /// Allocations were refused since the report before.
     Refused,
 }
 

@@ -12,7 +12,8 @@ use crate::size::ByteSize;
 use super::invocation::State;
 use super::policy::{POLICY_VARIABLE, ParsePolicyError, ReportPolicy};
 use super::window::Window;
-use super::{Monitor, Shared, detect};
+use super::report::InvocationReport;
+use super::{Hook, Monitor, Observer, Shared, detect};
 
 /// A monitor that cannot be built or installed.
 #[derive(Debug, thiserror::Error)]
@@ -64,7 +65,8 @@ pub struct MonitorBuilder {
     policy: ReportPolicy,
     window: usize,
     clock: Clock,
-    hooks: Vec<Box<dyn Fn() + Send + Sync>>,
+    hooks: Vec<Hook>,
+    observers: Vec<Observer>,
     trim: bool,
 }
 
@@ -78,6 +80,7 @@ impl Default for MonitorBuilder {
             window: 256,
             clock: Clock::system(),
             hooks: Vec::new(),
+            observers: Vec::new(),
             trim: false,
         }
     }
@@ -121,8 +124,18 @@ impl MonitorBuilder {
     }
 
     /// Adds what to do at the end of an invocation that leaves none in flight, before the report: sweep a cache, say.
+    ///
+    /// Hooks run in the order of their adding, on the thread that ends the invocation, after the answer was sent but
+    /// within what is billed. A panic in one is caught; the others run.
     pub fn at_end(mut self, hook: impl Fn() + Send + Sync + 'static) -> Self {
         self.hooks.push(Box::new(hook));
+        self
+    }
+
+    /// Adds who is shown every report, whatever the policy prints: to send figures on, say. Called on the thread that
+    /// ends the invocation, before the line is printed. A panic in it is caught.
+    pub fn on_report(mut self, observer: impl Fn(&InvocationReport) + Send + Sync + 'static) -> Self {
+        self.observers.push(Box::new(observer));
         self
     }
 
@@ -140,7 +153,7 @@ impl MonitorBuilder {
     /// [`MonitorError`] where no memory size is known, the allocator is not installed, the load lines do not rise or
     /// the variable `PLIMSOLL` does not read.
     pub fn build(self) -> Result<Monitor, MonitorError> {
-        heap::stats().map_err(|source| MonitorError::Allocator { source })?;
+        let books = heap::stats().map_err(|source| MonitorError::Allocator { source })?;
         let (memory_size, share) = if let Some(size) = self.memory_size {
             (size, LoadLines::ENVIRONMENT_SHARE)
         } else {
@@ -157,9 +170,9 @@ impl MonitorBuilder {
             Some(text) => text.to_string_lossy().parse().map_err(|source| MonitorError::Policy { source })?,
             None => self.policy,
         };
-        let state = Mutex::new(State::new(Window::new(self.window)));
-        let Self { clock, hooks, trim, .. } = self;
-        Ok(Monitor { shared: Arc::new(Shared { lines, policy, clock, hooks, trim, state }) })
+        let state = Mutex::new(State::new(Window::new(self.window), books.refused));
+        let Self { clock, hooks, observers, trim, .. } = self;
+        Ok(Monitor { shared: Arc::new(Shared { lines, policy, clock, hooks, observers, trim, state }) })
     }
 }
 

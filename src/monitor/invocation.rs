@@ -46,7 +46,8 @@ struct Printed {
 }
 
 impl State {
-    pub(super) fn new(window: Window) -> Self {
+    /// Nothing seen yet, but for the refusals before.
+    pub(super) fn new(window: Window, refused: u64) -> Self {
         Self {
             window,
             in_flight: 0,
@@ -54,7 +55,7 @@ impl State {
             highest_rss: 0,
             alerts: Alerts::default(),
             trends: Alerts::default(),
-            refused: 0,
+            refused,
             printed: None,
         }
     }
@@ -87,8 +88,9 @@ impl Invocation {
             let _unknown = os::reset_peak_rss();
         }
         let overlaps = state.overlaps;
-        drop(state);
+        // Under the lock, as only one may set it at a time. With several in flight the alarm names the latest.
         heap::set_context(id.as_str());
+        drop(state);
         heap::look_at_load();
         let live_before = heap::stats().map_or(ByteSize::ZERO, |stats| stats.live);
         Self { shared, id, started: Stopwatch::start(), live_before, overlaps, shared_start, reported: false }
@@ -108,14 +110,11 @@ impl Invocation {
         self.reported = true;
         let micros = self.started.micros();
         let peak_rss = os::peak_rss().ok();
-        let last = self.shared.state().in_flight == 1;
-        if last {
-            self.shared.hooks.iter().for_each(|hook| hook());
-            if self.shared.trim {
-                let _nothing_to_do = os::trim();
-            }
+        if self.shared.state().in_flight == 1 {
+            self.shared.run_hooks();
         }
         let (report, print) = self.conclude(outcome, micros, peak_rss);
+        self.shared.show(&report);
         if print {
             report.print();
         }
@@ -137,6 +136,7 @@ impl Invocation {
         state.refused = books.refused;
         let peak = books.peak;
         state.window.push(Sample { peak: peak.at_most.as_u64(), live: books.live.as_u64(), micros });
+        heap::note_growth(books.live.saturating_sub(self.live_before));
         let mut report = InvocationReport {
             id: self.id,
             outcome,
@@ -188,7 +188,8 @@ impl State {
             self.trends =
                 Alerts::default().with(Alert::RisingMemory, over(rising)).with(Alert::SlowerInvocations, over(slower));
         }
-        let now = self.trends.with(Alert::NearLimit, report.percent() > 90).with(Alert::Refused, report.refused > 0);
+        let near = report.peak.at_most.max(report.peak_rss.unwrap_or_default()) > report.lines.at(90);
+        let now = self.trends.with(Alert::NearLimit, near).with(Alert::Refused, report.refused > 0);
         let new = now.new_since(self.alerts);
         self.alerts = now;
         new
@@ -207,5 +208,45 @@ impl State {
             self.printed = Some(now);
         }
         due
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::heap::LoadLines;
+
+    /// Invocations with these peaks and durations, and which alerts each raised anew.
+    fn alerts(samples: impl Iterator<Item = (u64, u64)>) -> Vec<(usize, Vec<Alert>)> {
+        let mut state = State::new(Window::new(32), 0);
+        let lines = LoadLines::new(ByteSize::mib(1024));
+        let report = InvocationReport::unknown(RequestId::new("r"), Outcome::Finished, lines, 0);
+        let mut raised = |(peak, micros)| {
+            state.window.push(Sample { peak, micros, ..Sample::default() });
+            state.new_alerts(&report).iter().collect::<Vec<_>>()
+        };
+        samples.map(&mut raised).enumerate().filter(|(_, alerts)| !alerts.is_empty()).collect()
+    }
+
+    #[test]
+    fn a_median_a_fifth_over_the_older_half_is_said_once_and_again_after_it_cleared() {
+        let flat = |peak, micros| std::iter::repeat_n((peak, micros), 64);
+        // The window of 32 is looked at every 16th time; 16 new ones are its newer half.
+        let steps = flat(1000, 50).chain(flat(1201, 50)).chain(flat(1000, 50)).chain(flat(1000, 61));
+        let said = alerts(steps.chain(flat(1300, 80)));
+        let expected = [
+            (64 + 15, vec![Alert::RisingMemory]),
+            (3 * 64 + 15, vec![Alert::SlowerInvocations]),
+            (4 * 64 + 15, vec![Alert::RisingMemory, Alert::SlowerInvocations]),
+        ];
+        assert_eq!(said, expected);
+    }
+
+    #[test]
+    fn a_fifth_is_no_rise_nor_is_a_window_half_empty_nor_noise() {
+        let flat = |peak, micros| std::iter::repeat_n((peak, micros), 64);
+        assert_eq!(alerts(flat(1000, 50).chain(flat(1200, 60))), []);
+        assert_eq!(alerts((0..31).map(|n| (n * 1000, n))), []);
+        assert_eq!(alerts((0..1000).map(|n| (1000 + n * 7919 % 500, 100 + n * 31 % 60))), []);
     }
 }

@@ -60,13 +60,18 @@ pub struct Monitor {
     shared: Arc<Shared>,
 }
 
+type Hook = Box<dyn Fn() + Send + Sync>;
+type Observer = Box<dyn Fn(&InvocationReport) + Send + Sync>;
+
 /// What all clones share.
 struct Shared {
     lines: LoadLines,
     policy: ReportPolicy,
     clock: Clock,
     /// Called at the end of each invocation that leaves none in flight, before the report.
-    hooks: Vec<Box<dyn Fn() + Send + Sync>>,
+    hooks: Vec<Hook>,
+    /// Shown every report.
+    observers: Vec<Observer>,
     trim: bool,
     state: std::sync::Mutex<State>,
 }
@@ -128,10 +133,28 @@ impl fmt::Debug for Monitor {
 }
 
 impl Shared {
+    /// Calls the hooks, and trims if asked to.
+    fn run_hooks(&self) {
+        self.hooks.iter().for_each(|hook| unless_it_panics(hook));
+        if self.trim {
+            let _nothing_to_do = os::trim();
+        }
+    }
+
+    fn show(&self, report: &InvocationReport) {
+        self.observers.iter().for_each(|observer| unless_it_panics(|| observer(report)));
+    }
+
     /// The state, whoever panicked while holding it: every write leaves it whole.
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
+}
+
+/// Calls code of the user's. A panic has printed its message; it must neither take down the runtime that is about to
+/// ask for the next event, nor turn an unwinding drop into an abort.
+fn unless_it_panics(call: impl FnOnce()) {
+    drop(std::panic::catch_unwind(std::panic::AssertUnwindSafe(call)));
 }
 
 /// The memory size found, for a builder that was given none.

@@ -52,7 +52,7 @@ pub struct InvocationReport {
     pub lines: LoadLines,
     /// The highest load line crossed at its end, in percent.
     pub crossed: Option<u8>,
-    /// Allocations refused while it ran.
+    /// Allocations refused since the report before.
     pub refused: u64,
     /// The three largest holders on the board.
     pub holders: [Option<(&'static str, ByteSize)>; 3],

@@ -53,6 +53,11 @@ impl Snapshot {
             micros: state.window.percentiles(|sample| sample.micros),
         }
     }
+
+    /// Writes the picture to standard error with one system call. Makes one string of it.
+    pub fn print(&self) {
+        os::write_stderr(self.to_string().as_bytes());
+    }
 }
 
 impl fmt::Display for Snapshot {

@@ -1,0 +1,37 @@
+//! What `lambda_runtime` needs of its own.
+
+use std::future::{Ready, ready};
+
+use lambda_runtime::LambdaInvocation;
+
+use super::HasRequestId;
+use crate::monitor::Monitor;
+
+impl HasRequestId for LambdaInvocation {
+    fn request_id(&self) -> &str {
+        &self.context.request_id
+    }
+}
+
+/// Prints the [`Snapshot`](crate::monitor::Snapshot) when the environment is shut down: a hook for `lambda_runtime`.
+///
+/// Lambda lets a function know of its end only where an extension is registered, and then for half a second. That is
+/// what `spawn_graceful_shutdown_handler` sees to (feature `graceful-shutdown` of `lambda_runtime`):
+///
+/// ```ignore
+/// use lambda_runtime::{Runtime, service_fn, spawn_graceful_shutdown_handler};
+/// use plimsoll::{Monitor, ReportLayer, integration::lambda};
+///
+/// let monitor = Monitor::from_env()?;
+/// spawn_graceful_shutdown_handler(lambda::final_picture(&monitor)).await;
+/// Runtime::new(service_fn(handler)).layer(ReportLayer::new(&monitor)).run().await
+/// ```
+///
+/// The picture is a dozen lines in one write to standard error; it takes some tens of microseconds and one allocation.
+pub fn final_picture(monitor: &Monitor) -> impl FnOnce() -> Ready<()> + Send + 'static {
+    let monitor = monitor.clone();
+    move || {
+        monitor.snapshot().print();
+        ready(())
+    }
+}

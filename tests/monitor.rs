@@ -1,0 +1,336 @@
+//! What one invocation is told about, which of it is printed, and when an alert speaks.
+#![allow(unsafe_code, reason = "forked children, and blocks of known layout")]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests without libtest's attribute")]
+
+mod support;
+
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+
+use plimsoll::heap;
+use plimsoll::monitor::{Alert, InvocationReport, Monitor, MonitorBuilder, MonitorError, Outcome, ReportPolicy, RequestId};
+use plimsoll::{ByteDelta, ByteSize, TrackingAllocator, board};
+
+use support::Block;
+
+#[global_allocator]
+static GLOBAL: TrackingAllocator = TrackingAllocator::new();
+
+const CAN_FORK: bool = cfg!(all(unix, not(miri)));
+
+support::tests! {
+    an_invocation_has_a_peak_and_a_growth_of_its_own,
+    what_the_board_does_not_name_is_unaccounted,
+    invocations_that_overlap_say_so_and_the_next_one_alone_does_not,
+    overlapping_invocations_of_eight_threads_are_all_counted_and_end_with_none_in_flight,
+    hooks_run_when_none_is_left_in_flight,
+    a_hook_or_an_observer_that_panics_harms_nobody,
+    a_guard_dropped_or_unwound_is_unfinished,
+    near_limit_is_said_once_until_it_clears,
+    a_refused_allocation_is_an_alert_of_its_invocation,
+    an_invocation_allocates_nothing_and_leaves_nothing,
+    request_ids_are_clean,
+    the_size_that_fits_follows_from_the_highest_rss if cfg!(all(target_os = "linux", not(miri))), else "needs the rss",
+    impossible_settings_are_errors_that_say_what,
+    the_line_reads_as_documented if CAN_FORK, else "needs fork",
+    the_policy_decides_which_lines_are_printed if CAN_FORK, else "needs fork",
+    the_variable_overrides_the_policy if CAN_FORK, else "needs fork",
+    the_picture_has_the_load_line_holders_and_percentiles,
+}
+
+fn builder() -> MonitorBuilder {
+    Monitor::builder().memory_size(ByteSize::mib(1024)).report(ReportPolicy::Off)
+}
+
+fn quiet() -> Monitor {
+    builder().build().unwrap()
+}
+
+/// One invocation that does `work`, and its report.
+fn invoke(monitor: &Monitor, work: impl FnOnce()) -> InvocationReport {
+    let invocation = monitor.start("r");
+    work();
+    invocation.finish()
+}
+
+fn an_invocation_has_a_peak_and_a_growth_of_its_own() {
+    let monitor = quiet();
+    let large = invoke(&monitor, || drop(Block::new(5 << 20)));
+    assert!(large.peak.at_least >= large.live_before.saturating_add(ByteSize::mib(5)), "{large:?}");
+    assert_eq!(large.growth, ByteDelta::bytes(0));
+    let small = invoke(&monitor, || ());
+    assert!(small.peak.at_most < ByteSize::mib(1), "the peak before is gone: {small:?}");
+
+    let mut kept = None;
+    let grown = invoke(&monitor, || kept = Some(Block::new(3 << 20)));
+    assert_eq!(grown.growth, ByteDelta::bytes(3 << 20));
+    assert_eq!(grown.live, grown.live_before.saturating_add(ByteSize::mib(3)));
+    let shrunk = invoke(&monitor, || drop(kept.take()));
+    assert_eq!(shrunk.growth, ByteDelta::bytes(-(3 << 20)));
+    assert_eq!((shrunk.invocations, shrunk.outcome), (4, Outcome::Finished));
+}
+
+fn what_the_board_does_not_name_is_unaccounted() {
+    let monitor = quiet();
+    let block = Block::new(4 << 20);
+    let holder = board::holder("ledger of the test");
+    holder.set(ByteSize::mib(3));
+    let report = invoke(&monitor, || ());
+    assert_eq!(report.holders[0], Some(("ledger of the test", ByteSize::mib(3))));
+    assert_eq!(report.unaccounted, report.live.saturating_sub(ByteSize::mib(3)));
+    holder.set(ByteSize::ZERO);
+    drop(block);
+    assert_eq!(invoke(&monitor, || ()).holders[0], None, "who holds nothing is not named");
+}
+
+fn invocations_that_overlap_say_so_and_the_next_one_alone_does_not() {
+    let monitor = quiet();
+    let first = monitor.start("first");
+    let second = monitor.start("second");
+    assert!(first.finish().concurrent, "another began while it ran");
+    let third = monitor.start("third");
+    assert!(second.finish().concurrent);
+    assert!(third.finish().concurrent, "it began beside another");
+    assert!(!invoke(&monitor, || ()).concurrent);
+}
+
+fn overlapping_invocations_of_eight_threads_are_all_counted_and_end_with_none_in_flight() {
+    let monitor = quiet();
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                for _ in 0..50 {
+                    let report = invoke(&monitor, || drop(Block::new(10_000)));
+                    assert!(report.peak.at_most >= ByteSize::bytes(10_000));
+                }
+            });
+        }
+    });
+    let last = invoke(&monitor, || ());
+    assert_eq!((last.invocations, last.concurrent), (401, false));
+}
+
+fn hooks_run_when_none_is_left_in_flight() {
+    static CALLS: AtomicUsize = AtomicUsize::new(0);
+    let block = Mutex::new(Some(Block::new(2 << 20)));
+    let monitor = builder()
+        .at_end(|| {
+            CALLS.fetch_add(1, SeqCst);
+        })
+        .at_end(move || drop(block.lock().unwrap().take()))
+        .trim(true)
+        .build()
+        .unwrap();
+    let (first, second) = (monitor.start("1"), monitor.start("2"));
+    assert_eq!(first.finish().growth, ByteDelta::bytes(0));
+    assert_eq!(CALLS.load(SeqCst), 0);
+    let report = second.finish();
+    assert_eq!(CALLS.load(SeqCst), 1);
+    assert_eq!(report.growth, ByteDelta::bytes(-(2 << 20)), "the hook came before the report");
+    drop(monitor.start("dropped"));
+    assert_eq!(CALLS.load(SeqCst), 2, "unfinished ones end too");
+}
+
+fn a_hook_or_an_observer_that_panics_harms_nobody() {
+    // The hook of the test program would end the process.
+    let say = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| ()));
+    let seen = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&seen);
+    let monitor = builder()
+        .at_end(|| panic!("hook"))
+        .on_report(|_| panic!("observer"))
+        .on_report(move |report| {
+            counted.fetch_add(usize::from(report.invocations > 0), SeqCst);
+        })
+        .build()
+        .unwrap();
+    assert!(!invoke(&monitor, || ()).concurrent);
+    drop(std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let _invocation = monitor.start("unwinding");
+        panic!("the handler");
+    })));
+    assert!(!invoke(&monitor, || ()).concurrent, "none was left in flight");
+    std::panic::set_hook(say);
+    assert_eq!(seen.load(SeqCst), 3);
+}
+
+fn a_guard_dropped_or_unwound_is_unfinished() {
+    let outcomes = Arc::new(Mutex::new(Vec::new()));
+    let noted = Arc::clone(&outcomes);
+    let monitor = builder().on_report(move |report| noted.lock().unwrap().push(report.outcome)).build().unwrap();
+    drop(monitor.start("dropped"));
+    let guard = monitor.start("sent");
+    std::thread::spawn(move || drop(guard)).join().unwrap();
+    let _report = monitor.start("finished").finish();
+    assert_eq!(*outcomes.lock().unwrap(), [Outcome::Unfinished, Outcome::Unfinished, Outcome::Finished]);
+}
+
+fn near_limit_is_said_once_until_it_clears() {
+    // The heap's peak decides: a limit that this process's rss is far below.
+    let monitor = Monitor::builder().memory_size(ByteSize::mib(400)).environment_share(ByteSize::ZERO);
+    let monitor = monitor.report(ReportPolicy::Off).build().unwrap();
+    let alerts = |size: usize| {
+        let report = invoke(&monitor, || drop(Block::with(size, 1, true)));
+        report.alerts().collect::<Vec<_>>()
+    };
+    assert_eq!(alerts(300 << 20), []);
+    assert_eq!(alerts(370 << 20), [Alert::NearLimit]);
+    assert_eq!(alerts(370 << 20), [], "it still holds, and was said");
+    assert_eq!(alerts(1), []);
+    assert_eq!(alerts(370 << 20), [Alert::NearLimit]);
+}
+
+fn a_refused_allocation_is_an_alert_of_its_invocation() {
+    let monitor = quiet();
+    let refused = |invocation: InvocationReport| (invocation.refused, invocation.alerts().collect::<Vec<_>>());
+    let fail = || {
+        heap::set_limit(ByteSize::mib(50)).unwrap();
+        assert!(Vec::<u8>::new().try_reserve(60 << 20).is_err());
+        heap::clear_limit();
+    };
+    assert_eq!(refused(invoke(&monitor, fail)), (1, vec![Alert::Refused]));
+    assert_eq!(refused(invoke(&monitor, || ())), (0, vec![]));
+    assert_eq!(refused(invoke(&monitor, fail)), (1, vec![Alert::Refused]));
+}
+
+fn an_invocation_allocates_nothing_and_leaves_nothing() {
+    let monitor = quiet();
+    // The kept descriptors of `/proc`, and a window that has come round.
+    (0..300).for_each(|_| drop(invoke(&monitor, || ()).alerts()));
+    let (allocated, delta) = heap::scope(|| {
+        for _ in 0..1000 {
+            let report = monitor.start("4f1c9a1e-0000-1111-2222-333344445555").finish();
+            assert_eq!(report.growth, ByteDelta::bytes(0));
+        }
+    });
+    let () = allocated;
+    assert_eq!(delta.unwrap().allocated, ByteSize::ZERO);
+}
+
+fn request_ids_are_clean() {
+    let long = "x".repeat(1000);
+    for (given, kept) in [
+        ("4f1c9a1e-83aa_b.c:d", "4f1c9a1e-83aa_b.c:d"),
+        ("a\n\"plimsoll\" \u{1b}[31m\0é", "aplimsoll31m"),
+        ("\u{202e}", ""),
+        (long.as_str(), &long[..64]),
+    ] {
+        assert_eq!(RequestId::new(given).as_str(), kept, "{given:?}");
+    }
+    assert_eq!(RequestId::new("").to_string(), "-");
+    assert_eq!(quiet().start("a b").id().as_str(), "ab");
+}
+
+fn the_size_that_fits_follows_from_the_highest_rss() {
+    let monitor = Monitor::builder().memory_size(ByteSize::mib(1024)).report(ReportPolicy::Off).build().unwrap();
+    assert_eq!(invoke(&monitor, || ()).fits_mb(), Some(128), "no function is smaller");
+    let grown = invoke(&monitor, || drop(std::hint::black_box(vec![1u8; 200 << 20])));
+    let expected = |report: &InvocationReport| {
+        (report.highest_rss.as_u64() + (12 << 20)).saturating_mul(125).div_ceil(100).div_ceil(1 << 20)
+    };
+    assert!(grown.highest_rss >= ByteSize::mib(200), "{grown:?}");
+    assert_eq!(grown.fits_mb(), Some(expected(&grown)));
+    let after = invoke(&monitor, || ());
+    assert_eq!(after.highest_rss, grown.highest_rss, "the size must fit the largest");
+    assert!(after.to_string().ends_with("MB?"), "{after}: three invocations tell little");
+    (0..20).for_each(|_| drop(invoke(&monitor, || ()).alerts()));
+    assert!(invoke(&monitor, || ()).to_string().ends_with("MB"));
+}
+
+fn impossible_settings_are_errors_that_say_what() {
+    let rising = builder().load_lines(&[90, 70]).build().unwrap_err();
+    assert!(matches!(rising, MonitorError::LoadLines { .. }));
+    let source = std::error::Error::source(&rising).unwrap().to_string();
+    assert!(source.contains("70 %"), "{source}");
+    for hostile in [ByteSize::ZERO, ByteSize::bytes(1), ByteSize::MAX] {
+        for share in [ByteSize::ZERO, ByteSize::MAX] {
+            let monitor = builder().memory_size(hostile).environment_share(share).window(0).build().unwrap();
+            let report = invoke(&monitor, || ());
+            assert!(report.to_string().len() < 500 && monitor.snapshot().to_string().len() < 5000);
+        }
+    }
+}
+
+fn the_line_reads_as_documented() {
+    let ended = support::in_child(|| {
+        let monitor = Monitor::builder().memory_size(ByteSize::mib(128)).build().unwrap();
+        board::holder("sessions").set(ByteSize::kib(512));
+        let sessions = Block::new(600 << 10);
+        assert!(!invoke(&monitor, || drop(Block::new(40 << 20))).alerts().any(|alert| alert == Alert::NearLimit));
+        drop(monitor.start("cut\nshort"));
+        drop(sessions);
+    });
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    let lines: Vec<_> = ended.stderr.lines().collect();
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    assert!(lines[0].starts_with("plimsoll r heap 0.6 peak 40.6 of 116 MiB (34 %) "), "{}", lines[0]);
+    assert!(lines[0].contains(" +0 B | sessions 0.5 unaccounted 0.1"), "{}", lines[0]);
+    if cfg!(target_os = "linux") {
+        assert!(lines[0].ends_with(" | fits=128MB?"), "{}", lines[0]);
+    }
+    assert!(lines[1].starts_with("plimsoll cutshort heap") && lines[1].contains(" | unfinished"), "{}", lines[1]);
+}
+
+/// Which of ten invocations printed: every one a 40 MiB larger peak of 400 MiB than the one before, from the sixth on.
+fn printed(policy: ReportPolicy) -> Vec<usize> {
+    let ended = support::in_child(|| {
+        let monitor = Monitor::builder().memory_size(ByteSize::mib(1000)).environment_share(ByteSize::ZERO);
+        let monitor = monitor.report(policy).build().unwrap();
+        for number in 0..10_usize {
+            let invocation = monitor.start(&*number.to_string());
+            drop(Block::with(1 + number.saturating_sub(5) * (101 << 20), 1, true));
+            let _report = invocation.finish();
+        }
+    });
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    ended.stderr.lines().map(|line| line.split(' ').nth(1).unwrap().parse().unwrap()).collect()
+}
+
+fn the_policy_decides_which_lines_are_printed() {
+    let every = |n| ReportPolicy::Every(std::num::NonZeroU32::new(n).unwrap());
+    assert_eq!(printed(ReportPolicy::Each), (0..10).collect::<Vec<_>>());
+    assert_eq!(printed(every(4)), [0, 4, 8]);
+    assert_eq!(printed(every(1)).len(), 10);
+    assert_eq!(printed(ReportPolicy::OnChange), [0, 6, 7, 8, 9]);
+    assert_eq!(printed(ReportPolicy::Off), []);
+}
+
+fn the_variable_overrides_the_policy() {
+    let with = |value: &str| {
+        support::in_child(|| {
+            // SAFETY: the forked child has one thread.
+            unsafe { std::env::set_var("PLIMSOLL", value) };
+            match Monitor::builder().memory_size(ByteSize::mib(128)).build() {
+                Ok(monitor) => (0..4).for_each(|_| drop(invoke(&monitor, || ()).alerts())),
+                Err(error) => eprintln!("{error}: {}", std::error::Error::source(&error).unwrap()),
+            }
+        })
+        .stderr
+    };
+    assert_eq!(with("each").lines().count(), 4);
+    assert_eq!(with(" every(3) ").lines().count(), 2);
+    assert_eq!(with("off"), "");
+    for bad in ["", "every(0)", "every(-1)", "loud\n{\"forged\":1}"] {
+        let said = with(bad);
+        assert_eq!(said.lines().count(), 1, "{said}");
+        assert!(said.starts_with("the variable PLIMSOLL cannot be followed: report policy"), "{said}");
+    }
+}
+
+fn the_picture_has_the_load_line_holders_and_percentiles() {
+    let monitor = builder().memory_size(ByteSize::mib(128)).build().unwrap();
+    board::holder("atlas").set(ByteSize::mib(7));
+    (0..10).for_each(|n| drop(invoke(&monitor, || drop(Block::new(1 + n * (1 << 20)))).alerts()));
+    let snapshot = monitor.snapshot();
+    assert_eq!(snapshot.invocations, 10);
+    assert!(snapshot.peaks.p50 >= 4 << 20 && snapshot.peaks.p50 < 6 << 20, "{snapshot:?}");
+    assert!(snapshot.peaks.max >= 9 << 20 && snapshot.peaks.p95 == snapshot.peaks.max);
+    let picture = snapshot.to_string();
+    for part in ["memory against 128.0 MiB, of which 116.0 MiB", "heap now", "rss peak", "atlas: 7.0 MiB", "p50", "p99"] {
+        assert!(picture.contains(part), "{part} in\n{picture}");
+    }
+    let bars: Vec<_> = picture.lines().filter(|line| line.contains('|')).collect();
+    assert!(bars.len() == 4 && bars.iter().all(|bar| bar.find('!') == bars[0].find('!')), "{picture}");
+    board::holder("atlas").set(ByteSize::ZERO);
+}
