@@ -1,5 +1,5 @@
 //! Runs the example `lambda_handler` as users do: as a process of its own, over files, and under a Runtime API.
-
+#![cfg(feature = "lambda")]
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -8,16 +8,18 @@
     reason = "clippy knows `#[test]` functions as tests, but not their helpers"
 )]
 
-use std::collections::{HashMap, VecDeque};
+#[path = "support/runtime_api.rs"]
+mod runtime_api;
+
+use std::collections::HashMap;
 use std::fs;
-use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::{Arc, Mutex, mpsc};
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use plimsoll::ByteSize;
+use runtime_api::{Call, Function, RuntimeApi};
 use serde_json::{Value, json};
 
 /// Cargo names no variable for examples; they lie beside the folder of the test programs.
@@ -84,8 +86,8 @@ impl Run {
 
 /// The peak heap that a line of memory gives.
 fn peak(line: &str) -> ByteSize {
-    let peak = line.split_once(" peak ").and_then(|(_, rest)| rest.split_once(" rss ")).unwrap().0;
-    peak.parse().unwrap_or_else(|error| panic!("{line}: {error}"))
+    let peak = line.split_once(" peak ").and_then(|(_, rest)| rest.split_once(" of ")).unwrap().0;
+    format!("{peak} MiB").parse().unwrap_or_else(|error| panic!("{line}: {error}"))
 }
 
 fn feed(command: &mut Command, input: &[u8]) -> Output {
@@ -395,7 +397,7 @@ fn without_an_argument_it_digests_what_is_here_and_recommends_a_size() {
         let bar = stdout.lines().find(|line| line.trim_start().starts_with(name)).unwrap();
         assert!(bar.contains("|#"), "{bar}");
     }
-    assert!(stdout.contains("recommended memory size: 128 MB"), "{stdout}");
+    assert!(stdout.contains("  fits 128 MB: "), "{stdout}");
     assert!(full.stderr.is_empty(), "no bar where nobody looks: {}", text(&full.stderr));
 }
 
@@ -411,82 +413,6 @@ fn help_names_the_modes_and_an_unknown_option_is_an_error() {
     assert!(text(&unknown.stderr).contains("unknown option --verbose"));
 }
 
-/// As much of Lambda's Runtime API as a function asks for: `next` hands out the events, the rest is sent on.
-struct RuntimeApi {
-    address: String,
-    /// Path and body of each POST.
-    answers: mpsc::Receiver<(String, String)>,
-}
-
-impl RuntimeApi {
-    fn serve(events: Vec<String>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap().to_string();
-        let events = Arc::new(Mutex::new(events.into_iter().enumerate().collect::<VecDeque<_>>()));
-        let (sender, answers) = mpsc::channel();
-        std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let (events, sender) = (Arc::clone(&events), sender.clone());
-                std::thread::spawn(move || drop(Self::converse(&stream, &events, &sender)));
-            }
-        });
-        Self { address, answers }
-    }
-
-    /// Answers the requests of one connection until the function closes it.
-    fn converse(
-        mut stream: &TcpStream,
-        events: &Mutex<VecDeque<(usize, String)>>,
-        answers: &mpsc::Sender<(String, String)>,
-    ) -> io::Result<()> {
-        let mut reader = BufReader::new(stream);
-        loop {
-            let (mut request, mut length) = (String::new(), 0);
-            if reader.read_line(&mut request)? == 0 {
-                return Ok(());
-            }
-            loop {
-                let mut header = String::new();
-                reader.read_line(&mut header)?;
-                match header.trim().to_ascii_lowercase().split_once(':') {
-                    Some(("content-length", value)) => length = value.trim().parse().unwrap(),
-                    Some(_) => (),
-                    None => break,
-                }
-            }
-            let mut body = vec![0; length];
-            reader.read_exact(&mut body)?;
-            if request.starts_with("GET /2018-06-01/runtime/invocation/next ") {
-                let next = events.lock().unwrap().pop_front();
-                // With no event left it waits, as Lambda does: until the function is gone.
-                let Some((number, event)) = next else { return io::copy(&mut reader, &mut io::sink()).map(drop) };
-                write!(
-                    stream,
-                    "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
-                     Lambda-Runtime-Aws-Request-Id: request-{number}\r\n\
-                     Lambda-Runtime-Deadline-Ms: 4102444800000\r\n\
-                     Lambda-Runtime-Invoked-Function-Arn: arn:aws:lambda:eu-west-1:0:function:digest\r\n\r\n{event}",
-                    event.len()
-                )?;
-            } else {
-                let path = request.split(' ').nth(1).unwrap_or_default().to_owned();
-                drop(answers.send((path, text(&body))));
-                write!(stream, "HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n")?;
-            }
-        }
-    }
-}
-
-/// A function that would serve for ever, ended with the test.
-struct Function(Child);
-
-impl Drop for Function {
-    fn drop(&mut self) {
-        drop(self.0.kill());
-        drop(self.0.wait());
-    }
-}
-
 #[test]
 fn under_the_runtime_api_a_bad_event_is_a_function_error_and_the_next_is_served() {
     let scratch = Scratch::new("runtime");
@@ -497,18 +423,17 @@ fn under_the_runtime_api_a_bad_event_is_a_function_error_and_the_next_is_served(
     let large = s3_event("b", "many.txt").to_string();
     let api = RuntimeApi::serve(vec![large, r#"{"nothing": true}"#.to_owned(), missing, good]);
     let mut command = example();
-    let command = command
-        .env("AWS_LAMBDA_RUNTIME_API", &api.address)
-        .env("AWS_LAMBDA_FUNCTION_NAME", "digest")
-        .env("AWS_LAMBDA_FUNCTION_VERSION", "1")
-        .env("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "128")
-        .env("PLIMSOLL_BUCKETS", &scratch.0);
+    let command = api.environment(&mut command, 128).env("PLIMSOLL_BUCKETS", &scratch.0);
     let mut function = Function(command.stderr(Stdio::piped()).spawn().unwrap());
 
     let mut answer = |number: usize, kind: &str| -> Value {
-        let (path, body) = api.answers.recv_timeout(Duration::from_mins(1)).unwrap_or_else(|error| {
-            panic!("no answer to event {number}: {error}; the function: {:?}", function.0.try_wait())
-        });
+        let mut call = || {
+            api.calls.recv_timeout(Duration::from_mins(1)).unwrap_or_else(|error| {
+                panic!("no answer to event {number}: {error}; the function: {:?}", function.0.try_wait())
+            })
+        };
+        assert_eq!(call(), Call::Started(format!("request-{number}")));
+        let Call::Posted { path, body } = call() else { panic!("a second event before the first was answered") };
         assert_eq!(path, format!("/2018-06-01/runtime/invocation/request-{number}/{kind}"), "{body}");
         serde_json::from_str(&body).unwrap()
     };
@@ -521,7 +446,7 @@ fn under_the_runtime_api_a_bad_event_is_a_function_error_and_the_next_is_served(
     let said: Vec<String> = said.map(Result::unwrap).collect();
     for (number, line) in said.iter().enumerate() {
         assert!(line.starts_with(&format!("plimsoll request-{number} heap ")), "{line}");
-        assert!(line.contains(" of 128.0 MiB "), "{line}");
+        assert!(line.contains(" of 116 MiB ("), "{line}");
     }
     assert!(peak(&said[0]) > ByteSize::mib(1), "{}", said[0]);
     assert!(peak(&said[3]) < ByteSize::kib(512), "a peak belongs to its own invocation: {}", said[3]);

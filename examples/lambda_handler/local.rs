@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use lambda_runtime::Diagnostic;
-use plimsoll::ByteSize;
+use plimsoll::monitor::{MonitorError, ReportPolicy};
+use plimsoll::{ByteSize, EnvError, LambdaEnv, Monitor, heap, os};
 use serde_json::json;
 
 use crate::digest::{Digest, WordCounts};
 use crate::event::{Buckets, HandlerError};
-use crate::report::{self, Meter};
 use crate::{TOP, handle};
 
 /// Longest event, in bytes: Lambda's own bound for a synchronous one.
@@ -25,12 +25,31 @@ const EXTENSIONS: [&str; 5] = ["rs", "md", "toml", "txt", "json"];
 /// Errors shown in full after a run; all are counted.
 const ERRORS_SHOWN: usize = 5;
 
+/// What a function has where nothing is configured: memory is drawn against it off Lambda.
+const SMALLEST_FUNCTION: ByteSize = ByteSize::mib(128);
+
+/// A monitor for a function's memory size: Lambda's variable if it is set, else the smallest there is.
+///
+/// # Errors
+///
+/// If a variable is set and does not read.
+pub(crate) fn monitor(policy: ReportPolicy) -> Result<Monitor, MonitorError> {
+    let builder = Monitor::builder().report(policy);
+    let builder = match LambdaEnv::from_env() {
+        Err(EnvError::Missing { .. }) => builder.memory_size(SMALLEST_FUNCTION),
+        _ => builder,
+    };
+    let monitor = builder.build()?;
+    monitor.install()?;
+    Ok(monitor)
+}
+
 /// Answers one event per line of `input`, each by one line on `out`, and says to standard error what each took.
 ///
 /// # Errors
 ///
 /// If `input` or `out` fails. An event that fails is answered as Lambda would, and the next one is served.
-pub(crate) fn events(mut input: impl BufRead, meter: &Meter, out: &mut impl Write) -> io::Result<()> {
+pub(crate) fn events(mut input: impl BufRead, monitor: &Monitor, out: &mut impl Write) -> io::Result<()> {
     let buckets = Buckets::from_env();
     let mut line = Vec::new();
     let mut number = 0_u64;
@@ -39,12 +58,12 @@ pub(crate) fn events(mut input: impl BufRead, meter: &Meter, out: &mut impl Writ
             continue;
         }
         number += 1;
-        meter.start();
+        let invocation = monitor.start(&*format!("event-{number}"));
         match answer(&line, fits, &buckets) {
             Ok(answer) => writeln!(out, "{answer}")?,
             Err(error) => writeln!(out, "{}", json!(Diagnostic::from(error)))?,
         }
-        meter.say(&format!("event {number}"));
+        let _printed = invocation.finish();
     }
     Ok(())
 }
@@ -76,19 +95,21 @@ fn next_line(input: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<Option<
 /// # Errors
 ///
 /// If `out` fails. Files that cannot be read are counted and shown.
-pub(crate) fn sources(meter: &Meter, out: &mut impl Write) -> io::Result<()> {
+pub(crate) fn sources(monitor: &Monitor, out: &mut impl Write) -> io::Result<()> {
     let found = Sources::find();
     let bar = progress_bar(found.bytes);
     let watch = Stopwatch::start();
     let mut totals = Totals::default();
     for (path, size) in &found.files {
         let event = json!({ "path": path.to_string_lossy() });
+        let invocation = monitor.start("source");
         if let Err(error) = handle(&event, &Buckets::default(), |digest| totals.add(digest)) {
             totals.failed(&error);
         }
+        let _kept_for_the_picture = invocation.finish();
         bar.inc(*size);
         if totals.files.is_multiple_of(64) {
-            bar.set_message(report::brief());
+            bar.set_message(brief());
         }
     }
     let taken = watch.read();
@@ -98,8 +119,14 @@ pub(crate) fn sources(meter: &Meter, out: &mut impl Write) -> io::Result<()> {
     }
     totals.write(taken, out)?;
     writeln!(out)?;
-    meter.draw(out)?;
+    write!(out, "{}", monitor.snapshot())?;
     out.flush()
+}
+
+/// For the progress bar: what the process takes just now.
+fn brief() -> String {
+    let heap = heap::stats().map_or(ByteSize::ZERO, |stats| stats.live);
+    os::rss().map_or_else(|_| format!("heap {heap}"), |rss| format!("heap {heap} rss {}", rss.total))
 }
 
 /// A bar on a terminal, nothing elsewhere.

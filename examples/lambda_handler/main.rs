@@ -4,27 +4,27 @@
 //! no argument at all, over the sources on this machine, and ends with a picture of the memory and a size to configure.
 //!
 //! ```text
-//! cargo run --release --example lambda_handler
-//! echo '{"path": "README.md"}' | cargo run --release --example lambda_handler -- -
+//! cargo run --release --features lambda --example lambda_handler
+//! echo '{"path": "README.md"}' | cargo run --release --features lambda --example lambda_handler -- -
 //! ```
 
 mod digest;
 mod event;
 mod local;
-mod report;
 
 use std::fs::File;
 use std::io::{self, BufReader, Write};
 use std::process::ExitCode;
 
-use lambda_runtime::{Error, LambdaEvent, service_fn};
-use plimsoll::TrackingAllocator;
+use lambda_runtime::{Error, LambdaEvent, Runtime, service_fn, spawn_graceful_shutdown_handler};
+use plimsoll::integration::lambda;
+use plimsoll::monitor::ReportPolicy;
+use plimsoll::{Monitor, ReportLayer, TrackingAllocator};
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::digest::Digest;
 use crate::event::{Buckets, HandlerError, Object};
-use crate::report::Meter;
 
 #[global_allocator]
 static GLOBAL: TrackingAllocator = TrackingAllocator::new();
@@ -103,16 +103,12 @@ fn handle(event: &Value, buckets: &Buckets, mut seen: impl FnMut(&Digest)) -> Re
 
 /// Serves the Lambda runtime until it ends the process.
 async fn serve() -> Result<(), Error> {
-    let (buckets, meter) = (Buckets::from_env(), Meter::new());
-    let (buckets, meter) = (&buckets, &meter);
-    lambda_runtime::run(service_fn(move |event: LambdaEvent<Value>| async move {
-        meter.start();
-        // It blocks, and may: an environment has one invocation at a time, so nothing else waits for this thread.
-        let answer = handle(&event.payload, buckets, |_| ());
-        meter.say(&event.context.request_id);
-        answer
-    }))
-    .await
+    let monitor = Monitor::from_env()?;
+    let buckets = &Buckets::from_env();
+    spawn_graceful_shutdown_handler(lambda::final_picture(&monitor)).await;
+    // It blocks, and may: an environment has one invocation at a time, so nothing else waits for this thread.
+    let handler = service_fn(|event: LambdaEvent<Value>| async move { handle(&event.payload, buckets, |_| ()) });
+    Runtime::new(handler).layer(ReportLayer::new(&monitor)).run().await
 }
 
 fn run() -> Result<(), Error> {
@@ -125,14 +121,14 @@ fn run() -> Result<(), Error> {
     if arguments.next().is_some() {
         return Err("one argument at most; see --help".into());
     }
-    let Some(first) = first else { return Ok(local::sources(&Meter::new(), &mut out)?) };
+    let Some(first) = first else { return Ok(local::sources(&local::monitor(ReportPolicy::Off)?, &mut out)?) };
     match first.to_str() {
         Some("-h" | "--help") => out.write_all(HELP.as_bytes())?,
-        Some("-") => local::events(io::stdin().lock(), &Meter::new(), &mut out)?,
+        Some("-") => local::events(io::stdin().lock(), &local::monitor(ReportPolicy::Each)?, &mut out)?,
         Some(option) if option.starts_with('-') => return Err(format!("unknown option {option}; see --help").into()),
         _ => {
             let file = File::open(&first).map_err(|error| format!("{}: {error}", first.display()))?;
-            local::events(BufReader::new(file), &Meter::new(), &mut out)?;
+            local::events(BufReader::new(file), &local::monitor(ReportPolicy::Each)?, &mut out)?;
         }
     }
     Ok(out.flush()?)

@@ -11,8 +11,8 @@ use crate::size::ByteSize;
 
 use super::invocation::State;
 use super::policy::{POLICY_VARIABLE, ParsePolicyError, ReportPolicy};
-use super::window::Window;
 use super::report::InvocationReport;
+use super::window::Window;
 use super::{Hook, Monitor, Observer, Shared, detect};
 
 /// A monitor that cannot be built or installed.

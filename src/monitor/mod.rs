@@ -135,7 +135,7 @@ impl fmt::Debug for Monitor {
 impl Shared {
     /// Calls the hooks, and trims if asked to.
     fn run_hooks(&self) {
-        self.hooks.iter().for_each(|hook| unless_it_panics(hook));
+        self.hooks.iter().for_each(unless_it_panics);
         if self.trim {
             let _nothing_to_do = os::trim();
         }

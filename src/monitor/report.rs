@@ -76,9 +76,7 @@ impl InvocationReport {
 
     /// The memory size that fits all invocations so far, in MB: (highest rss + environment share) x 1.25, at least 128.
     pub fn fits_mb(&self) -> Option<u64> {
-        let share = self.lines.memory_size().saturating_sub(self.lines.capacity());
-        let needed = self.highest_rss.saturating_add(share).percent(125);
-        (self.highest_rss > ByteSize::ZERO).then(|| needed.as_u64().div_ceil(1 << 20).max(SMALLEST_MB))
+        fits_mb(self.highest_rss, &self.lines)
     }
 
     /// What this invocation is the first to show, until it clears.
@@ -120,6 +118,13 @@ impl InvocationReport {
         let used = line.len() - left;
         os::write_stderr(line.get(..used).unwrap_or_default());
     }
+}
+
+/// The memory size in MB that leaves a fifth of itself free beside the highest rss and the environment's share.
+pub(super) fn fits_mb(highest_rss: ByteSize, lines: &LoadLines) -> Option<u64> {
+    let share = lines.memory_size().saturating_sub(lines.capacity());
+    let needed = highest_rss.saturating_add(share).percent(125);
+    (highest_rss > ByteSize::ZERO).then(|| needed.as_u64().div_ceil(1 << 20).max(SMALLEST_MB))
 }
 
 /// MiB with one decimal, without the unit: the line names it once.

@@ -7,8 +7,8 @@ use crate::heap::{self, HeapPeak, LoadLines};
 use crate::os;
 use crate::size::ByteSize;
 
-use super::Shared;
 use super::window::Percentiles;
+use super::{Shared, report};
 
 /// Columns of a bar.
 const WIDTH: u64 = 50;
@@ -23,7 +23,7 @@ pub struct Snapshot {
     pub peak: HeapPeak,
     /// Resident set size.
     pub rss: Option<ByteSize>,
-    /// The highest resident set size of any invocation so far.
+    /// The highest resident set size seen so far.
     pub highest_rss: ByteSize,
     /// The load lines.
     pub lines: LoadLines,
@@ -40,18 +40,24 @@ pub struct Snapshot {
 impl Snapshot {
     pub(super) fn take(shared: &Shared) -> Self {
         let books = heap::stats().ok();
+        let rss = os::rss().ok().map(|rss| rss.total);
         let mut state = shared.state();
         Self {
             live: books.map_or(ByteSize::ZERO, |books| books.live),
             peak: books.map_or(HeapPeak::ZERO, |books| books.peak),
-            rss: os::rss().ok().map(|rss| rss.total),
-            highest_rss: ByteSize::bytes(state.highest_rss),
+            rss,
+            highest_rss: os::peak_rss().ok().max(rss).unwrap_or_default().max(ByteSize::bytes(state.highest_rss)),
             lines: shared.lines,
             holders: board::holders().collect(),
             invocations: state.window.count(),
             peaks: state.window.percentiles(|sample| sample.peak),
             micros: state.window.percentiles(|sample| sample.micros),
         }
+    }
+
+    /// The memory size that fits all so far, in MB, as in [`InvocationReport::fits_mb`](super::InvocationReport::fits_mb).
+    pub fn fits_mb(&self) -> Option<u64> {
+        report::fits_mb(self.highest_rss, &self.lines)
     }
 
     /// Writes the picture to standard error with one system call. Makes one string of it.
@@ -98,6 +104,11 @@ impl fmt::Display for Snapshot {
         write!(f, "  {} invocations: peak heap p50 {} p95 {}", self.invocations, size(p50), size(p95))?;
         writeln!(f, " p99 {} max {}", size(p99), size(max))?;
         let Percentiles { p50, p95, p99, max } = self.micros;
-        writeln!(f, "  duration us p50 {p50} p95 {p95} p99 {p99} max {max}")
+        writeln!(f, "  duration us p50 {p50} p95 {p95} p99 {p99} max {max}")?;
+        if let Some(fits) = self.fits_mb() {
+            let share = self.lines.memory_size().saturating_sub(self.lines.capacity());
+            writeln!(f, "  fits {fits} MB: rss peak and {share} for the environment, a quarter on top, 128 at least")?;
+        }
+        Ok(())
     }
 }
