@@ -56,7 +56,7 @@ impl RuntimeApi {
 }
 
 /// Answers the requests of one connection until the function closes it.
-fn converse(mut stream: &TcpStream, events: &Events, calls: &mpsc::Sender<Call>) -> io::Result<()> {
+fn converse(stream: &TcpStream, events: &Events, calls: &mpsc::Sender<Call>) -> io::Result<()> {
     let mut reader = BufReader::new(stream);
     loop {
         let (mut request, mut length) = (String::new(), 0);
@@ -79,25 +79,28 @@ fn converse(mut stream: &TcpStream, events: &Events, calls: &mpsc::Sender<Call>)
             let next = events.lock().unwrap().next();
             let Some((number, event)) = next else { return wait(&mut reader) };
             drop(calls.send(Call::Started(format!("request-{number}"))));
-            write!(
-                stream,
-                "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
-                 Lambda-Runtime-Aws-Request-Id: request-{number}\r\n\
+            let headers = format!(
+                "Content-Type: application/json\r\nLambda-Runtime-Aws-Request-Id: request-{number}\r\n\
                  Lambda-Runtime-Deadline-Ms: 4102444800000\r\n\
-                 Lambda-Runtime-Invoked-Function-Arn: arn:aws:lambda:eu-west-1:0:function:function\r\n\r\n{event}",
-                event.len()
-            )?;
+                 Lambda-Runtime-Invoked-Function-Arn: arn:aws:lambda:eu-west-1:0:function:function\r\n"
+            );
+            answer(stream, "200 OK", &headers, &event)?;
         } else if path.ends_with("/extension/register") {
             let body = r#"{"functionName":"function","functionVersion":"1","handler":"bootstrap"}"#;
-            write!(stream, "HTTP/1.1 200 OK\r\nLambda-Extension-Identifier: 1\r\n")?;
-            write!(stream, "Content-Length: {}\r\n\r\n{body}", body.len())?;
+            answer(stream, "200 OK", "Lambda-Extension-Identifier: 1\r\n", body)?;
         } else if path.ends_with("/extension/event/next") {
             return wait(&mut reader);
         } else {
             drop(calls.send(Call::Posted { path, body: String::from_utf8(body).unwrap() }));
-            write!(stream, "HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n")?;
+            answer(stream, "202 Accepted", "", "")?;
         }
     }
+}
+
+/// In one write: a second one would wait for the acknowledgement of the first.
+fn answer(mut stream: &TcpStream, status: &str, headers: &str, body: &str) -> io::Result<()> {
+    let length = body.len();
+    stream.write_all(format!("HTTP/1.1 {status}\r\n{headers}Content-Length: {length}\r\n\r\n{body}").as_bytes())
 }
 
 fn wait(reader: &mut impl Read) -> io::Result<()> {
