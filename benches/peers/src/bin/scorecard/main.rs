@@ -4,6 +4,7 @@
 //! of JSON for every figure to `target/scorecard.jsonl` of the library. An area is a module with one function.
 
 mod heap;
+mod monitor;
 mod programs;
 mod row;
 
@@ -26,8 +27,10 @@ struct Area {
     measure: fn(Options) -> Result<Card, Box<dyn Error>>,
 }
 
-const AREAS: [Area; 1] =
-    [Area { name: "heap", about: "tracking allocators: cost and accuracy", measure: heap::measure }];
+const AREAS: [Area; 2] = [
+    Area { name: "heap", about: "tracking allocators: cost and accuracy", measure: heap::measure },
+    Area { name: "monitor", about: "a report per invocation: time, start and size", measure: monitor::measure },
+];
 
 fn main() -> ExitCode {
     let mut options = Options { quick: false };

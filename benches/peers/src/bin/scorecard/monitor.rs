@@ -1,0 +1,84 @@
+//! Area `monitor`: what a report costs an invocation, and what hooking in costs a function's start and its size.
+//!
+//! The two hello functions differ in the hook-in alone; both are built as they would be shipped, stripped.
+
+use std::error::Error;
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use serde_json::Value;
+
+use crate::Options;
+use crate::programs::{ask, build};
+use crate::row::{Card, Row};
+
+pub(crate) fn measure(options: Options) -> Result<Card, Box<dyn Error>> {
+    let mut card = Card::default();
+    let worker = built("release", "monitor_invocations")?;
+    let invocations = if options.quick { 20_000 } else { 100_000 };
+    let answer = ask(&worker, &[&invocations.to_string()])?;
+    for (metric, key, unit, goal) in [
+        ("monitor.invocation.us", "invocation_us", "us", 20.0),
+        ("monitor.clean.live_growth_bytes", "live_growth_bytes", "bytes", 0.0),
+    ] {
+        let ours = answer.get(key).and_then(Value::as_f64).ok_or("the worker left out a figure")?;
+        card.rows.push(Row { metric, unit, ours, goal, best_peer: None });
+    }
+
+    let (plain, ours) = (built("shipped", "hello_plain")?, built("shipped", "hello_plimsoll")?);
+    let rounds = if options.quick { 21 } else { 101 };
+    // In pairs, so that a slow moment of the host meets both.
+    let mut added = Vec::with_capacity(rounds);
+    let mut starts = Vec::with_capacity(rounds);
+    for _ in 0..rounds {
+        let (without, with) = (start_ms(&plain)?, start_ms(&ours)?);
+        added.push(with - without);
+        starts.push(without);
+    }
+    let kib = |path: &Path| Ok::<_, std::io::Error>(path.metadata()?.len() as f64 / 1024.0);
+    for (metric, unit, ours, goal) in [
+        ("monitor.cold_start.ms", "ms added", median(&mut added), 1.0),
+        ("monitor.binary.kib", "KiB added", kib(&ours)? - kib(&plain)?, 250.0),
+    ] {
+        card.rows.push(Row { metric, unit, ours, goal, best_peer: None });
+    }
+    let size = kib(&plain)?;
+    card.notes
+        .push(format!("hello without: {:.2} ms to its first `next`, {size:.0} KiB stripped", median(&mut starts)));
+    Ok(card)
+}
+
+fn built(profile: &str, name: &str) -> Result<PathBuf, Box<dyn Error>> {
+    build(profile, &[name])?.remove(name).ok_or_else(|| format!("{name} was not built").into())
+}
+
+/// Milliseconds from the start of the process to its first request for an event: the init phase, as Lambda sees it.
+fn start_ms(program: &Path) -> Result<f64, Box<dyn Error>> {
+    let api = TcpListener::bind("127.0.0.1:0")?;
+    let mut command = Command::new(program);
+    command
+        .env("AWS_LAMBDA_RUNTIME_API", api.local_addr()?.to_string())
+        .env("AWS_LAMBDA_FUNCTION_NAME", "hello")
+        .env("AWS_LAMBDA_FUNCTION_VERSION", "1")
+        .env("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "128")
+        .stderr(Stdio::null());
+    let started = Instant::now();
+    let mut function = command.spawn()?;
+    let mut request = String::new();
+    BufReader::new(api.accept()?.0).read_line(&mut request)?;
+    let taken = started.elapsed();
+    function.kill()?;
+    function.wait()?;
+    if !request.starts_with("GET /2018-06-01/runtime/invocation/next") {
+        return Err(format!("the function asked for {request:?} first").into());
+    }
+    Ok(taken.as_secs_f64() * 1e3)
+}
+
+fn median(figures: &mut [f64]) -> f64 {
+    figures.sort_by(f64::total_cmp);
+    figures.get(figures.len() / 2).copied().unwrap_or(f64::NAN)
+}
