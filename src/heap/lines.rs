@@ -158,13 +158,18 @@ pub fn set_load_lines(lines: &LoadLines) {
     }
     MEMORY_SIZE.store(lines.memory_size.as_usize(), SeqCst);
     CROSSED.store(0, SeqCst);
-    look();
+    look(rss());
 }
 
-/// Looks at the load now, as an invocation's start and end do: flags rise and fall. Costs one reading of the rss.
-pub(crate) fn look() {
+/// The rss, or zero where it cannot be read: then the heap alone decides.
+fn rss() -> ByteSize {
+    os::rss().map_or(ByteSize::ZERO, |rss| rss.total)
+}
+
+/// Looks at the load now, as an invocation's end does with the `rss` it has read: flags rise and fall.
+pub(crate) fn look(rss: ByteSize) {
     if LINES.first().is_some_and(|line| line.load(SeqCst) != usize::MAX) {
-        test(LEDGER.line(), 0);
+        weigh(LEDGER.line(), 0, rss.as_usize());
     }
 }
 
@@ -192,7 +197,11 @@ pub(super) fn fell(line: usize) {
 
 #[cold]
 fn test(line: usize, request: usize) {
-    let rss = os::rss().map_or(0, |rss| rss.total.as_usize());
+    weigh(line, request, rss().as_usize());
+}
+
+/// Holds the load against the load lines.
+fn weigh(line: usize, request: usize, rss: usize) {
     let load = line.max(rss.saturating_add(request));
     let mut room = LOOK_AGAIN;
     let mut any = false;

@@ -91,7 +91,6 @@ impl Invocation {
         // Under the lock, as only one may set it at a time. With several in flight the alarm names the latest.
         heap::set_context(id.as_str());
         drop(state);
-        heap::look_at_load();
         let live_before = heap::stats().map_or(ByteSize::ZERO, |stats| stats.live);
         Self { shared, id, started: Stopwatch::start(), live_before, overlaps, shared_start, reported: false }
     }
@@ -123,8 +122,8 @@ impl Invocation {
 
     /// Builds the report and tells whether it is to be printed.
     fn conclude(&self, outcome: Outcome, micros: u64, peak_rss: Option<ByteSize>) -> (InvocationReport, bool) {
-        heap::look_at_load();
         let rss = os::rss().ok().map(|rss| rss.total);
+        heap::look_at_load(rss.unwrap_or_default());
         let (holders, held) = board::largest::<3>();
         let Ok(books) = heap::stats() else {
             return (InvocationReport::unknown(self.id, outcome, self.shared.lines, micros), true);

@@ -129,7 +129,11 @@ pub(super) fn fits_mb(highest_rss: ByteSize, lines: &LoadLines) -> Option<u64> {
 
 /// MiB with one decimal, without the unit: the line names it once.
 fn mib(size: ByteSize) -> impl fmt::Display {
-    fmt::from_fn(move |f| write!(f, "{:.1}", size.as_mib_f64()))
+    fmt::from_fn(move |f| {
+        // Whole tenths, rounded: printing floats would add their tables to every function.
+        let tenths = size.saturating_mul(10).saturating_add(ByteSize::kib(512)).as_u64() >> 20;
+        write!(f, "{}.{}", tenths / 10, tenths % 10)
+    })
 }
 
 impl fmt::Display for InvocationReport {
