@@ -1,5 +1,5 @@
 //! What a report costs: `cargo bench --bench monitor`.
-#![expect(missing_docs, clippy::expect_used, reason = "criterion's macros, and a bench that cannot start")]
+#![expect(clippy::expect_used, reason = "a bench that cannot start")]
 
 use std::hint::black_box;
 

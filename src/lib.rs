@@ -60,6 +60,6 @@ pub use size::{ByteDelta, ByteSize, ParseByteSizeError};
 pub use weigh::HeapSize;
 
 /// The README's examples, compiled as tests.
-#[cfg(doctest)]
+#[cfg(all(doctest, feature = "lambda"))]
 #[doc = include_str!("../README.md")]
 pub struct Readme;
