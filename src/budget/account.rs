@@ -1,0 +1,147 @@
+//! A named share of a budget: the unit of the report.
+
+use std::fmt;
+use std::sync::{Arc, Weak};
+
+use crate::board::{self, Holder};
+use crate::size::ByteSize;
+
+use super::books::Slot;
+use super::{BudgetExceeded, Core, MemoryBudget, OTHER, Rank, Reclaim, Reservation};
+
+/// Reserves from a budget under a name.
+///
+/// A clone is the same account. An account outlives the handle of its [`MemoryBudget`], and the budget works on.
+#[derive(Clone)]
+pub struct Account {
+    core: Arc<Core>,
+    /// Its place in the books.
+    index: usize,
+    /// Where what it holds is published.
+    holder: Holder,
+}
+
+impl Account {
+    pub(super) fn open(core: Arc<Core>, name: &'static str) -> Self {
+        let index = core.index_of(name);
+        let holder = board::holder(core.entry(index).name.get().copied().unwrap_or(OTHER));
+        Self { core, index, holder }
+    }
+
+    /// Reserves `size`, asking others to give memory back if it is not free.
+    ///
+    /// Zero bytes are always granted, also by a budget that is overdrawn. A reservation may be kept for as long as one
+    /// likes, and goes to any thread.
+    ///
+    /// Costs four atomic additions if the bytes are free. Else reclaimers run on this thread; see the
+    /// [module](super). Call it without holding a lock that a reclaimer or a value it drops may want.
+    ///
+    /// # Errors
+    ///
+    /// [`BudgetExceeded`], with the report. Sizes beyond the room, up to [`ByteSize::MAX`], are refused without asking
+    /// anybody.
+    pub fn try_reserve(&self, size: ByteSize) -> Result<Reservation, BudgetExceeded> {
+        self.take(size)?;
+        Ok(Reservation::new(self.clone(), size))
+    }
+
+    /// Reserves `size` if it is free, asking nobody: lock-free, and without a report where it is not.
+    ///
+    /// For code that holds a lock, and for a cache that evicts its own entries before it asks others.
+    pub fn reserve_if_free(&self, size: ByteSize) -> Option<Reservation> {
+        self.take_if_free(size).then(|| Reservation::new(self.clone(), size))
+    }
+
+    /// Enters `size` that is there already, such as a load whose cost was not known: it may overdraw the budget.
+    ///
+    /// Overdrawing raises the pressure, and nothing further is granted until the sum is back below the room;
+    /// [`relieve`](Self::relieve) asks others for that. Entered are at most as many bytes as keep the budget's sum
+    /// within `i64::MAX`; [`Reservation::size`] tells how many.
+    pub fn book(&self, size: ByteSize) -> Reservation {
+        let booked = self.enter(size);
+        Reservation::new(self.clone(), booked)
+    }
+
+    /// Asks others for memory back until the budget is no longer overdrawn, as [`MemoryBudget::relieve`], sparing this
+    /// account and those ranked above it.
+    pub fn relieve(&self) -> bool {
+        self.core.relieve(Some(self.index))
+    }
+
+    /// Names whom to ask when others need memory. It is asked while it lives; an earlier one is forgotten.
+    ///
+    /// On the account `other`, which is shared, it is set beside the earlier ones.
+    pub fn set_reclaimer<R: Reclaim + 'static>(&self, rank: Rank, reclaimer: Weak<R>) {
+        self.core.reclaimers.set(self.index, rank, reclaimer);
+    }
+
+    /// Tells the name: the one asked for, or `other`.
+    pub fn name(&self) -> &'static str {
+        self.core.entry(self.index).name.get().copied().unwrap_or(OTHER)
+    }
+
+    /// Tells how much the account holds.
+    pub fn held(&self) -> ByteSize {
+        ByteSize::bytes(self.slot().held())
+    }
+
+    /// Tells the most it ever held.
+    pub fn peak(&self) -> ByteSize {
+        ByteSize::bytes(self.slot().peak())
+    }
+
+    /// Gives the budget it belongs to.
+    pub fn budget(&self) -> MemoryBudget {
+        MemoryBudget { core: Arc::clone(&self.core) }
+    }
+
+    fn slot(&self) -> &Slot {
+        &self.core.entry(self.index).slot
+    }
+
+    #[inline]
+    pub(super) fn take_if_free(&self, size: ByteSize) -> bool {
+        let free = self.core.line.take(self.slot(), size.as_u64());
+        if free {
+            self.holder.add(size);
+        }
+        free
+    }
+
+    #[inline]
+    pub(super) fn take(&self, size: ByteSize) -> Result<(), BudgetExceeded> {
+        if !self.take_if_free(size) {
+            self.core.take_reclaimed(self.index, size.as_u64())?;
+            self.holder.add(size);
+        }
+        Ok(())
+    }
+
+    /// Enters bytes that are there already, and tells how many were entered.
+    pub(super) fn enter(&self, size: ByteSize) -> ByteSize {
+        let booked = ByteSize::bytes(self.core.line.book(self.slot(), size.as_u64()));
+        self.holder.add(booked);
+        booked
+    }
+
+    #[inline]
+    pub(super) fn give(&self, size: ByteSize) {
+        self.holder.sub(size);
+        self.core.line.give(self.slot(), size.as_u64());
+    }
+
+    /// Whether both are the same account of the same budget.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.core, &other.core) && self.index == other.index
+    }
+}
+
+impl fmt::Debug for Account {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Account")
+            .field("name", &self.name())
+            .field("held", &self.held())
+            .field("peak", &self.peak())
+            .finish_non_exhaustive()
+    }
+}
