@@ -41,6 +41,8 @@ pub mod board;
 pub mod budget;
 pub mod clock;
 pub mod env;
+#[cfg_attr(not(test), expect(dead_code, unused_imports, reason = "caches and lazy resources will load through it"))]
+mod flight;
 pub mod heap;
 pub mod monitor;
 pub mod os;

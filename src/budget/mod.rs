@@ -47,9 +47,8 @@ mod reservation;
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
-use parking_lot::Mutex;
-
 use crate::size::ByteSize;
+use crate::sync::Mutex;
 
 pub use account::Account;
 pub use baseline::Baseline;

@@ -4,9 +4,8 @@ use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak};
 
-use parking_lot::Mutex;
-
 use crate::size::ByteSize;
+use crate::sync::Mutex;
 
 use super::{ACCOUNTS, Pressure};
 
