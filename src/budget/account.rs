@@ -3,11 +3,11 @@
 use std::fmt;
 use std::sync::{Arc, Weak};
 
-use crate::board::{self, Holder};
+use crate::board::Meter;
 use crate::size::ByteSize;
 
 use super::books::Slot;
-use super::{BudgetExceeded, Core, MemoryBudget, OTHER, Rank, Reclaim, Reservation};
+use super::{BudgetExceeded, Core, MemoryBudget, Rank, Reclaim, Reservation};
 
 /// Reserves from a budget under a name.
 ///
@@ -17,15 +17,12 @@ pub struct Account {
     core: Arc<Core>,
     /// Its place in the books.
     index: usize,
-    /// Where what it holds is published.
-    holder: Holder,
 }
 
 impl Account {
     pub(super) fn open(core: Arc<Core>, name: &'static str) -> Self {
         let index = core.index_of(name);
-        let holder = board::holder(core.entry(index).name.get().copied().unwrap_or(OTHER));
-        Self { core, index, holder }
+        Self { core, index }
     }
 
     /// Reserves `size`, asking others to give memory back if it is not free.
@@ -33,13 +30,14 @@ impl Account {
     /// Zero bytes are always granted, also by a budget that is overdrawn. A reservation may be kept for as long as one
     /// likes, and goes to any thread.
     ///
-    /// Costs four atomic additions if the bytes are free. Else reclaimers run on this thread; see the
+    /// Costs three atomic additions if the bytes are free. Else reclaimers run on this thread; see the
     /// [module](super). Call it without holding a lock that a reclaimer or a value it drops may want.
     ///
     /// # Errors
     ///
     /// [`BudgetExceeded`], with the report. Sizes beyond the room, up to [`ByteSize::MAX`], are refused without asking
     /// anybody.
+    #[inline]
     pub fn try_reserve(&self, size: ByteSize) -> Result<Reservation, BudgetExceeded> {
         self.take(size)?;
         Ok(Reservation::new(self.clone(), size))
@@ -48,6 +46,7 @@ impl Account {
     /// Reserves `size` if it is free, asking nobody: lock-free, and without a report where it is not.
     ///
     /// For code that holds a lock, and for a cache that evicts its own entries before it asks others.
+    #[inline]
     pub fn reserve_if_free(&self, size: ByteSize) -> Option<Reservation> {
         self.take_if_free(size).then(|| Reservation::new(self.clone(), size))
     }
@@ -77,7 +76,7 @@ impl Account {
 
     /// Tells the name: the one asked for, or `other`.
     pub fn name(&self) -> &'static str {
-        self.core.entry(self.index).name.get().copied().unwrap_or(OTHER)
+        self.core.entry(self.index).name
     }
 
     /// Tells how much the account holds.
@@ -95,38 +94,28 @@ impl Account {
         MemoryBudget { core: Arc::clone(&self.core) }
     }
 
-    fn slot(&self) -> &Slot {
+    #[inline]
+    fn slot(&self) -> &Slot<Meter> {
         &self.core.entry(self.index).slot
     }
 
     #[inline]
     pub(super) fn take_if_free(&self, size: ByteSize) -> bool {
-        let free = self.core.line.take(self.slot(), size.as_u64());
-        if free {
-            self.holder.add(size);
-        }
-        free
+        self.core.line.take(self.slot(), size.as_u64())
     }
 
     #[inline]
     pub(super) fn take(&self, size: ByteSize) -> Result<(), BudgetExceeded> {
-        if !self.take_if_free(size) {
-            self.core.take_reclaimed(self.index, size.as_u64())?;
-            self.holder.add(size);
-        }
-        Ok(())
+        if self.take_if_free(size) { Ok(()) } else { self.core.take_reclaimed(self.index, size.as_u64()) }
     }
 
     /// Enters bytes that are there already, and tells how many were entered.
     pub(super) fn enter(&self, size: ByteSize) -> ByteSize {
-        let booked = ByteSize::bytes(self.core.line.book(self.slot(), size.as_u64()));
-        self.holder.add(booked);
-        booked
+        ByteSize::bytes(self.core.line.book(self.slot(), size.as_u64()))
     }
 
     #[inline]
     pub(super) fn give(&self, size: ByteSize) {
-        self.holder.sub(size);
         self.core.line.give(self.slot(), size.as_u64());
     }
 

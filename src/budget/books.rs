@@ -11,6 +11,8 @@
 //!
 //! Nothing here blocks, allocates or panics, and `tests/loom` runs this very file under loom.
 
+use std::ops::Deref;
+
 use crate::sync::{
     AtomicU64,
     Ordering::{Acquire, Relaxed, Release},
@@ -35,7 +37,7 @@ impl Line {
 
     /// Reserves `n` bytes under `slot` if they fit the room; on `false` nothing has changed. Zero bytes always fit.
     #[inline]
-    pub(crate) fn take(&self, slot: &Slot, n: u64) -> bool {
+    pub(crate) fn take(&self, slot: &Slot<impl Deref<Target = AtomicU64>>, n: u64) -> bool {
         if n == 0 {
             return true;
         }
@@ -54,7 +56,7 @@ impl Line {
     }
 
     /// Enters `n` bytes that are there already, past the room if need be; tells how many, fewer only at [`MOST`].
-    pub(crate) fn book(&self, slot: &Slot, n: u64) -> u64 {
+    pub(crate) fn book(&self, slot: &Slot<impl Deref<Target = AtomicU64>>, n: u64) -> u64 {
         let mut used = self.used.load(Relaxed);
         let booked = loop {
             let booked = n.min(MOST - used);
@@ -69,7 +71,7 @@ impl Line {
 
     /// Gives back `n` bytes that `slot` holds.
     #[inline]
-    pub(crate) fn give(&self, slot: &Slot, n: u64) {
+    pub(crate) fn give(&self, slot: &Slot<impl Deref<Target = AtomicU64>>, n: u64) {
         if n > 0 {
             slot.sub(n);
             self.used.fetch_sub(n, Release);
@@ -92,19 +94,19 @@ impl Line {
     }
 }
 
-/// What one account holds, on cache lines of its own, because adjacent lines are fetched in pairs.
+/// What one account holds.
 #[derive(Debug)]
-#[repr(align(128))]
-pub(crate) struct Slot {
-    /// Reserved bytes.
-    held: AtomicU64,
+pub(crate) struct Slot<H> {
+    /// Where its reserved bytes are counted.
+    held: H,
     /// The most that `held` ever was.
     peak: AtomicU64,
 }
 
-impl Slot {
-    pub(crate) fn new() -> Self {
-        Self { held: AtomicU64::new(0), peak: AtomicU64::new(0) }
+impl<H: Deref<Target = AtomicU64>> Slot<H> {
+    /// Counts on `held`, at zero now, which nobody else changes.
+    pub(crate) fn new(held: H) -> Self {
+        Self { held, peak: AtomicU64::new(0) }
     }
 
     #[inline]
@@ -125,7 +127,7 @@ impl Slot {
     }
 
     pub(crate) fn peak(&self) -> u64 {
-        // A holder's peak is raised after what it holds.
+        // It is raised after what is held.
         self.peak.load(Relaxed).max(self.held())
     }
 }

@@ -47,6 +47,7 @@ mod reservation;
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
+use crate::board::{self, Meter};
 use crate::size::ByteSize;
 use crate::sync::Mutex;
 
@@ -72,7 +73,7 @@ const OTHER: &str = "other";
 
 /// Bounds what its accounts hold together, in bytes.
 ///
-/// See the [module](self) for the rules. A clone is the same budget. One takes 8 KiB, in one allocation, and goes when
+/// See the [module](self) for the rules. A clone is the same budget. One takes 3 KiB, in one allocation, and goes when
 /// the last of its handles, accounts and reservations does: releasing after the budget is gone is no special case.
 ///
 /// A limit of zero grants nothing but reservations of zero bytes.
@@ -88,16 +89,16 @@ struct Core {
     basis: Basis,
     reckoning: Mutex<Reckoning>,
     reclaimers: Registry,
-    entries: [Entry; ACCOUNTS],
+    /// The accounts, filled from the first.
+    entries: [OnceLock<Entry>; ACCOUNTS],
     /// The account of those that came too late for a name of their own.
-    other: Entry,
+    other: OnceLock<Entry>,
 }
 
 /// An account's place in the books.
 struct Entry {
-    /// Set once; what is held is zero before.
-    name: OnceLock<&'static str>,
-    slot: Slot,
+    name: &'static str,
+    slot: Slot<Meter>,
 }
 
 /// What an account holds; see [`MemoryBudget::holders`].
@@ -148,8 +149,8 @@ impl MemoryBudget {
             basis,
             reckoning: Mutex::new(reckoning),
             reclaimers: Registry::default(),
-            entries: std::array::from_fn(|_| Entry::new()),
-            other: Entry::new(),
+            entries: [const { OnceLock::new() }; ACCOUNTS],
+            other: OnceLock::new(),
         };
         Self { core: Arc::new(core) }
     }
@@ -192,7 +193,7 @@ impl MemoryBudget {
     /// Figures are read one after the other: they sum to [`reserved`](Self::reserved) whenever nobody reserves or
     /// releases meanwhile. No allocation.
     pub fn holders(&self) -> impl Iterator<Item = Holding> {
-        self.core.named().map(|(name, slot)| Holding {
+        self.core.opened().map(|Entry { name, slot }| Holding {
             name,
             held: ByteSize::bytes(slot.held()),
             peak: ByteSize::bytes(slot.peak()),
@@ -256,24 +257,20 @@ impl fmt::Debug for MemoryBudget {
 
 impl Core {
     /// The place of an account; those beyond the last share one.
+    #[inline]
     fn entry(&self, index: usize) -> &Entry {
-        self.entries.get(index).unwrap_or(&self.other)
+        self.entries.get(index).unwrap_or(&self.other).get_or_init(|| Entry::new(OTHER))
     }
 
     /// The index of the account of that name, which is put there unless all places are taken.
     fn index_of(&self, name: &'static str) -> usize {
-        let own = |entry: &Entry| *entry.name.get_or_init(|| name) == name;
+        let own = |entry: &OnceLock<Entry>| entry.get_or_init(|| Entry::new(name)).name == name;
         let found = if name == OTHER { None } else { self.entries.iter().position(own) };
-        found.unwrap_or_else(|| {
-            self.other.name.get_or_init(|| OTHER);
-            ACCOUNTS
-        })
+        found.unwrap_or(ACCOUNTS)
     }
 
-    fn named(&self) -> impl Iterator<Item = (&'static str, &Slot)> {
-        let named = |entry: &'_ Entry| entry.name.get().copied();
-        let own = self.entries.iter().map_while(move |entry| Some((named(entry)?, &entry.slot)));
-        own.chain(named(&self.other).map(|name| (name, &self.other.slot)))
+    fn opened(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.iter().map_while(OnceLock::get).chain(self.other.get())
     }
 
     fn available(&self) -> u64 {
@@ -328,9 +325,9 @@ impl Core {
 
     fn refusal(&self, asker: usize, n: u64) -> Refusal {
         let mut holders = [None; 3];
-        for (name, slot) in self.named() {
+        for Entry { name, slot } in self.opened() {
             // Sinks to its place, pushing smaller ones down and the smallest out.
-            let mut sinking = Some((name, ByteSize::bytes(slot.held()))).filter(|(_, held)| *held > ByteSize::ZERO);
+            let mut sinking = Some((*name, ByteSize::bytes(slot.held()))).filter(|(_, held)| *held > ByteSize::ZERO);
             for place in &mut holders {
                 if sinking.map(|(_, held)| held) > place.map(|(_, held)| held) {
                     std::mem::swap(place, &mut sinking);
@@ -339,7 +336,7 @@ impl Core {
         }
         let limit = self.basis.limit();
         Refusal {
-            requester: self.entry(asker).name.get().copied().unwrap_or(OTHER),
+            requester: self.entry(asker).name,
             requested: ByteSize::bytes(n),
             available: ByteSize::bytes(self.available()),
             limit,
@@ -351,8 +348,8 @@ impl Core {
 }
 
 impl Entry {
-    fn new() -> Self {
-        Self { name: OnceLock::new(), slot: Slot::new() }
+    fn new(name: &'static str) -> Self {
+        Self { name, slot: Slot::new(board::meter(name)) }
     }
 }
 

@@ -8,7 +8,7 @@ use super::{Account, BudgetExceeded};
 
 /// Bytes of a budget, reserved under an account until this is dropped.
 ///
-/// It is no memory: who holds it may allocate as much. Dropping it never blocks, asks nobody, and costs four atomic
+/// It is no memory: who holds it may allocate as much. Dropping it never blocks, asks nobody, and costs three atomic
 /// subtractions.
 #[must_use = "what is reserved is given back when this is dropped"]
 pub struct Reservation {
@@ -38,6 +38,7 @@ impl Reservation {
     /// # Errors
     ///
     /// [`BudgetExceeded`]; what was reserved stays.
+    #[inline]
     pub fn try_grow(&mut self, more: ByteSize) -> Result<(), BudgetExceeded> {
         self.account.take(more)?;
         // Never saturates: the budget's sum is below 2^63.
@@ -46,6 +47,7 @@ impl Reservation {
     }
 
     /// Reserves `more` if it is free, as [`Account::reserve_if_free`] does, and tells whether it was.
+    #[inline]
     pub fn grow_if_free(&mut self, more: ByteSize) -> bool {
         let free = self.account.take_if_free(more);
         if free {
@@ -60,6 +62,7 @@ impl Reservation {
     }
 
     /// Gives back `less`, or all there is if that is not as much, and tells how much went back.
+    #[inline]
     pub fn shrink(&mut self, less: ByteSize) -> ByteSize {
         let given = less.min(self.size);
         self.size = self.size.saturating_sub(given);
@@ -100,6 +103,7 @@ impl Reservation {
 }
 
 impl Drop for Reservation {
+    #[inline]
     fn drop(&mut self) {
         self.account.give(self.size);
     }

@@ -1,17 +1,18 @@
 //! The budget's books: no reservation passes the room, and what accounts hold sums to what is used.
 
 use crate::budget::books::{Line, Slot};
+use crate::sync::AtomicU64;
 use loom::sync::Arc;
 use loom::thread;
 
 struct Books {
     line: Line,
-    slots: [Slot; 2],
+    slots: [Slot<Box<AtomicU64>>; 2],
 }
 
 impl Books {
     fn new(room: u64) -> Arc<Self> {
-        Arc::new(Self { line: Line::new(room), slots: [Slot::new(), Slot::new()] })
+        Arc::new(Self { line: Line::new(room), slots: [(); 2].map(|()| Slot::new(Box::new(AtomicU64::new(0)))) })
     }
 
     fn held(&self) -> u64 {
