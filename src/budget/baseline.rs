@@ -3,13 +3,15 @@
 //!
 //! ```text
 //!   room  =  limit  -  unaccounted  -  overhead
-//!                      live heap       rss beyond the heap, smoothed; rises by one step at a time
-//!                      that nobody     and never takes more than what leaves `floor`
+//!                      live heap       rss beyond the heap it has carried, smoothed; rises by one
+//!                      that nobody     step at a time, and never takes more than what leaves `floor`
 //!                      reserved
 //! ```
 //!
 //! Counting reservations alone lets the process grow past its limit beside them. Following the rss instead starves the
-//! caches: pages outlive the values, so a cache that shrinks would see the rss stay, and be told to shrink again.
+//! caches: pages outlive the values, so a cache that shrinks would see the rss stay, and be told to shrink again. The
+//! same holds for the rss beyond the *live* heap. But pages that once carried more heap can carry it again. What counts
+//! as overhead is only what the rss has beyond that: code, stacks, and what fragmentation makes useless.
 
 use crate::size::ByteSize;
 
@@ -20,7 +22,7 @@ use crate::size::ByteSize;
 pub struct Baseline {
     /// Live heap that no account had reserved, when last measured.
     pub unaccounted: ByteSize,
-    /// Rss beyond the heap, smoothed. It may exceed what it is let to take.
+    /// Rss beyond the heap that its pages have carried, smoothed. It may exceed what it is let to take.
     pub overhead: ByteSize,
     /// What may be reserved in all.
     pub room: ByteSize,
@@ -37,6 +39,10 @@ pub(super) struct Reckoning {
     pub(super) step: u64,
     pub(super) unaccounted: u64,
     pub(super) overhead: u64,
+    /// The rss when last observed.
+    pub(super) rss: u64,
+    /// The most heap that pages of this rss have carried: it rises with the heap, and falls by pages given back.
+    pub(super) carried: u64,
 }
 
 impl Reckoning {
@@ -48,8 +54,13 @@ impl Reckoning {
         self.unaccounted = live.saturating_sub(reserved);
     }
 
-    /// Moves the overhead a quarter of the way to what was measured, upward by at most one step.
-    pub(super) fn observe_overhead(&mut self, measured: u64) {
+    /// Moves the overhead a quarter of the way to what the rss has beyond the heap it carried, upward by at most one
+    /// step.
+    pub(super) fn observe_rss(&mut self, rss: u64, peak_heap: u64) {
+        let given_back = self.rss.saturating_sub(rss);
+        self.carried = self.carried.saturating_sub(given_back).max(peak_heap);
+        self.rss = rss;
+        let measured = rss.saturating_sub(self.carried);
         if measured > self.overhead {
             self.overhead += (measured - self.overhead).div_ceil(Self::PART).min(self.step);
         } else {

@@ -63,14 +63,14 @@ impl BudgetBuilder {
         self
     }
 
-    /// Sets how much of the room the [overhead](MemoryBudget::observe_overhead) leaves in any case. Heap that nobody
+    /// Sets how much of the room the [overhead](MemoryBudget::observe_rss) leaves in any case. Heap that nobody
     /// reserved knows no such bound. Default: half of the limit.
     pub const fn floor(mut self, floor: ByteSize) -> Self {
         self.floor = Some(floor);
         self
     }
 
-    /// Sets by how much the [overhead](MemoryBudget::observe_overhead) rises at most from one measurement to the next;
+    /// Sets by how much the [overhead](MemoryBudget::observe_rss) rises at most from one measurement to the next;
     /// at least one byte. Default: 5 % of the limit.
     pub const fn overhead_step(mut self, step: ByteSize) -> Self {
         self.overhead_step = Some(step);

@@ -142,6 +142,8 @@ impl MemoryBudget {
             step: step.unwrap_or(limit.percent(BudgetBuilder::STEP_PERCENT)).as_u64().max(1),
             unaccounted: 0,
             overhead: 0,
+            rss: 0,
+            carried: 0,
         };
         let core = Core {
             line: Line::new(reckoning.room()),
@@ -225,14 +227,27 @@ impl MemoryBudget {
         self.core.reckon(|reckoning, reserved| reckoning.rebaseline(live_heap.as_u64(), reserved));
     }
 
-    /// Corrects the room by how much rss there is beyond the live heap: code, stacks, and pages the allocator keeps.
+    /// Corrects the room by what the rss has beyond the heap that its pages have carried: code, stacks, fragmentation.
     ///
-    /// Call it once an invocation, best after [`os::trim`](crate::os::trim). The figure kept moves a quarter of the way
-    /// to the one measured, upward by at most [one step](BudgetBuilder::overhead_step), and never takes more than what
-    /// leaves the [floor](BudgetBuilder::floor) of the room: kept pages serve the next allocation, so they must not
-    /// starve the accounts that could use them.
-    pub fn observe_overhead(&self, rss_beyond_heap: ByteSize) {
-        self.core.reckon(|reckoning, _| reckoning.observe_overhead(rss_beyond_heap.as_u64()));
+    /// For once an invocation: the rss, and the peak heap since the last call. Pages that carried more heap than is
+    /// live now are no overhead, since they will carry it again; as many as the rss fell by are taken to be given
+    /// back. The figure kept moves a quarter of the way to the one measured, upward by at most
+    /// [one step](BudgetBuilder::overhead_step), and never takes more than what leaves the
+    /// [floor](BudgetBuilder::floor) of the room.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use plimsoll::{ByteSize, MemoryBudget};
+    ///
+    /// let budget = MemoryBudget::new(ByteSize::mib(100));
+    /// for _ in 0..20 {
+    ///     budget.observe_rss(ByteSize::mib(48), ByteSize::mib(40));
+    /// }
+    /// assert_eq!(budget.available(), ByteSize::mib(92)); // 8 MiB are no heap
+    /// ```
+    pub fn observe_rss(&self, rss: ByteSize, peak_heap: ByteSize) {
+        self.core.reckon(|reckoning, _| reckoning.observe_rss(rss.as_u64(), peak_heap.as_u64()));
     }
 
     /// Asks for memory back until the budget is no longer overdrawn, and tells whether that is so.

@@ -5,7 +5,7 @@ use crate::env::{ENVIRONMENT_SHARE, MemoryLimit};
 use crate::size::ByteSize;
 
 fn reckoning() -> Reckoning {
-    Reckoning { limit: 100, floor: 50, step: 5, unaccounted: 0, overhead: 0 }
+    Reckoning { limit: 100, floor: 50, step: 5, unaccounted: 0, overhead: 0, rss: 0, carried: 0 }
 }
 
 #[test]
@@ -23,7 +23,7 @@ fn overhead_rises_by_a_step_at_most_and_falls_by_a_quarter() {
     let seen = |reckoning: &mut Reckoning, measured: u64| {
         (0..7)
             .map(|_| {
-                reckoning.observe_overhead(measured);
+                reckoning.observe_rss(10 + measured, 10);
                 reckoning.overhead
             })
             .collect::<Vec<_>>()
@@ -35,10 +35,24 @@ fn overhead_rises_by_a_step_at_most_and_falls_by_a_quarter() {
 }
 
 #[test]
+fn pages_that_carried_heap_are_no_overhead_until_they_are_given_back() {
+    let mut reckoning = Reckoning { step: u64::MAX, ..reckoning() };
+    let settled = |reckoning: &mut Reckoning, rss, peak_heap| {
+        (0..50).for_each(|_| reckoning.observe_rss(rss, peak_heap));
+        reckoning.overhead
+    };
+    assert_eq!(settled(&mut reckoning, 48, 40), 8);
+    assert_eq!(settled(&mut reckoning, 98, 90), 8, "a spike");
+    assert_eq!(settled(&mut reckoning, 98, 40), 8, "whose pages stay");
+    assert_eq!(settled(&mut reckoning, 58, 40), 8, "and are given back");
+    assert_eq!(settled(&mut reckoning, 70, 40), 20, "after which more is more");
+}
+
+#[test]
 fn overhead_never_eats_the_floor_but_heap_does() {
     let mut reckoning = Reckoning { step: u64::MAX, ..reckoning() };
     for _ in 0..100 {
-        reckoning.observe_overhead(u64::MAX);
+        reckoning.observe_rss(u64::MAX, 0);
     }
     assert_eq!(reckoning.room(), 50);
     reckoning.rebaseline(30, 0);
@@ -48,14 +62,14 @@ fn overhead_never_eats_the_floor_but_heap_does() {
     reckoning.rebaseline(u64::MAX, 0);
     assert_eq!(reckoning.room(), 0);
     reckoning.rebaseline(0, 0);
-    (0..200).for_each(|_| reckoning.observe_overhead(0));
+    (0..200).for_each(|_| reckoning.observe_rss(0, 0));
     assert_eq!(reckoning.room(), 100);
 }
 
 #[test]
 fn a_floor_above_the_limit_shuts_the_overhead_out() {
     let mut reckoning = Reckoning { floor: u64::MAX, step: 100, ..reckoning() };
-    reckoning.observe_overhead(100);
+    reckoning.observe_rss(100, 0);
     assert_eq!(reckoning.room(), 100);
 }
 
