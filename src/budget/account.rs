@@ -13,7 +13,11 @@ use super::{BudgetExceeded, Core, MemoryBudget, Rank, Reclaim, Reservation};
 ///
 /// A clone is the same account. An account outlives the handle of its [`MemoryBudget`], and the budget works on.
 #[derive(Clone)]
-pub struct Account {
+pub struct Account(Arc<Inner>);
+
+/// On cache lines of its own: each reservation counts as a handle, and other accounts' threads must not notice.
+#[repr(align(128))]
+struct Inner {
     core: Arc<Core>,
     /// Its place in the books.
     index: usize,
@@ -22,7 +26,7 @@ pub struct Account {
 impl Account {
     pub(super) fn open(core: Arc<Core>, name: &'static str) -> Self {
         let index = core.index_of(name);
-        Self { core, index }
+        Self(Arc::new(Inner { core, index }))
     }
 
     /// Reserves `size`, asking others to give memory back if it is not free.
@@ -64,19 +68,19 @@ impl Account {
     /// Asks others for memory back until the budget is no longer overdrawn, as [`MemoryBudget::relieve`], sparing this
     /// account and those ranked above it.
     pub fn relieve(&self) -> bool {
-        self.core.relieve(Some(self.index))
+        self.0.core.relieve(Some(self.0.index))
     }
 
     /// Names whom to ask when others need memory. It is asked while it lives; an earlier one is forgotten.
     ///
     /// On the account `other`, which is shared, it is set beside the earlier ones.
     pub fn set_reclaimer<R: Reclaim + 'static>(&self, rank: Rank, reclaimer: Weak<R>) {
-        self.core.reclaimers.set(self.index, rank, reclaimer);
+        self.0.core.reclaimers.set(self.0.index, rank, reclaimer);
     }
 
     /// Tells the name: the one asked for, or `other`.
     pub fn name(&self) -> &'static str {
-        self.core.entry(self.index).name
+        self.0.core.entry(self.0.index).name
     }
 
     /// Tells how much the account holds.
@@ -91,37 +95,37 @@ impl Account {
 
     /// Gives the budget it belongs to.
     pub fn budget(&self) -> MemoryBudget {
-        MemoryBudget { core: Arc::clone(&self.core) }
+        MemoryBudget { core: Arc::clone(&self.0.core) }
     }
 
     #[inline]
     fn slot(&self) -> &Slot<Meter> {
-        &self.core.entry(self.index).slot
+        &self.0.core.entry(self.0.index).slot
     }
 
     #[inline]
     pub(super) fn take_if_free(&self, size: ByteSize) -> bool {
-        self.core.line.take(self.slot(), size.as_u64())
+        self.0.core.line.take(self.slot(), size.as_u64())
     }
 
     #[inline]
     pub(super) fn take(&self, size: ByteSize) -> Result<(), BudgetExceeded> {
-        if self.take_if_free(size) { Ok(()) } else { self.core.take_reclaimed(self.index, size.as_u64()) }
+        if self.take_if_free(size) { Ok(()) } else { self.0.core.take_reclaimed(self.0.index, size.as_u64()) }
     }
 
     /// Enters bytes that are there already, and tells how many were entered.
     pub(super) fn enter(&self, size: ByteSize) -> ByteSize {
-        ByteSize::bytes(self.core.line.book(self.slot(), size.as_u64()))
+        ByteSize::bytes(self.0.core.line.book(self.slot(), size.as_u64()))
     }
 
     #[inline]
     pub(super) fn give(&self, size: ByteSize) {
-        self.core.line.give(self.slot(), size.as_u64());
+        self.0.core.line.give(self.slot(), size.as_u64());
     }
 
     /// Whether both are the same account of the same budget.
     pub(super) fn is(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.core, &other.core) && self.index == other.index
+        Arc::ptr_eq(&self.0.core, &other.0.core) && self.0.index == other.0.index
     }
 }
 

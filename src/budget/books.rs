@@ -21,8 +21,9 @@ use crate::sync::{
 /// The most that can be on the line, so that every sum of what is held fits a signed word.
 pub(crate) const MOST: u64 = i64::MAX.cast_unsigned();
 
-/// What is reserved of a budget, and how much of it may be.
+/// What is reserved of a budget, and how much of it may be: on cache lines of its own, as all threads write here.
 #[derive(Debug)]
+#[repr(align(128))]
 pub(crate) struct Line {
     /// Reserved bytes of all accounts. Never above [`MOST`].
     used: AtomicU64,

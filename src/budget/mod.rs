@@ -160,7 +160,8 @@ impl MemoryBudget {
     /// Finds the account of that name, or opens it; beyond [`ACCOUNTS`] names, the common one `other`.
     ///
     /// Names should be short and constant; they go into reports as they are. The same name is the same account. What
-    /// accounts hold is published on the [board](crate::board). Costs a search of the names: keep the account.
+    /// accounts hold is published on the [board](crate::board). Costs a search of the names
+    /// and an allocation of 256 bytes: keep the account.
     pub fn account(&self, name: &'static str) -> Account {
         Account::open(Arc::clone(&self.core), name)
     }
