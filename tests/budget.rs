@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::thread;
 
 use plimsoll::budget::{ACCOUNTS, BudgetError};
-use plimsoll::{Account, ByteSize, EnvError, MemoryBudget, Pressure, Reservation, board};
+use plimsoll::{Account, ByteSize, EnvError, MemoryBudget, Pressure, Reservation};
 
 const fn kib(n: u64) -> ByteSize {
     ByteSize::kib(n)
@@ -88,7 +88,6 @@ fn requests_that_overflow_are_refused_and_change_nothing() {
     assert_eq!(account.book(kib(1)).size(), ByteSize::ZERO);
     drop((one, booked));
     assert_eq!(budget.reserved(), ByteSize::ZERO);
-    assert_eq!(board::holder("account").bytes(), ByteSize::ZERO);
 }
 
 #[test]
@@ -99,11 +98,11 @@ fn releasing_after_the_budget_is_gone_is_no_special_case() {
     drop(budget);
     assert!(account.try_reserve(kib(50)).is_err(), "the account still knows its limit");
     drop(account);
-    assert_eq!(board::holder("survivor").bytes(), kib(60));
     held.try_grow(kib(40)).unwrap();
-    assert_eq!(held.account().budget().reserved(), kib(100), "and the way back to the budget");
+    let account = held.account().clone();
+    assert_eq!(account.budget().reserved(), kib(100), "and the way back to the budget");
     drop(held);
-    assert_eq!(board::holder("survivor").bytes(), ByteSize::ZERO);
+    assert_eq!((account.held(), account.budget().reserved()), (ByteSize::ZERO, ByteSize::ZERO));
 }
 
 #[test]
@@ -174,20 +173,6 @@ fn pressure_rises_at_its_thresholds_and_they_can_be_set() {
         let text = refused.to_string();
         assert!(text.contains(&format!("high at {high} % and critical at {critical} %")), "{text}");
     }
-}
-
-#[test]
-fn what_accounts_hold_is_published_on_the_board() {
-    let (budget, another) = (MemoryBudget::new(kib(100)), MemoryBudget::new(kib(100)));
-    let mut one = budget.account("published").try_reserve(kib(10)).unwrap();
-    let two = another.account("published").try_reserve(kib(5)).unwrap();
-    assert_eq!(board::holder("published").bytes(), kib(15), "budgets of the same process share the board");
-    one.shrink(kib(4));
-    one.book(kib(1));
-    assert!(one.grow_if_free(kib(3)));
-    assert_eq!(board::holder("published").bytes(), kib(15));
-    drop((one, two));
-    assert_eq!(board::holder("published").bytes(), ByteSize::ZERO);
 }
 
 #[test]
