@@ -160,8 +160,8 @@ impl MemoryBudget {
     /// Finds the account of that name, or opens it; beyond [`ACCOUNTS`] names, the common one `other`.
     ///
     /// Names should be short and constant; they go into reports as they are. The same name is the same account. What
-    /// accounts hold is published on the [board](crate::board). Costs a search of the names
-    /// and an allocation of 256 bytes: keep the account.
+    /// accounts hold is published on the [board]. Costs a search of the names and an allocation of 256 bytes: keep the
+    /// account.
     pub fn account(&self, name: &'static str) -> Account {
         Account::open(Arc::clone(&self.core), name)
     }
@@ -242,7 +242,7 @@ impl MemoryBudget {
     /// use plimsoll::{ByteSize, MemoryBudget};
     ///
     /// let budget = MemoryBudget::new(ByteSize::mib(100));
-    /// for _ in 0..20 {
+    /// for _ in 0..64 {
     ///     budget.observe_rss(ByteSize::mib(48), ByteSize::mib(40));
     /// }
     /// assert_eq!(budget.available(), ByteSize::mib(92)); // 8 MiB are no heap
