@@ -13,13 +13,18 @@
 //! assert_eq!(board::holders().next(), Some(("index", ByteSize::bytes(8000))));
 //! ```
 //!
-//! There is room for 64 names; holders beyond them share the name `other`. Nothing here allocates, blocks or is ever
-//! freed, so a reader may be a signal handler or the allocator itself.
+//! There is room for 64 names; holders beyond them share the name `other`. Nothing here blocks or is ever freed, and
+//! nothing but a budget's new account allocates, so a reader may be a signal handler or the allocator itself.
 
+use std::ops::Deref;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicI64,
+    Ordering::{Acquire, Relaxed, Release},
+};
 
 use crate::size::ByteSize;
+use crate::sync::{AtomicU64, AtomicUsize};
 
 /// Names with a slot of their own.
 pub const SLOTS: usize = 64;
@@ -37,12 +42,74 @@ impl Entry {
     const fn new() -> Self {
         Self { name: OnceLock::new(), bytes: AtomicI64::new(0) }
     }
+
+    /// What is published here, at this place of the board.
+    fn bytes_at(&self, place: usize) -> ByteSize {
+        let own = ByteSize::bytes(u64::try_from(self.bytes.load(Relaxed)).unwrap_or(0));
+        let counted = cells().filter(|cell| cell.place.load(Relaxed) == place);
+        counted.fold(own, |sum, cell| sum.saturating_add(ByteSize::bytes(cell.bytes.load(Relaxed))))
+    }
 }
 
 static ENTRIES: [Entry; SLOTS] = [const { Entry::new() }; SLOTS];
 
 /// Where holders beyond [`SLOTS`] names go.
 static OTHER: Entry = Entry::new();
+
+/// Bytes counted by one owner, which are published under a name while he has them: the owner's own books are the
+/// figure on the board, and counting costs one atomic operation rather than two.
+///
+/// Cells form a chain from [`CELLS`] that only grows, to as many as ever had an owner at one time.
+#[derive(Debug)]
+#[repr(align(128))]
+struct Cell {
+    /// The place of the name it counts for, from 1; zero while nobody owns it.
+    place: AtomicUsize,
+    bytes: AtomicU64,
+    next: OnceLock<Box<Cell>>,
+}
+
+impl Cell {
+    const fn new() -> Self {
+        Self { place: AtomicUsize::new(0), bytes: AtomicU64::new(0), next: OnceLock::new() }
+    }
+}
+
+static CELLS: Cell = Cell::new();
+
+fn cells() -> impl Iterator<Item = &'static Cell> {
+    std::iter::successors(Some(&CELLS), |cell| cell.next.get().map(|next| &**next))
+}
+
+/// The figure of one owner under a name; it counts bytes, and must be back at zero when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Meter(&'static Cell);
+
+/// Takes a cell for a figure under the name. Costs a search of the cells, and an allocation where all are taken.
+pub(crate) fn meter(name: &'static str) -> Meter {
+    let place = ENTRIES.iter().position(|entry| std::ptr::eq(entry, holder(name).0)).unwrap_or(SLOTS) + 1;
+    let mut cell = &CELLS;
+    while cell.place.compare_exchange(0, place, Acquire, Relaxed).is_err() {
+        cell = cell.next.get_or_init(|| Box::new(Cell::new()));
+    }
+    Meter(cell)
+}
+
+impl Deref for Meter {
+    type Target = AtomicU64;
+
+    #[inline]
+    fn deref(&self) -> &AtomicU64 {
+        &self.0.bytes
+    }
+}
+
+impl Drop for Meter {
+    fn drop(&mut self) {
+        self.0.bytes.store(0, Relaxed);
+        self.0.place.store(0, Release);
+    }
+}
 
 /// A name on the board, under which bytes are published. A copy publishes under the same name.
 #[derive(Clone, Copy, Debug)]
@@ -76,9 +143,10 @@ impl Holder {
         self.0.bytes.fetch_sub(signed(bytes), Relaxed);
     }
 
-    /// Reads what is published under the name.
+    /// Reads what is published under the name, by holders and by accounts of a budget.
     pub fn bytes(&self) -> ByteSize {
-        ByteSize::bytes(u64::try_from(self.0.bytes.load(Relaxed)).unwrap_or(0))
+        let place = ENTRIES.iter().position(|entry| std::ptr::eq(entry, self.0)).unwrap_or(SLOTS) + 1;
+        self.0.bytes_at(place)
     }
 
     /// Tells the name on the board: the one asked for, or `other`.
@@ -89,10 +157,10 @@ impl Holder {
 
 /// All names with what they hold, in the order of their coming; `other` last, where it is in use.
 ///
-/// Costs a load or two for each name. The figures are read one after the other, so their sum may be that of no moment.
+/// Costs a load or two for each name and account. The figures are read one after the other, so their sum may be that of no moment.
 pub fn holders() -> impl Iterator<Item = (&'static str, ByteSize)> {
-    let named = |entry: &'static Entry| entry.name.get().map(|name| (*name, Holder(entry).bytes()));
-    ENTRIES.iter().map_while(named).chain(named(&OTHER))
+    let named = |(place, entry): (usize, &'static Entry)| Some((*entry.name.get()?, entry.bytes_at(place)));
+    (1..).zip(&ENTRIES).map_while(named).chain(named((SLOTS + 1, &OTHER)))
 }
 
 /// The largest holders, largest first, and what all together hold. Without allocation.
@@ -114,4 +182,29 @@ pub(crate) fn largest<const N: usize>() -> ([Option<(&'static str, ByteSize)>; N
 
 fn signed(bytes: ByteSize) -> i64 {
     i64::try_from(bytes.as_u64()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{cells, holder, meter};
+    use crate::size::ByteSize;
+    use std::sync::atomic::Ordering::Relaxed;
+
+    #[test]
+    fn figures_of_one_name_add_up_and_their_cells_are_used_again() {
+        let (one, two) = (meter("figures"), meter("figures"));
+        holder("figures").add(ByteSize::bytes(1));
+        one.fetch_add(10, Relaxed);
+        two.fetch_add(100, Relaxed);
+        assert_eq!(holder("figures").bytes(), ByteSize::bytes(111));
+        one.fetch_sub(10, Relaxed);
+        drop(one);
+        assert_eq!(holder("figures").bytes(), ByteSize::bytes(101));
+        drop(two);
+        for _ in 0..1000 {
+            drop((meter("figures"), meter("more figures")));
+        }
+        // Other tests of this process own cells too, but not as many.
+        assert!(cells().count() < 300, "{} cells", cells().count());
+    }
 }

@@ -6,6 +6,7 @@
 //! | module | what it bounds or tells |
 //! |---|---|
 //! | [`heap`] | live and peak heap, a limit under which allocations fail instead of the process, per-scope sums |
+//! | [`budget`] | what caches, buffers and models hold together, and who gives back when it is not enough |
 //! | [`os`] | resident memory as the kernel counts it, its peak, and giving pages back |
 //! | [`env`](mod@env) | the memory size, from Lambda's environment or the cgroup |
 //! | [`clock`] | milliseconds that never go back and that notice a frozen environment |
@@ -40,8 +41,11 @@
 compile_error!("plimsoll keeps its books in 64-bit atomics, which this target does not have");
 
 pub mod board;
+pub mod budget;
 pub mod clock;
 pub mod env;
+#[cfg_attr(not(test), expect(dead_code, unused_imports, reason = "caches and lazy resources will load through it"))]
+mod flight;
 pub mod heap;
 pub mod integration;
 pub mod monitor;
@@ -50,6 +54,7 @@ pub mod size;
 mod sync;
 pub mod weigh;
 
+pub use budget::{Account, BudgetExceeded, MemoryBudget, Pressure, Reservation};
 pub use clock::{Clock, ManualClock};
 pub use env::{EnvError, InitializationType, LambdaEnv, LimitSource, MemoryLimit};
 pub use heap::TrackingAllocator;

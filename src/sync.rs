@@ -1,6 +1,15 @@
-//! The atomics the cores are written against: std's here, loom's twins where `tests/loom` supplies its own `sync`.
+//! What the cores are written against: std's atomics and `parking_lot`'s locks here, loom's twins where
+//! `tests/loom` supplies its own `sync`.
 
 pub(crate) use std::sync::atomic::{AtomicIsize, AtomicU64, AtomicUsize, Ordering};
+pub(crate) use std::thread::ThreadId;
+
+pub(crate) use parking_lot::{Condvar, Mutex};
+
+/// Which thread this is.
+pub(crate) fn thread_id() -> ThreadId {
+    std::thread::current().id()
+}
 
 /// Declares a `const fn` constructor; loom's atomics have none, so its `sync` declares a plain one.
 macro_rules! constructor {

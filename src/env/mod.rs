@@ -15,6 +15,9 @@ const FUNCTION_VERSION: &str = "AWS_LAMBDA_FUNCTION_VERSION";
 const INITIALIZATION_TYPE: &str = "AWS_LAMBDA_INITIALIZATION_TYPE";
 const MAX_CONCURRENCY: &str = "AWS_LAMBDA_MAX_CONCURRENCY";
 
+/// What Lambda's own processes take of the memory size, about: Lambda's figure lies some 10 MB above the function's.
+pub const ENVIRONMENT_SHARE: ByteSize = ByteSize::mib(12);
+
 /// The most requests one execution environment of Lambda Managed Instances may be given at a time.
 const MOST_CONCURRENT: u32 = 1_600;
 
@@ -320,8 +323,14 @@ impl MemoryLimit {
         Ok(Self { size, source: LimitSource::Lambda })
     }
 
+    /// The limit of a Lambda function of that memory size.
+    #[cfg(test)]
+    pub(crate) const fn of_lambda(size: ByteSize) -> Self {
+        Self { size, source: LimitSource::Lambda }
+    }
+
     /// Tells the size past which the process is killed.
-    pub fn size(&self) -> ByteSize {
+    pub const fn size(&self) -> ByteSize {
         self.size
     }
 

@@ -12,6 +12,7 @@
 
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering::SeqCst};
 
+use crate::env::ENVIRONMENT_SHARE;
 use crate::os;
 use crate::size::ByteSize;
 
@@ -63,8 +64,8 @@ pub enum LoadLinesError {
 }
 
 impl LoadLines {
-    /// What Lambda's own processes take of the memory size, about: Lambda's figure lies some 10 MB above the function's.
-    pub const ENVIRONMENT_SHARE: ByteSize = ByteSize::mib(12);
+    /// What Lambda's own processes take of the memory size, about.
+    pub const ENVIRONMENT_SHARE: ByteSize = ENVIRONMENT_SHARE;
 
     /// Lines at 70, 90 and 97 % of the memory size less [`ENVIRONMENT_SHARE`](Self::ENVIRONMENT_SHARE).
     pub const fn new(memory_size: ByteSize) -> Self {

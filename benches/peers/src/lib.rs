@@ -3,6 +3,7 @@
 //! A global allocator is a static of the whole process, so each one gets a program of its own. The work itself is
 //! compiled once, here: every worker runs the same machine code and differs in nothing but its allocator.
 
+pub mod budget;
 pub mod heap;
 
 /// A xorshift64 generator: a few cycles, and the same sequence in every program.

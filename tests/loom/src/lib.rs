@@ -2,6 +2,10 @@
 #![cfg(test)]
 #![allow(dead_code, reason = "the cases use a part of what the library does")]
 
+mod books_cases;
+mod budget;
+mod flight;
+mod flight_cases;
 mod heap;
 mod ledger_cases;
 mod sync;

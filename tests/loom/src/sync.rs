@@ -63,6 +63,54 @@ twin!(AtomicIsize, isize);
 twin!(AtomicU64, u64);
 twin!(AtomicUsize, usize);
 
+pub(crate) use loom::thread::ThreadId;
+
+pub(crate) fn thread_id() -> ThreadId {
+    loom::thread::current().id()
+}
+
+/// A lock that nobody poisons. The guard is there but while its owner waits on a `Condvar`.
+pub(crate) struct Mutex<T>(loom::sync::Mutex<T>);
+
+pub(crate) struct MutexGuard<'a, T>(Option<loom::sync::MutexGuard<'a, T>>);
+
+impl<T> Mutex<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Self(loom::sync::Mutex::new(value))
+    }
+    pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
+        MutexGuard(Some(self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)))
+    }
+}
+
+impl<T> std::ops::Deref for MutexGuard<'_, T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        self.0.as_ref().unwrap()
+    }
+}
+
+impl<T> std::ops::DerefMut for MutexGuard<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        self.0.as_mut().unwrap()
+    }
+}
+
+pub(crate) struct Condvar(loom::sync::Condvar);
+
+impl Condvar {
+    pub(crate) fn new() -> Self {
+        Self(loom::sync::Condvar::new())
+    }
+    pub(crate) fn wait<T>(&self, guard: &mut MutexGuard<'_, T>) {
+        let waiting = guard.0.take().unwrap();
+        guard.0 = Some(self.0.wait(waiting).unwrap_or_else(std::sync::PoisonError::into_inner));
+    }
+    pub(crate) fn notify_one(&self) {
+        self.0.notify_one();
+    }
+}
+
 macro_rules! constructor {
     ($(#[$meta:meta])* $vis:vis const fn $($rest:tt)*) => { $(#[$meta])* $vis fn $($rest)* };
 }

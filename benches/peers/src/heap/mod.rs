@@ -6,7 +6,7 @@ mod books;
 mod crew;
 mod pattern;
 mod peers;
-mod speed;
+pub(crate) mod speed;
 mod timing;
 
 use std::process::ExitCode;

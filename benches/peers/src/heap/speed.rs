@@ -27,7 +27,7 @@ pub(super) fn measure(chunks: u32) -> Value {
 }
 
 /// Work that can be timed in chunks.
-trait Work {
+pub(crate) trait Work {
     /// Operations in one chunk.
     const OPERATIONS: u32;
 
@@ -35,7 +35,7 @@ trait Work {
 }
 
 /// The quickest chunk of a lone thread.
-fn alone<W: Work>(chunks: u32, mut work: W) -> f64 {
+pub(crate) fn alone<W: Work>(chunks: u32, mut work: W) -> f64 {
     let timed = |_| {
         let start = Instant::now();
         work.chunk();
@@ -48,7 +48,7 @@ fn alone<W: Work>(chunks: u32, mut work: W) -> f64 {
 ///
 /// A chunk lasts from the first thread's start to the last one's end. So one in which the threads took turns on a
 /// core, and never met, is a slow one and does not count.
-fn together<W: Work>(chunks: u32, work: impl Fn(u64) -> W + Sync) -> f64 {
+pub(crate) fn together<W: Work>(chunks: u32, work: impl Fn(u64) -> W + Sync) -> f64 {
     let (epoch, arrived) = (Instant::now(), AtomicU32::new(0));
     let spans: Vec<Vec<Span>> = std::thread::scope(|scope| {
         let start = |thread| {

@@ -3,6 +3,7 @@
 //! `cargo run --release --manifest-path benches/peers/Cargo.toml -- heap [--quick]` prints a table and appends a line
 //! of JSON for every figure to `target/scorecard.jsonl` of the library. An area is a module with one function.
 
+mod budget;
 mod heap;
 mod monitor;
 mod programs;
@@ -27,9 +28,10 @@ struct Area {
     measure: fn(Options) -> Result<Card, Box<dyn Error>>,
 }
 
-const AREAS: [Area; 2] = [
+const AREAS: [Area; 3] = [
     Area { name: "heap", about: "tracking allocators: cost and accuracy", measure: heap::measure },
     Area { name: "monitor", about: "a report per invocation: time, start and size", measure: monitor::measure },
+    Area { name: "budget", about: "reservations: cost, and bytes lost by many threads", measure: budget::measure },
 ];
 
 fn main() -> ExitCode {

@@ -1,0 +1,140 @@
+//! A named share of a budget: the unit of the report.
+
+use std::fmt;
+use std::sync::{Arc, Weak};
+
+use crate::board::Meter;
+use crate::size::ByteSize;
+
+use super::books::Slot;
+use super::{BudgetExceeded, Core, MemoryBudget, Rank, Reclaim, Reservation};
+
+/// Reserves from a budget under a name.
+///
+/// A clone is the same account. An account outlives the handle of its [`MemoryBudget`], and the budget works on.
+#[derive(Clone)]
+pub struct Account(Arc<Inner>);
+
+/// On cache lines of its own: each reservation counts as a handle, and other accounts' threads must not notice.
+#[repr(align(128))]
+struct Inner {
+    core: Arc<Core>,
+    /// Its place in the books.
+    index: usize,
+}
+
+impl Account {
+    pub(super) fn open(core: Arc<Core>, name: &'static str) -> Self {
+        let index = core.index_of(name);
+        Self(Arc::new(Inner { core, index }))
+    }
+
+    /// Reserves `size`, asking others to give memory back if it is not free.
+    ///
+    /// Zero bytes are always granted, also by a budget that is overdrawn. A reservation may be kept for as long as one
+    /// likes, and goes to any thread.
+    ///
+    /// Costs three atomic additions if the bytes are free. Else reclaimers run on this thread; see the
+    /// [module](super). Call it without holding a lock that a reclaimer or a value it drops may want.
+    ///
+    /// # Errors
+    ///
+    /// [`BudgetExceeded`], with the report. Sizes beyond the room, up to [`ByteSize::MAX`], are refused without asking
+    /// anybody.
+    #[inline]
+    pub fn try_reserve(&self, size: ByteSize) -> Result<Reservation, BudgetExceeded> {
+        self.take(size)?;
+        Ok(Reservation::new(self.clone(), size))
+    }
+
+    /// Reserves `size` if it is free, asking nobody: lock-free, and without a report where it is not.
+    ///
+    /// For code that holds a lock, and for a cache that evicts its own entries before it asks others.
+    #[inline]
+    pub fn reserve_if_free(&self, size: ByteSize) -> Option<Reservation> {
+        self.take_if_free(size).then(|| Reservation::new(self.clone(), size))
+    }
+
+    /// Enters `size` that is there already, such as a load whose cost was not known: it may overdraw the budget.
+    ///
+    /// Overdrawing raises the pressure, and nothing further is granted until the sum is back below the room;
+    /// [`relieve`](Self::relieve) asks others for that. Entered are at most as many bytes as keep the budget's sum
+    /// within `i64::MAX`; [`Reservation::size`] tells how many.
+    pub fn book(&self, size: ByteSize) -> Reservation {
+        let booked = self.enter(size);
+        Reservation::new(self.clone(), booked)
+    }
+
+    /// Asks others for memory back until the budget is no longer overdrawn, as [`MemoryBudget::relieve`], sparing this
+    /// account and those ranked above it.
+    pub fn relieve(&self) -> bool {
+        self.0.core.relieve(Some(self.0.index))
+    }
+
+    /// Names whom to ask when others need memory. It is asked while it lives; an earlier one is forgotten.
+    ///
+    /// On the account `other`, which is shared, it is set beside the earlier ones.
+    pub fn set_reclaimer<R: Reclaim + 'static>(&self, rank: Rank, reclaimer: Weak<R>) {
+        self.0.core.reclaimers.set(self.0.index, rank, reclaimer);
+    }
+
+    /// Tells the name: the one asked for, or `other`.
+    pub fn name(&self) -> &'static str {
+        self.0.core.entry(self.0.index).name
+    }
+
+    /// Tells how much the account holds.
+    pub fn held(&self) -> ByteSize {
+        ByteSize::bytes(self.slot().held())
+    }
+
+    /// Tells the most it ever held.
+    pub fn peak(&self) -> ByteSize {
+        ByteSize::bytes(self.slot().peak())
+    }
+
+    /// Gives the budget it belongs to.
+    pub fn budget(&self) -> MemoryBudget {
+        MemoryBudget { core: Arc::clone(&self.0.core) }
+    }
+
+    #[inline]
+    fn slot(&self) -> &Slot<Meter> {
+        &self.0.core.entry(self.0.index).slot
+    }
+
+    #[inline]
+    pub(super) fn take_if_free(&self, size: ByteSize) -> bool {
+        self.0.core.line.take(self.slot(), size.as_u64())
+    }
+
+    #[inline]
+    pub(super) fn take(&self, size: ByteSize) -> Result<(), BudgetExceeded> {
+        if self.take_if_free(size) { Ok(()) } else { self.0.core.take_reclaimed(self.0.index, size.as_u64()) }
+    }
+
+    /// Enters bytes that are there already, and tells how many were entered.
+    pub(super) fn enter(&self, size: ByteSize) -> ByteSize {
+        ByteSize::bytes(self.0.core.line.book(self.slot(), size.as_u64()))
+    }
+
+    #[inline]
+    pub(super) fn give(&self, size: ByteSize) {
+        self.0.core.line.give(self.slot(), size.as_u64());
+    }
+
+    /// Whether both are the same account of the same budget.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0.core, &other.0.core) && self.0.index == other.0.index
+    }
+}
+
+impl fmt::Debug for Account {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Account")
+            .field("name", &self.name())
+            .field("held", &self.held())
+            .field("peak", &self.peak())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,83 @@
+//! How much of the limit may be reserved, given what the process holds besides: corrected from measurements, so that
+//! drift heals both ways.
+//!
+//! ```text
+//!   room  =  limit  -  unaccounted  -  overhead
+//!                      live heap       rss beyond the heap it has carried, smoothed; rises by one
+//!                      that nobody     step at a time, and never takes more than what leaves `floor`
+//!                      reserved
+//! ```
+//!
+//! Counting reservations alone lets the process grow past its limit beside them. Following the rss instead starves the
+//! caches: pages outlive the values, so a cache that shrinks would see the rss stay, and be told to shrink again. The
+//! same holds for the rss beyond the *live* heap. But pages that once carried more heap can carry it again. What counts
+//! as overhead is only what the rss has beyond that: code, stacks, and what fragmentation makes useless.
+
+use crate::size::ByteSize;
+
+/// What is kept from being reserved, and what is left. Read it with
+/// [`MemoryBudget::baseline`](super::MemoryBudget::baseline).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct Baseline {
+    /// Live heap that no account had reserved, when last measured.
+    pub unaccounted: ByteSize,
+    /// Rss beyond the heap that its pages have carried, smoothed. It may exceed what it is let to take.
+    pub overhead: ByteSize,
+    /// What may be reserved in all.
+    pub room: ByteSize,
+}
+
+/// The reckoning behind the room, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Reckoning {
+    /// What the room is without anything else in the process.
+    pub(super) limit: u64,
+    /// What `overhead` must leave of the room.
+    pub(super) floor: u64,
+    /// By how much `overhead` rises at most from one measurement to the next.
+    pub(super) step: u64,
+    pub(super) unaccounted: u64,
+    pub(super) overhead: u64,
+    /// The rss when last observed.
+    pub(super) rss: u64,
+    /// The most heap that pages of this rss have carried: it rises with the heap, and falls by pages given back.
+    pub(super) carried: u64,
+}
+
+impl Reckoning {
+    /// One measurement counts for this part in the smoothed overhead.
+    const PART: u64 = 4;
+
+    /// Takes over how much of the live heap is not reserved.
+    pub(super) fn rebaseline(&mut self, live: u64, reserved: u64) {
+        self.unaccounted = live.saturating_sub(reserved);
+    }
+
+    /// Moves the overhead a quarter of the way to what the rss has beyond the heap it carried, upward by at most one
+    /// step.
+    pub(super) fn observe_rss(&mut self, rss: u64, peak_heap: u64) {
+        let given_back = self.rss.saturating_sub(rss);
+        self.carried = self.carried.saturating_sub(given_back).max(peak_heap);
+        self.rss = rss;
+        let measured = rss.saturating_sub(self.carried);
+        if measured > self.overhead {
+            self.overhead += (measured - self.overhead).div_ceil(Self::PART).min(self.step);
+        } else {
+            self.overhead -= (self.overhead - measured).div_ceil(Self::PART);
+        }
+    }
+
+    pub(super) fn room(&self) -> u64 {
+        let left = self.limit.saturating_sub(self.unaccounted);
+        left - self.overhead.min(left.saturating_sub(self.floor))
+    }
+
+    pub(super) fn report(&self) -> Baseline {
+        Baseline {
+            unaccounted: ByteSize::bytes(self.unaccounted),
+            overhead: ByteSize::bytes(self.overhead),
+            room: ByteSize::bytes(self.room()),
+        }
+    }
+}

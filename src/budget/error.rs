@@ -1,0 +1,103 @@
+//! Why there is no memory to be had, in words an operator can act on.
+
+use std::fmt;
+
+use crate::size::ByteSize;
+
+/// A request for memory that the budget does not grant, even after everyone who could was asked to give some back.
+///
+/// The message is one line and names who asked, for how much, what was free, the limit, and the three largest holders:
+///
+/// ```text
+/// orders asked for 64.0 KiB, 12.0 KiB are free of a 100.0 MiB budget: held by sessions 60.0 MiB, model 30.1 MiB, orders 9.9 MiB
+/// ```
+///
+/// The figures are of the moment of the refusal. Making one allocates once, some 150 bytes;
+/// [`Account::reserve_if_free`](super::Account::reserve_if_free) refuses without.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(transparent)]
+pub struct BudgetExceeded(Box<Refusal>);
+
+/// What is known of a refusal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) struct Refusal {
+    pub(super) requester: &'static str,
+    pub(super) requested: ByteSize,
+    pub(super) available: ByteSize,
+    pub(super) limit: ByteSize,
+    /// What of the limit is not for accounts: unaccounted heap and overhead.
+    pub(super) withheld: ByteSize,
+    /// The largest first.
+    pub(super) holders: [Option<(&'static str, ByteSize)>; 3],
+    /// Made inside a reclaimer, so that nobody could be asked.
+    pub(super) reentrant: bool,
+}
+
+impl From<Refusal> for BudgetExceeded {
+    #[cold]
+    fn from(refusal: Refusal) -> Self {
+        Self(Box::new(refusal))
+    }
+}
+
+impl BudgetExceeded {
+    /// Tells the name of the account that asked.
+    pub fn requester(&self) -> &'static str {
+        self.0.requester
+    }
+
+    /// Tells how much it asked for.
+    pub fn requested(&self) -> ByteSize {
+        self.0.requested
+    }
+
+    /// Tells how much was free.
+    pub fn available(&self) -> ByteSize {
+        self.0.available
+    }
+
+    /// Tells the budget's limit.
+    pub fn limit(&self) -> ByteSize {
+        self.0.limit
+    }
+
+    /// Tells how much of the limit no account could have had: unaccounted heap, and overhead.
+    pub fn withheld(&self) -> ByteSize {
+        self.0.withheld
+    }
+
+    /// Tells the three largest holders and what they held, the largest first.
+    pub fn holders(&self) -> impl Iterator<Item = (&'static str, ByteSize)> {
+        self.0.holders.into_iter().flatten()
+    }
+
+    /// Whether a reclaimer asked, in which case nobody else could be asked to give anything back.
+    pub fn is_reentrant(&self) -> bool {
+        self.0.reentrant
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { requester, requested, available, limit, withheld, .. } = self;
+        write!(f, "{requester} asked for {requested}")?;
+        if self.reentrant {
+            f.write_str(" inside a reclaimer")?;
+        }
+        write!(f, ", {available} {} free of a {limit} budget", are(*available))?;
+        let mut before = ": held by ";
+        for (name, held) in self.holders.iter().flatten() {
+            write!(f, "{before}{name} {held}")?;
+            before = ", ";
+        }
+        if *withheld > ByteSize::ZERO {
+            let join = if self.holders.iter().any(Option::is_some) { "; " } else { ": " };
+            write!(f, "{join}{withheld} {} in use outside of it", are(*withheld))?;
+        }
+        Ok(())
+    }
+}
+
+fn are(size: ByteSize) -> &'static str {
+    if size == ByteSize::bytes(1) { "is" } else { "are" }
+}

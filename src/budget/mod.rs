@@ -1,0 +1,373 @@
+//! One memory budget for all that is large: caches, buffers and models reserve from it, so their sum has a bound too.
+//!
+//! ```
+//! use plimsoll::{ByteSize, MemoryBudget};
+//!
+//! let budget = MemoryBudget::new(ByteSize::mib(100)); // on Lambda: MemoryBudget::from_env()?
+//! let orders = budget.account("orders");
+//!
+//! let mut reserved = orders.try_reserve(ByteSize::kib(64))?;   // before allocating
+//! let mut buffer = Vec::<u8>::with_capacity(64 << 10);
+//! reserved.try_grow(ByteSize::kib(64))?;
+//! buffer.reserve_exact(128 << 10);
+//! drop(buffer);
+//! drop(reserved);                                              // after freeing
+//! assert_eq!((orders.held(), orders.peak()), (ByteSize::ZERO, ByteSize::kib(128)));
+//! # Ok::<(), plimsoll::BudgetExceeded>(())
+//! ```
+//!
+//! # Rules
+//!
+//! 1. Reserve before allocating, release after freeing. A reservation is a promise about memory, not memory.
+//! 2. What does not fit is first [reclaimed](Reclaim) from others: in the order of their [`Rank`], in two rounds
+//!    ([`Pressure::High`], then [`Pressure::Critical`]), each asked for what is still missing. Then it is refused, with
+//!    a report of who holds what.
+//! 3. The account that asks is not asked: a cache evicts its own entries first. Nor is anyone asked whose rank is above
+//!    its own: a cache does not unload a model.
+//! 4. Nobody is asked where all that could be given back would not be enough: a request that must fail costs no cache.
+//! 5. No lock is held while a reclaimer runs, and a reclaimer never waits for one: it uses `try_lock` or gives nothing.
+//! 6. A reservation made inside a reclaimer is granted if it is free, and else refused at once.
+//! 7. Nothing runs in the background, since Lambda freezes it. The room follows what the process really holds when
+//!    [`MemoryBudget::rebaseline`] says how much that is: at the start of each invocation.
+//!
+//! # What is not counted
+//!
+//! What nobody reserves. Its heap is known from one [`MemoryBudget::rebaseline`] to the next, and not in between. Not
+//! bounded: [`Account::book`], which states what is there already.
+
+mod account;
+mod baseline;
+mod books;
+mod builder;
+mod error;
+mod pressure;
+mod reclaim;
+mod reservation;
+
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+
+use crate::board::{self, Meter};
+use crate::size::ByteSize;
+use crate::sync::Mutex;
+
+pub use account::Account;
+pub use baseline::Baseline;
+pub use builder::{Basis, BudgetBuilder, BudgetError};
+pub use error::BudgetExceeded;
+pub use pressure::Pressure;
+pub use reclaim::{Rank, Reclaim};
+pub use reservation::Reservation;
+
+use baseline::Reckoning;
+use books::{Line, Slot};
+use error::Refusal;
+use pressure::Thresholds;
+use reclaim::{Reclaiming, Registry};
+
+/// Accounts with a name of their own; those beyond share the account `other`.
+pub const ACCOUNTS: usize = 64;
+
+/// The name of the account that is shared.
+const OTHER: &str = "other";
+
+/// Bounds what its accounts hold together, in bytes.
+///
+/// See the [module](self) for the rules. A clone is the same budget. One takes 3 KiB, in one allocation, and goes when
+/// the last of its handles, accounts and reservations does: releasing after the budget is gone is no special case.
+///
+/// A limit of zero grants nothing but reservations of zero bytes.
+#[derive(Clone)]
+pub struct MemoryBudget {
+    core: Arc<Core>,
+}
+
+/// What a budget, its accounts and their reservations share.
+struct Core {
+    line: Line,
+    thresholds: Thresholds,
+    basis: Basis,
+    reckoning: Mutex<Reckoning>,
+    reclaimers: Registry,
+    /// The accounts, filled from the first.
+    entries: [OnceLock<Entry>; ACCOUNTS],
+    /// The account of those that came too late for a name of their own.
+    other: OnceLock<Entry>,
+}
+
+/// An account's place in the books.
+struct Entry {
+    name: &'static str,
+    slot: Slot<Meter>,
+}
+
+/// What an account holds; see [`MemoryBudget::holders`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct Holding {
+    /// The account's name.
+    pub name: &'static str,
+    /// What it holds now.
+    pub held: ByteSize,
+    /// The most it ever held.
+    pub peak: ByteSize,
+}
+
+impl MemoryBudget {
+    /// Makes a budget of so many bytes, with the defaults of [`BudgetBuilder`].
+    pub fn new(limit: ByteSize) -> Self {
+        Self::with(Basis::given(limit), Thresholds::DEFAULT, None, None)
+    }
+
+    /// Makes a budget of what the environment leaves: Lambda's memory size less Lambda's own share and a margin, or
+    /// the cgroup's limit less the margin. [`basis`](Self::basis) says what was taken, and why.
+    ///
+    /// # Errors
+    ///
+    /// [`BudgetError::Environment`] where no limit is known, as on a laptop, or one is not understood.
+    pub fn from_env() -> Result<Self, BudgetError> {
+        Self::builder().build()
+    }
+
+    /// Begins a budget with settings of one's own.
+    pub fn builder() -> BudgetBuilder {
+        BudgetBuilder::default()
+    }
+
+    fn with(basis: Basis, thresholds: Thresholds, floor: Option<ByteSize>, step: Option<ByteSize>) -> Self {
+        let limit = basis.limit();
+        let reckoning = Reckoning {
+            limit: limit.as_u64(),
+            floor: floor.unwrap_or(limit.percent(BudgetBuilder::FLOOR_PERCENT)).as_u64(),
+            step: step.unwrap_or(limit.percent(BudgetBuilder::STEP_PERCENT)).as_u64().max(1),
+            unaccounted: 0,
+            overhead: 0,
+            rss: 0,
+            carried: 0,
+        };
+        let core = Core {
+            line: Line::new(reckoning.room()),
+            thresholds,
+            basis,
+            reckoning: Mutex::new(reckoning),
+            reclaimers: Registry::default(),
+            entries: [const { OnceLock::new() }; ACCOUNTS],
+            other: OnceLock::new(),
+        };
+        Self { core: Arc::new(core) }
+    }
+
+    /// Finds the account of that name, or opens it; beyond [`ACCOUNTS`] names, the common one `other`.
+    ///
+    /// Names should be short and constant; they go into reports as they are. The same name is the same account. What
+    /// accounts hold is published on the [board]. Costs a search of the names and an allocation of 256 bytes: keep the
+    /// account.
+    pub fn account(&self, name: &'static str) -> Account {
+        Account::open(Arc::clone(&self.core), name)
+    }
+
+    /// Tells the limit the budget was made with.
+    pub fn limit(&self) -> ByteSize {
+        self.core.basis.limit()
+    }
+
+    /// Tells where the limit comes from.
+    pub fn basis(&self) -> Basis {
+        self.core.basis
+    }
+
+    /// Tells how much all accounts hold together.
+    pub fn reserved(&self) -> ByteSize {
+        ByteSize::bytes(self.core.line.used())
+    }
+
+    /// Tells how much could be reserved now without asking anyone to give something back.
+    pub fn available(&self) -> ByteSize {
+        ByteSize::bytes(self.core.available())
+    }
+
+    /// Tells how full the budget is: what is reserved against the room there is. Costs two loads.
+    pub fn pressure(&self) -> Pressure {
+        self.core.thresholds.pressure(self.core.line.used(), self.core.line.room())
+    }
+
+    /// Tells what every account holds, in the order of their opening, `other` last.
+    ///
+    /// Figures are read one after the other: they sum to [`reserved`](Self::reserved) whenever nobody reserves or
+    /// releases meanwhile. No allocation.
+    pub fn holders(&self) -> impl Iterator<Item = Holding> {
+        self.core.opened().map(|Entry { name, slot }| Holding {
+            name,
+            held: ByteSize::bytes(slot.held()),
+            peak: ByteSize::bytes(slot.peak()),
+        })
+    }
+
+    /// Tells what of the limit is kept from being reserved, and the room that is left.
+    pub fn baseline(&self) -> Baseline {
+        self.core.reckoning.lock().report()
+    }
+
+    /// Corrects the room by how much heap is live: what nobody reserved is not there to be reserved.
+    ///
+    /// For the start of an invocation, when little is in flight: what is reserved and not allocated yet hides as much
+    /// heap that nobody reserved. A room below what is reserved takes nothing away; [`relieve`](Self::relieve) does.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use plimsoll::{ByteSize, MemoryBudget};
+    ///
+    /// let budget = MemoryBudget::new(ByteSize::mib(100));
+    /// let _held = budget.account("cache").try_reserve(ByteSize::mib(40))?;
+    /// budget.rebaseline(ByteSize::mib(55)); // 15 MiB of the heap are nobody's
+    /// assert_eq!(budget.available(), ByteSize::mib(45));
+    /// # Ok::<(), plimsoll::BudgetExceeded>(())
+    /// ```
+    pub fn rebaseline(&self, live_heap: ByteSize) {
+        self.core.reckon(|reckoning, reserved| reckoning.rebaseline(live_heap.as_u64(), reserved));
+    }
+
+    /// Corrects the room by what the rss has beyond the heap that its pages have carried: code, stacks, fragmentation.
+    ///
+    /// For once an invocation: the rss, and the peak heap since the last call. Pages that carried more heap than is
+    /// live now are no overhead, since they will carry it again; as many as the rss fell by are taken to be given
+    /// back. The figure kept moves a quarter of the way to the one measured, upward by at most
+    /// [one step](BudgetBuilder::overhead_step), and never takes more than what leaves the
+    /// [floor](BudgetBuilder::floor) of the room.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use plimsoll::{ByteSize, MemoryBudget};
+    ///
+    /// let budget = MemoryBudget::new(ByteSize::mib(100));
+    /// for _ in 0..64 {
+    ///     budget.observe_rss(ByteSize::mib(48), ByteSize::mib(40));
+    /// }
+    /// assert_eq!(budget.available(), ByteSize::mib(92)); // 8 MiB are no heap
+    /// ```
+    pub fn observe_rss(&self, rss: ByteSize, peak_heap: ByteSize) {
+        self.core.reckon(|reckoning, _| reckoning.observe_rss(rss.as_u64(), peak_heap.as_u64()));
+    }
+
+    /// Asks for memory back until the budget is no longer overdrawn, and tells whether that is so.
+    ///
+    /// A budget is overdrawn after a [`rebaseline`](Self::rebaseline) that found the room smaller than what is
+    /// reserved, and after an [`Account::book`]. High pressure alone takes nothing from anyone. Inside a reclaimer,
+    /// nobody is asked. Costs two loads if nothing is overdrawn.
+    pub fn relieve(&self) -> bool {
+        self.core.relieve(None)
+    }
+}
+
+impl fmt::Debug for MemoryBudget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryBudget")
+            .field("limit", &self.limit())
+            .field("reserved", &self.reserved())
+            .field("baseline", &self.baseline())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Core {
+    /// The place of an account; those beyond the last share one.
+    #[inline]
+    fn entry(&self, index: usize) -> &Entry {
+        self.entries.get(index).unwrap_or(&self.other).get_or_init(|| Entry::new(OTHER))
+    }
+
+    /// The index of the account of that name, which is put there unless all places are taken.
+    fn index_of(&self, name: &'static str) -> usize {
+        let own = |entry: &OnceLock<Entry>| entry.get_or_init(|| Entry::new(name)).name == name;
+        let found = if name == OTHER { None } else { self.entries.iter().position(own) };
+        found.unwrap_or(ACCOUNTS)
+    }
+
+    fn opened(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.iter().map_while(OnceLock::get).chain(self.other.get())
+    }
+
+    fn available(&self) -> u64 {
+        self.line.room().saturating_sub(self.line.used())
+    }
+
+    fn reckon(&self, correct: impl FnOnce(&mut Reckoning, u64)) {
+        let mut reckoning = self.reckoning.lock();
+        correct(&mut reckoning, self.line.used());
+        self.line.set_room(reckoning.room());
+    }
+
+    /// Asks reclaimers in turn until nothing is `missing`, and tells whether that is so; `missing` is called again
+    /// after each. For `asker`, an account, only those are asked that it may ask.
+    fn reclaim(&self, asker: Option<usize>, mut missing: impl FnMut() -> Option<ByteSize>) -> bool {
+        let Some(_guard) = Reclaiming::begin() else { return missing().is_none() };
+        for pressure in [Pressure::High, Pressure::Critical] {
+            let mut last = None;
+            loop {
+                let Some(want) = missing() else { return true };
+                let Some((key, reclaimer)) = self.reclaimers.after(last, asker) else { break };
+                reclaim::ask(reclaimer, want, pressure);
+                last = Some(key);
+            }
+        }
+        false
+    }
+
+    fn relieve(&self, asker: Option<usize>) -> bool {
+        let overdrawn = || {
+            let over = self.line.used().saturating_sub(self.line.room());
+            Some(ByteSize::bytes(over)).filter(|&over| over > ByteSize::ZERO)
+        };
+        overdrawn().is_none() || self.reclaim(asker, overdrawn)
+    }
+
+    /// Takes `n` bytes that were not free, from what others give back.
+    #[cold]
+    fn take_reclaimed(&self, asker: usize, n: u64) -> Result<(), BudgetExceeded> {
+        let slot = &self.entry(asker).slot;
+        let reclaimable = self.reclaimers.accounts(asker, |index| self.entry(index).slot.held());
+        let short = self.line.used().saturating_add(n).saturating_sub(self.line.room());
+        let granted = short <= reclaimable
+            && self.reclaim(Some(asker), || {
+                if self.line.take(slot, n) {
+                    return None;
+                }
+                Some(ByteSize::bytes(n.saturating_sub(self.available()).max(1)))
+            });
+        if granted { Ok(()) } else { Err(self.refusal(asker, n).into()) }
+    }
+
+    fn refusal(&self, asker: usize, n: u64) -> Refusal {
+        let mut holders = [None; 3];
+        for Entry { name, slot } in self.opened() {
+            // Sinks to its place, pushing smaller ones down and the smallest out.
+            let mut sinking = Some((*name, ByteSize::bytes(slot.held()))).filter(|(_, held)| *held > ByteSize::ZERO);
+            for place in &mut holders {
+                if sinking.map(|(_, held)| held) > place.map(|(_, held)| held) {
+                    std::mem::swap(place, &mut sinking);
+                }
+            }
+        }
+        let limit = self.basis.limit();
+        Refusal {
+            requester: self.entry(asker).name,
+            requested: ByteSize::bytes(n),
+            available: ByteSize::bytes(self.available()),
+            limit,
+            withheld: limit.saturating_sub(ByteSize::bytes(self.line.room())),
+            holders,
+            reentrant: Reclaiming::is_on(),
+        }
+    }
+}
+
+impl Entry {
+    fn new(name: &'static str) -> Self {
+        Self { name, slot: Slot::new(board::meter(name)) }
+    }
+}
+
+#[cfg(test)]
+mod tests;
