@@ -127,24 +127,19 @@ impl<T, E> Attempt<T, E> {
         let mut run = self.run.lock();
         let woken = matches!(run.progress, Progress::Busy { woken: true, .. });
         run.progress = Progress::Parked(load);
-        let driver = if woken { run.driver() } else { None };
+        let drivers = if woken { run.drivers() } else { Vec::new() };
         drop(run);
-        driver.into_iter().for_each(Waker::wake);
+        drivers.into_iter().for_each(Waker::wake);
     }
 
-    /// Gives up a seat. Who was the last that could advance the load gets it, to drop it and settle the flight.
+    /// Gives up a seat. The last who could advance the load gets it, to drop it and settle the flight.
     pub(crate) fn leave(&self, number: u64) -> Option<BoxLoad<T, E>> {
         let mut run = self.run.lock();
         let at = run.find(number).ok()?;
-        let first = run.seats.iter().find(|seat| seat.drives).map(|seat| seat.number);
         let seat = run.seats.remove(at);
-        // The wake that makes the load go on may have been his, so the next one looks.
-        let was_first = first == Some(number) && matches!(run.progress, Progress::Parked(_));
-        let next = if was_first { run.driver() } else { None };
-        let load = if was_first && next.is_none() { run.progress.take() } else { None };
+        let load = if run.seats.iter().any(|seat| seat.drives) { None } else { run.progress.take() };
         drop(run);
         drop(seat);
-        next.into_iter().for_each(Waker::wake);
         load
     }
 
@@ -178,7 +173,7 @@ impl<T, E> Attempt<T, E> {
     }
 }
 
-/// The waker of a load wakes the first of those who may advance it.
+/// The waker of a load wakes all who may advance it: one alone might never poll again and not go either.
 impl<T: Send + 'static, E: Send + Sync + 'static> Wake for Attempt<T, E> {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
@@ -186,16 +181,16 @@ impl<T: Send + 'static, E: Send + Sync + 'static> Wake for Attempt<T, E> {
 
     fn wake_by_ref(self: &Arc<Self>) {
         let mut run = self.run.lock();
-        let driver = match &mut run.progress {
+        let drivers = match &mut run.progress {
             Progress::Busy { woken, .. } => {
                 *woken = true;
-                None
+                Vec::new()
             }
-            Progress::Parked(_) => run.driver(),
-            Progress::Landed(_) => None,
+            Progress::Parked(_) => run.drivers(),
+            Progress::Landed(_) => Vec::new(),
         };
         drop(run);
-        driver.into_iter().for_each(Waker::wake);
+        drivers.into_iter().for_each(Waker::wake);
     }
 }
 
@@ -220,9 +215,9 @@ impl<T, E> Run<T, E> {
         None
     }
 
-    /// The waker of whom to wake when the load can go on.
-    fn driver(&self) -> Option<Waker> {
-        self.seats.iter().find(|seat| seat.drives).map(|seat| seat.waker.clone())
+    /// The wakers of those to wake when the load can go on.
+    fn drivers(&self) -> Vec<Waker> {
+        self.seats.iter().filter(|seat| seat.drives).map(|seat| seat.waker.clone()).collect()
     }
 }
 

@@ -16,8 +16,8 @@
 //!
 //! A blocking load is a closure on its caller's thread. An async load is a future that the flight keeps and any of its
 //! async waiters polls, so a caller who is cancelled takes nothing away from the others; when the last of them goes,
-//! the load is dropped. One of them is woken when the load makes progress, all when it ends. Blocking waiters never poll
-//! it, since it may want a runtime around it.
+//! the load is dropped. All of them are woken when the load can go on, so that one who holds his future and does not poll
+//! it holds up nobody. Blocking waiters never poll it, since it may want a runtime around it.
 //!
 //! Who asks for what he is loading himself gets an error where that can be seen: on the thread that runs the load, and
 //! inside the poll that advances it. It cannot be seen, and waits for ever, where a load waits for *another* thread or
