@@ -13,6 +13,7 @@ mod support;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 
+use plimsoll::budget::{MemoryBudget, Pressure, Rank};
 use plimsoll::heap;
 use plimsoll::monitor::{
     Alert, InvocationReport, Monitor, MonitorBuilder, MonitorError, Outcome, ReportPolicy, RequestId,
@@ -37,6 +38,7 @@ support::tests! {
     near_limit_is_said_once_until_it_clears,
     a_refused_allocation_is_an_alert_of_its_invocation,
     an_invocation_allocates_nothing_and_leaves_nothing,
+    a_start_alone_corrects_the_budget_and_the_report_tells_its_drift,
     request_ids_are_clean,
     the_size_that_fits_follows_from_the_highest_rss if cfg!(all(target_os = "linux", not(miri))), else "needs the rss",
     impossible_settings_are_errors_that_say_what,
@@ -214,6 +216,40 @@ fn an_invocation_allocates_nothing_and_leaves_nothing() {
     });
     let () = allocated;
     assert_eq!(delta.unwrap().allocated, ByteSize::ZERO);
+}
+
+fn a_start_alone_corrects_the_budget_and_the_report_tells_its_drift() {
+    let budget = MemoryBudget::new(ByteSize::mib(100));
+    let monitor = builder().budget(&budget).build().unwrap();
+    assert_eq!(quiet().start("without").finish().reserved, None);
+    let cache = budget.account("cache of the test");
+    let held = Arc::new(Mutex::new(cache.try_reserve(ByteSize::mib(60)).unwrap()));
+    let giving = Arc::clone(&held);
+    // Gives what it is asked for, and no more.
+    let reclaimer = Arc::new(move |want: ByteSize, _| giving.lock().unwrap().shrink(want));
+    cache.set_reclaimer(Rank::CACHE, Arc::downgrade(&reclaimer));
+
+    let block = Block::new(30 << 20);
+    let report = invoke(&monitor, || ());
+    let reserved = report.reserved.unwrap();
+    assert_eq!((reserved.bytes, reserved.pressure), (ByteSize::mib(60), Pressure::Calm));
+    assert_eq!(report.drift(), Some(ByteDelta::between(ByteSize::mib(60), report.live)));
+    assert_eq!(reserved.room, ByteSize::mib(100), "what is reserved and not allocated hides what nobody reserved");
+
+    let more = Block::new(80 << 20);
+    let others = monitor.start("other");
+    assert_eq!(held.lock().unwrap().size().as_u64() >> 20, 49, "110 live, 50 of them nobody's: 50 are left to reserve");
+    let beside = monitor.start("beside");
+    let room = budget.baseline().room;
+    drop((block, more));
+    let third = monitor.start("third");
+    assert_eq!(budget.baseline().room, room, "with others in flight the heap is theirs too");
+    let line = [others, beside, third].map(|invocation| invocation.finish().to_string())[0].clone();
+    assert!(line.contains(" | reserved 50.0 of 50.0 pressure critical") && line.contains(" drift -"), "{line}");
+    let (reserved, accounts) = monitor.snapshot().reserved.unwrap();
+    assert_eq!((accounts[0].name, accounts[0].held), ("cache of the test", reserved.bytes));
+    assert!(monitor.snapshot().to_string().contains("cache of the test 50.0"));
+    assert!(invoke(&monitor, || ()).reserved.unwrap().room > room, "and it comes back");
 }
 
 fn request_ids_are_clean() {

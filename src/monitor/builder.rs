@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::{Arc, Mutex};
 
+use crate::budget::MemoryBudget;
 use crate::clock::Clock;
 use crate::env::{EnvError, LimitSource};
 use crate::heap::{self, LoadLines, LoadLinesError, NotInstalled};
@@ -67,6 +68,7 @@ pub struct MonitorBuilder {
     clock: Clock,
     hooks: Vec<Hook>,
     observers: Vec<Observer>,
+    budget: Option<MemoryBudget>,
     trim: bool,
 }
 
@@ -81,6 +83,7 @@ impl Default for MonitorBuilder {
             clock: Clock::system(),
             hooks: Vec::new(),
             observers: Vec::new(),
+            budget: None,
             trim: false,
         }
     }
@@ -120,6 +123,16 @@ impl MonitorBuilder {
     /// Sets the clock to refresh at an invocation's start. Default: the system's.
     pub fn clock(mut self, clock: Clock) -> Self {
         self.clock = clock;
+        self
+    }
+
+    /// Sets the budget to correct at each invocation's start, and to report. Default: none.
+    ///
+    /// Where no other is in flight, a start tells the budget the live heap and the rss, and has what overdraws it given
+    /// back: see [`MemoryBudget::rebaseline`], [`observe_rss`](MemoryBudget::observe_rss) and
+    /// [`relieve`](MemoryBudget::relieve). Reports then say what is reserved, the drift and the pressure.
+    pub fn budget(mut self, budget: &MemoryBudget) -> Self {
+        self.budget = Some(budget.clone());
         self
     }
 
@@ -171,8 +184,8 @@ impl MonitorBuilder {
             None => self.policy,
         };
         let state = Mutex::new(State::new(Window::new(self.window), books.refused));
-        let Self { clock, hooks, observers, trim, .. } = self;
-        Ok(Monitor { shared: Arc::new(Shared { lines, policy, clock, hooks, observers, trim, state }) })
+        let Self { clock, hooks, observers, budget, trim, .. } = self;
+        Ok(Monitor { shared: Arc::new(Shared { lines, policy, clock, hooks, observers, budget, trim, state }) })
     }
 }
 

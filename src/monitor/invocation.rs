@@ -11,7 +11,7 @@ use crate::size::{ByteDelta, ByteSize};
 use super::Shared;
 use super::alert::{Alert, Alerts, is_a_fifth_over};
 use super::policy::ReportPolicy;
-use super::report::{InvocationReport, Outcome};
+use super::report::{InvocationReport, Outcome, Reserved};
 use super::request_id::RequestId;
 use super::window::{Sample, Window};
 
@@ -26,6 +26,8 @@ pub(super) struct State {
     in_flight: usize,
     /// How many times a second one began beside another: a number to see whether it happened meanwhile.
     overlaps: u64,
+    /// What the last report saw, for the budget.
+    seen: Option<Seen>,
     /// The highest rss of any invocation, in bytes.
     pub(super) highest_rss: u64,
     /// Alerts that hold: not to be said again.
@@ -35,6 +37,13 @@ pub(super) struct State {
     refused: u64,
     /// What the last printed line told.
     printed: Option<Printed>,
+}
+
+/// The rss, and the most heap that its pages carried meanwhile.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Seen {
+    pub(super) rss: ByteSize,
+    pub(super) peak: ByteSize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +61,7 @@ impl State {
             window,
             in_flight: 0,
             overlaps: 0,
+            seen: None,
             highest_rss: 0,
             alerts: Alerts::default(),
             trends: Alerts::default(),
@@ -90,8 +100,12 @@ impl Invocation {
         let overlaps = state.overlaps;
         // Under the lock, as only one may set it at a time. With several in flight the alarm names the latest.
         heap::set_context(id.as_str());
+        let seen = state.seen.take();
         drop(state);
         let live_before = heap::stats().map_or(ByteSize::ZERO, |stats| stats.live);
+        if !shared_start {
+            shared.correct_budget(live_before, seen);
+        }
         Self { shared, id, started: Stopwatch::start(), live_before, overlaps, shared_start, reported: false }
     }
 
@@ -134,6 +148,7 @@ impl Invocation {
         let refused = books.refused.saturating_sub(state.refused);
         state.refused = books.refused;
         let peak = books.peak;
+        state.seen = rss.map(|rss| Seen { rss, peak: peak.at_most });
         state.window.push(Sample { peak: peak.at_most.as_u64(), live: books.live.as_u64(), micros });
         heap::note_growth(books.live.saturating_sub(self.live_before));
         let mut report = InvocationReport {
@@ -148,6 +163,7 @@ impl Invocation {
             highest_rss: ByteSize::bytes(state.highest_rss),
             lines: self.shared.lines,
             crossed: heap::crossed_load_line(),
+            reserved: self.shared.budget.as_ref().map(Reserved::of),
             refused,
             holders,
             unaccounted: books.live.saturating_sub(held),

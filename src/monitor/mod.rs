@@ -36,21 +36,23 @@ mod window;
 use std::fmt;
 use std::sync::Arc;
 
+use crate::budget::MemoryBudget;
 use crate::clock::Clock;
 use crate::env::MemoryLimit;
 use crate::heap::{self, LoadLines};
 use crate::os;
+use crate::size::ByteSize;
 
 pub use alert::Alert;
 pub use builder::{MonitorBuilder, MonitorError};
 pub use invocation::Invocation;
 pub use policy::{POLICY_VARIABLE, ParsePolicyError, ReportPolicy};
-pub use report::{InvocationReport, Outcome};
+pub use report::{InvocationReport, Outcome, Reserved};
 pub use request_id::RequestId;
 pub use snapshot::Snapshot;
 pub use window::Percentiles;
 
-use invocation::State;
+use invocation::{Seen, State};
 
 /// Watches the memory of a process from invocation to invocation, and reports.
 ///
@@ -72,6 +74,7 @@ struct Shared {
     hooks: Vec<Hook>,
     /// Shown every report.
     observers: Vec<Observer>,
+    budget: Option<MemoryBudget>,
     trim: bool,
     state: std::sync::Mutex<State>,
 }
@@ -133,6 +136,16 @@ impl fmt::Debug for Monitor {
 }
 
 impl Shared {
+    /// Tells the budget what the process holds, and has given back what it is overdrawn by.
+    fn correct_budget(&self, live: ByteSize, seen: Option<Seen>) {
+        let Some(budget) = &self.budget else { return };
+        budget.rebaseline(live);
+        if let Some(Seen { rss, peak }) = seen {
+            budget.observe_rss(rss, peak);
+        }
+        let _still_overdrawn = budget.relieve();
+    }
+
     /// Calls the hooks, and trims if asked to.
     fn run_hooks(&self) {
         self.hooks.iter().for_each(unless_it_panics);

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io::Write;
 
+use crate::budget::{MemoryBudget, Pressure};
 use crate::heap::{HeapPeak, LoadLines};
 use crate::os;
 use crate::size::{ByteDelta, ByteSize};
@@ -52,6 +53,8 @@ pub struct InvocationReport {
     pub lines: LoadLines,
     /// The highest load line crossed at its end, in percent.
     pub crossed: Option<u8>,
+    /// What the budget had granted at its end; `None` without a [budget](super::MonitorBuilder::budget).
+    pub reserved: Option<Reserved>,
     /// Allocations refused since the report before.
     pub refused: u64,
     /// The three largest holders on the board.
@@ -67,7 +70,42 @@ pub struct InvocationReport {
     pub(super) alerts: Alerts,
 }
 
+/// A budget at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Reserved {
+    /// What all accounts hold.
+    pub bytes: ByteSize,
+    /// What they may hold: the limit less what others have of the heap, and of the rss beyond it.
+    pub room: ByteSize,
+    /// How full that is.
+    pub pressure: Pressure,
+}
+
+impl Reserved {
+    pub(super) fn of(budget: &MemoryBudget) -> Self {
+        Self { bytes: budget.reserved(), room: budget.baseline().room, pressure: budget.pressure() }
+    }
+}
+
+impl fmt::Display for Reserved {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "reserved {} of {}", mib(self.bytes), mib(self.room))?;
+        match self.pressure {
+            Pressure::Calm => Ok(()),
+            Pressure::High => f.write_str(" pressure high"),
+            Pressure::Critical => f.write_str(" pressure critical"),
+        }
+    }
+}
+
 impl InvocationReport {
+    /// Live heap less what is reserved, which heals by itself: above zero is heap that nobody reserved, below zero what
+    /// is reserved and not allocated. `None` without a budget.
+    pub fn drift(&self) -> Option<ByteDelta> {
+        self.reserved.map(|reserved| ByteDelta::between(reserved.bytes, self.live))
+    }
+
     /// The peak heap in percent of the capacity, rounded down.
     pub fn percent(&self) -> u64 {
         let capacity = self.lines.capacity().as_u64().max(1);
@@ -98,6 +136,7 @@ impl InvocationReport {
             highest_rss: ByteSize::ZERO,
             lines,
             crossed: None,
+            reserved: None,
             refused: 0,
             holders: [None; 3],
             unaccounted: ByteSize::ZERO,
@@ -148,6 +187,9 @@ impl fmt::Display for InvocationReport {
             write!(f, " {name} {}", mib(*bytes))?;
         }
         write!(f, " unaccounted {}", mib(self.unaccounted))?;
+        if let (Some(reserved), Some(drift)) = (self.reserved, self.drift()) {
+            write!(f, " | {reserved} drift {drift}")?;
+        }
         if let Some(crossed) = self.crossed {
             write!(f, " | over the {crossed} % line")?;
         }

@@ -3,10 +3,12 @@
 use std::fmt;
 
 use crate::board;
+use crate::budget::Holding;
 use crate::heap::{self, HeapPeak, LoadLines};
 use crate::os;
 use crate::size::ByteSize;
 
+use super::report::Reserved;
 use super::window::Percentiles;
 use super::{Shared, report};
 
@@ -29,6 +31,8 @@ pub struct Snapshot {
     pub lines: LoadLines,
     /// What the board holds, in the order of the names' coming.
     pub holders: Vec<(&'static str, ByteSize)>,
+    /// The budget and its accounts, if the monitor was given one.
+    pub reserved: Option<(Reserved, Vec<Holding>)>,
     /// Invocations reported so far; the percentiles are of the last of them.
     pub invocations: u64,
     /// Peak heap of the invocations in the window, in bytes.
@@ -49,6 +53,7 @@ impl Snapshot {
             highest_rss: os::peak_rss().ok().max(rss).unwrap_or_default().max(ByteSize::bytes(state.highest_rss)),
             lines: shared.lines,
             holders: board::holders().collect(),
+            reserved: shared.budget.as_ref().map(|budget| (Reserved::of(budget), budget.holders().collect())),
             invocations: state.window.count(),
             peaks: state.window.percentiles(|sample| sample.peak),
             micros: state.window.percentiles(|sample| sample.micros),
@@ -98,6 +103,13 @@ impl fmt::Display for Snapshot {
         }
         for (name, bytes) in &self.holders {
             writeln!(f, "  {name}: {bytes}")?;
+        }
+        if let Some((reserved, accounts)) = &self.reserved {
+            write!(f, "  {reserved} MiB:")?;
+            for Holding { name, held, peak, .. } in accounts {
+                write!(f, " {name} {held} (peak {peak})")?;
+            }
+            writeln!(f)?;
         }
         let Percentiles { p50, p95, p99, max } = self.peaks;
         let size = ByteSize::bytes;
