@@ -205,8 +205,8 @@ fn window(input: &[u8], from: usize, over: usize) -> &[u8] {
 #[inline]
 fn find_byte(byte: u8, input: &[u8], from: usize, ends: &mut Ends) -> usize {
     let mut looked = 0;
-    ends.refill(from, |found| {
-        let done = simd::positions(byte, window(input, from, 0), found);
+    ends.refill(|found| {
+        let done = simd::positions(byte, window(input, from, 0), narrow(from), found);
         looked = done.looked;
         done.found
     });
@@ -259,7 +259,7 @@ impl sealed::Framing for Delimiter {
         if from + window.len() == input.len() {
             looked = window.len();
         }
-        ends.refill(from, |found| {
+        ends.refill(|found| {
             let mut places = found.iter_mut();
             let mut count = 0;
             for at in self.finder.find_iter(window) {
@@ -267,7 +267,7 @@ impl sealed::Framing for Delimiter {
                     looked = at;
                     break;
                 };
-                *place = narrow(at);
+                *place = narrow(from + at);
                 looked = looked.max(at + needle.len());
                 count += 1;
             }
@@ -319,15 +319,15 @@ impl sealed::Framing for LengthPrefix {
     #[expect(private_interfaces, reason = "sealed")]
     fn find(&self, input: &[u8], from: usize, ends: &mut Ends) -> usize {
         let mut at = from;
-        ends.refill(from, |found| {
+        ends.refill(|found| {
             let mut count = 0;
             for place in found {
                 let whole = input.get(at..).and_then(|rest| {
                     let end = self.length(rest)?.checked_add(4)?;
                     (end <= rest.len()).then_some(at + end)
                 });
-                let Some(end) = whole.filter(|end| u32::try_from(end - from).is_ok()) else { break };
-                *place = narrow(end - from);
+                let Some(end) = whole else { break };
+                *place = narrow(end);
                 at = end;
                 count += 1;
             }
@@ -362,7 +362,7 @@ impl sealed::Framing for LengthPrefix {
     }
 }
 
-/// A position in a window, which 32 bits hold.
+/// A position in a piece, which 32 bits hold.
 fn narrow(at: usize) -> u32 {
     u32::try_from(at).unwrap_or(u32::MAX)
 }

@@ -94,6 +94,14 @@ impl<R: Read, F: Framing> RecordReader<R, F> {
     #[inline]
     pub fn next_record(&mut self) -> Result<Option<Record<'_>>, StreamError> {
         self.cutter.check()?;
+        if let Some(place) = self.cutter.quick(self.chunk.filled()) {
+            return Ok(Some(place.record(self.chunk.filled())));
+        }
+        self.next_filled()
+    }
+
+    /// The next record, however much must be read for it.
+    fn next_filled(&mut self) -> Result<Option<Record<'_>>, StreamError> {
         loop {
             match self.cutter.step(self.chunk.filled())? {
                 Step::Record(place) => return Ok(Some(self.cutter.record(self.chunk.filled(), &place))),
@@ -103,7 +111,6 @@ impl<R: Read, F: Framing> RecordReader<R, F> {
         }
     }
 
-    #[inline(never)]
     fn fill(&mut self) -> Result<(), StreamError> {
         self.cutter.turn(self.chunk.filled())?;
         self.chunk.clear();

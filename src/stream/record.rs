@@ -91,14 +91,18 @@ impl<F: Framing> Cutter<F> {
         if self.watch.expired() { Err(self.expired()) } else { Ok(()) }
     }
 
+    /// The next record of `piece`, if that is easily told; else [`step`](Self::step) is to be asked.
     #[inline]
+    pub(super) fn quick(&mut self, piece: &[u8]) -> Option<Place> {
+        self.records.quick(piece)
+    }
+
     pub(super) fn step(&mut self, piece: &[u8]) -> Result<Step, StreamError> {
         self.records.step(piece)
     }
 
-    #[inline]
     pub(super) fn record<'a>(&'a self, piece: &'a [u8], place: &Place) -> Record<'a> {
-        Record::new(self.records.bytes(piece, place), place.offset, place.number, place.truncated)
+        self.records.record(piece, place)
     }
 
     /// Done with the piece. The watch comes first: if it says no, or panics, nothing has changed.

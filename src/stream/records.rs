@@ -12,6 +12,7 @@ use super::Oversize;
 use super::ends::Ends;
 use super::error::{BuildError, StreamError};
 use super::framing::{Close, Framing};
+use super::record::Record;
 use super::storage::Carry;
 
 /// What comes next.
@@ -35,6 +36,15 @@ pub(super) struct Place {
     pub(super) offset: u64,
     pub(super) number: u64,
     pub(super) truncated: bool,
+}
+
+impl Place {
+    /// The record, which lies in `bytes`.
+    #[inline]
+    pub(super) fn record<'a>(&self, bytes: &'a [u8]) -> Record<'a> {
+        let bytes = bytes.get(self.start..self.end).unwrap_or_default();
+        Record::new(bytes, self.offset, self.number, self.truncated)
+    }
 }
 
 /// What became of the open record's claim to be given out.
@@ -69,12 +79,11 @@ pub(super) struct Records<F> {
     oversize: Oversize,
     /// Most bytes of content.
     max: usize,
+    /// Also where in the piece the next record begins, or the open one goes on.
     ends: Ends,
     carry: Carry,
     /// Bytes of the whole input before this piece.
     base: u64,
-    /// Where in the piece the next record begins, or the open one goes on.
-    at: usize,
     /// How far into the piece stage one has looked; 0 also where the open record was not looked for yet.
     scanned: usize,
     /// Bytes of the open record in earlier pieces, its head included; 0 if none is open.
@@ -82,7 +91,7 @@ pub(super) struct Records<F> {
     fate: Fate,
     /// Whether no piece will come.
     ended: bool,
-    /// The last record's number, given out or not.
+    /// The number of the record before the first of `ends`.
     number: u64,
     truncated: u64,
     skipped: u64,
@@ -93,15 +102,14 @@ impl<F: Framing> Records<F> {
     /// For an input whose first byte is byte `base` of the whole.
     pub(super) fn new(framing: F, max: ByteSize, oversize: Oversize, base: u64) -> Result<Self, BuildError> {
         let max = max.as_usize();
-        let carry = Carry::new(max.saturating_add(framing.slack()));
+        let (ends, carry) = (Ends::new(framing.tail())?, Carry::new(max.saturating_add(framing.slack())));
         Ok(Self {
             framing,
             oversize,
             max,
-            ends: Ends::new()?,
+            ends,
             carry,
             base,
-            at: 0,
             scanned: 0,
             open: 0,
             fate: Fate::Fits,
@@ -113,41 +121,51 @@ impl<F: Framing> Records<F> {
         })
     }
 
-    /// The next record of `piece`, which is the same until [`turn`](Self::turn).
+    /// The next record, if stage one has found it and it may be given out: the short way of [`step`](Self::step), which
+    /// goes on where this says `None`.
     #[inline]
+    pub(super) fn quick(&mut self, piece: &[u8]) -> Option<Place> {
+        let span = self.ends.peek()?;
+        let start = span.start + self.framing.head();
+        let len = self.framing.trimmed(piece.get(start..span.end)?);
+        if len > self.max {
+            return None;
+        }
+        let (offset, number) = (self.base + span.start as u64, self.next_number());
+        self.ends.pop();
+        Some(Place { carried: false, start, end: start + len, offset, number, truncated: false })
+    }
+
+    /// The next record of `piece`, which is the same until [`turn`](Self::turn).
     pub(super) fn step(&mut self, piece: &[u8]) -> Result<Step, StreamError> {
         loop {
-            let Some(end) = self.ends.next() else {
-                match self.look(piece)? {
-                    Some(step) => return Ok(step),
-                    None => continue,
-                }
-            };
-            let start = self.at + self.framing.head();
-            let len = self.framing.trimmed(piece.get(start..end).unwrap_or_default());
-            let offset = self.offset();
-            self.at = end + self.framing.tail();
-            self.number += 1;
-            let mut place =
-                Place { carried: false, start, end: start + len, offset, number: self.number, truncated: false };
-            if len <= self.max || self.too_long(&mut place, (end - start) as u64, Fate::Fits)? {
+            if let Some(place) = self.quick(piece) {
                 return Ok(Step::Record(place));
+            }
+            if let Some(span) = self.ends.peek() {
+                let (offset, start) = (self.offset(), span.start + self.framing.head());
+                self.ends.pop();
+                let mut place =
+                    Place { carried: false, start, end: start, offset, number: self.number(), truncated: false };
+                if self.too_long(&mut place, (span.end - start) as u64, Fate::Fits)? {
+                    return Ok(Step::Record(place));
+                }
+            } else if let Some(step) = self.look(piece)? {
+                return Ok(step);
             }
         }
     }
 
     /// What `place` stands for.
-    #[inline]
-    pub(super) fn bytes<'a>(&'a self, piece: &'a [u8], place: &Place) -> &'a [u8] {
-        let lies_in = if place.carried { self.carry.bytes() } else { piece };
-        lies_in.get(place.start..place.end).unwrap_or_default()
+    pub(super) fn record<'a>(&'a self, piece: &'a [u8], place: &Place) -> Record<'a> {
+        place.record(if place.carried { self.carry.bytes() } else { piece })
     }
 
     /// Says that the piece, all of it stepped through, gives way to the next.
     pub(super) fn turn(&mut self, piece: &[u8]) {
-        debug_assert_eq!(self.at, piece.len(), "turned before `More`");
+        debug_assert_eq!(self.ends.at(), piece.len(), "turned before `More`");
         self.base += piece.len() as u64;
-        (self.at, self.scanned) = (0, 0);
+        self.go_to(0);
     }
 
     /// Says that there is no next piece.
@@ -158,22 +176,29 @@ impl<F: Framing> Records<F> {
     /// Where the record begins that comes next. All before it was given out, or dropped and counted.
     #[inline]
     pub(super) fn offset(&self) -> u64 {
-        self.base + self.at as u64 - self.open
+        self.base + self.ends.at() as u64 - self.open
+    }
+
+    /// The last record's number, given out or not.
+    #[inline]
+    fn number(&self) -> u64 {
+        self.number + self.ends.popped()
     }
 
     /// The number of the record that comes next.
+    #[inline]
     pub(super) fn next_number(&self) -> u64 {
-        self.number + 1
+        self.number() + 1
     }
 
     /// Bytes of the whole input up to where the next piece begins, once this one is done with.
     pub(super) fn taken(&self) -> u64 {
-        self.base + self.at as u64
+        self.base + self.ends.at() as u64
     }
 
     pub(super) fn stats(&self) -> RecordStats {
-        let Self { number, truncated, skipped, bytes_dropped, .. } = *self;
-        RecordStats { records: number - skipped, truncated, skipped, bytes_dropped, deadline_ignored: false }
+        let Self { truncated, skipped, bytes_dropped, .. } = *self;
+        RecordStats { records: self.number() - skipped, truncated, skipped, bytes_dropped, deadline_ignored: false }
     }
 
     /// Stage one, and whatever has to do with an open record. `None` says that there are ends to hand out.
@@ -190,8 +215,9 @@ impl<F: Framing> Records<F> {
                 }
             }
             let from = self.scanned;
+            self.number = self.number();
             self.scanned = self.framing.find(piece, from, &mut self.ends);
-            if !self.ends.is_empty() {
+            if self.ends.peek().is_some() {
                 return Ok(None);
             }
             if self.scanned == from || self.scanned == piece.len() {
@@ -202,7 +228,7 @@ impl<F: Framing> Records<F> {
 
     /// Takes the rest of the piece, which does not end the record, into the carry.
     fn absorb(&mut self, piece: &[u8]) -> Result<Option<Step>, StreamError> {
-        let rest = piece.get(self.at..).unwrap_or_default();
+        let rest = piece.get(self.ends.at()..).unwrap_or_default();
         if rest.is_empty() {
             return if self.ended { self.last().map(Some) } else { Ok(Some(Step::More)) };
         }
@@ -210,7 +236,7 @@ impl<F: Framing> Records<F> {
         let offset = self.offset();
         self.framing.note(rest);
         self.open += rest.len() as u64;
-        (self.at, self.scanned) = (piece.len(), piece.len());
+        self.go_to(piece.len());
 
         let least = self.content().saturating_sub(self.framing.slack() as u64);
         let least = least.max(self.framing.declared().unwrap_or(0));
@@ -234,7 +260,7 @@ impl<F: Framing> Records<F> {
         self.keep(piece.get(..close.end).unwrap_or_default())?;
         let (offset, fate) = (self.offset(), self.fate);
         let content = (self.open + close.end as u64).saturating_sub((self.framing.head() + close.back) as u64);
-        (self.at, self.scanned) = (close.next, close.next);
+        self.go_to(close.next);
         self.close(content, offset, fate, true)
     }
 
@@ -249,7 +275,7 @@ impl<F: Framing> Records<F> {
             self.number += 1;
             self.skipped += 1;
             self.bytes_dropped += content;
-            return Err(StreamError::CutOff { offset, number: self.number, end: self.base + self.at as u64 });
+            return Err(StreamError::CutOff { offset, number: self.number, end: self.taken() });
         }
         Ok(self.close(content, offset, fate, false)?.map_or(Step::End, Step::Record))
     }
@@ -269,6 +295,13 @@ impl<F: Framing> Records<F> {
             }
         }
         Ok(self.too_long(&mut place, content, fate)?.then_some(place))
+    }
+
+    /// Goes on at a place of the piece, of which no end is known.
+    fn go_to(&mut self, at: usize) {
+        self.number = self.number();
+        self.ends.restart(at);
+        self.scanned = at;
     }
 
     /// No record is open any more. What the carry holds stays until the next piece.

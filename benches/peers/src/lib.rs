@@ -4,6 +4,7 @@
 //! compiled once, here: every worker runs the same machine code and differs in nothing but its allocator.
 
 pub mod heap;
+pub mod stream;
 
 /// A xorshift64 generator: a few cycles, and the same sequence in every program.
 #[derive(Debug, Clone)]
