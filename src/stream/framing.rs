@@ -152,6 +152,7 @@ pub(super) mod sealed {
     /// What the core asks of a framing. Those of the methods that have a default are for the open record only.
     pub trait Framing: std::fmt::Debug + Send {
         /// Bytes in front of the content.
+        #[inline]
         fn head(&self) -> usize {
             0
         }
@@ -187,9 +188,10 @@ pub(super) mod sealed {
             true
         }
 
-        /// The length of `content` as it is given out.
-        fn trimmed(&self, content: &[u8]) -> usize {
-            content.len()
+        /// Where the content ends as it is given out, of that which lies in `piece` from `start` to `end`.
+        #[inline]
+        fn trimmed(&self, _piece: &[u8], _start: usize, end: usize) -> usize {
+            end
         }
     }
 }
@@ -214,6 +216,7 @@ fn find_byte(byte: u8, input: &[u8], from: usize, ends: &mut Ends) -> usize {
 }
 
 impl sealed::Framing for Lines {
+    #[inline]
     fn tail(&self) -> usize {
         1
     }
@@ -233,12 +236,13 @@ impl sealed::Framing for Lines {
     }
 
     #[inline]
-    fn trimmed(&self, content: &[u8]) -> usize {
-        content.len() - usize::from(content.last() == Some(&b'\r'))
+    fn trimmed(&self, piece: &[u8], start: usize, end: usize) -> usize {
+        end - usize::from(end > start && piece.get(end - 1) == Some(&b'\r'))
     }
 }
 
 impl sealed::Framing for Delimiter {
+    #[inline]
     fn tail(&self) -> usize {
         self.needle().len()
     }
@@ -304,10 +308,12 @@ impl sealed::Framing for Delimiter {
 }
 
 impl sealed::Framing for LengthPrefix {
+    #[inline]
     fn head(&self) -> usize {
         4
     }
 
+    #[inline]
     fn tail(&self) -> usize {
         0
     }

@@ -94,8 +94,8 @@ impl<R: Read, F: Framing> RecordReader<R, F> {
     #[inline]
     pub fn next_record(&mut self) -> Result<Option<Record<'_>>, StreamError> {
         self.cutter.check()?;
-        if let Some(place) = self.cutter.quick(self.chunk.filled()) {
-            return Ok(Some(place.record(self.chunk.filled())));
+        if let Some(place) = self.cutter.quick(self.chunk.all()) {
+            return Ok(Some(place.record(self.chunk.all())));
         }
         self.next_filled()
     }

@@ -122,18 +122,18 @@ impl<F: Framing> Records<F> {
     }
 
     /// The next record, if stage one has found it and it may be given out: the short way of [`step`](Self::step), which
-    /// goes on where this says `None`.
+    /// goes on where this says `None`. It minds only what stage one found in the piece, so `piece` may have more behind.
     #[inline]
     pub(super) fn quick(&mut self, piece: &[u8]) -> Option<Place> {
-        let span = self.ends.peek()?;
+        let span = self.ends.peek(self.framing.tail())?;
         let start = span.start + self.framing.head();
-        let len = self.framing.trimmed(piece.get(start..span.end)?);
-        if len > self.max {
+        let end = self.framing.trimmed(piece, start, span.end);
+        if end.wrapping_sub(start) > self.max {
             return None;
         }
         let (offset, number) = (self.base + span.start as u64, self.next_number());
         self.ends.pop();
-        Some(Place { carried: false, start, end: start + len, offset, number, truncated: false })
+        Some(Place { carried: false, start, end, offset, number, truncated: false })
     }
 
     /// The next record of `piece`, which is the same until [`turn`](Self::turn).
@@ -142,7 +142,7 @@ impl<F: Framing> Records<F> {
             if let Some(place) = self.quick(piece) {
                 return Ok(Step::Record(place));
             }
-            if let Some(span) = self.ends.peek() {
+            if let Some(span) = self.ends.peek(self.framing.tail()) {
                 let (offset, start) = (self.offset(), span.start + self.framing.head());
                 self.ends.pop();
                 let mut place =
@@ -163,7 +163,7 @@ impl<F: Framing> Records<F> {
 
     /// Says that the piece, all of it stepped through, gives way to the next.
     pub(super) fn turn(&mut self, piece: &[u8]) {
-        debug_assert_eq!(self.ends.at(), piece.len(), "turned before `More`");
+        debug_assert_eq!(self.ends.at(self.framing.tail()), piece.len(), "turned before `More`");
         self.base += piece.len() as u64;
         self.go_to(0);
     }
@@ -176,7 +176,7 @@ impl<F: Framing> Records<F> {
     /// Where the record begins that comes next. All before it was given out, or dropped and counted.
     #[inline]
     pub(super) fn offset(&self) -> u64 {
-        self.base + self.ends.at() as u64 - self.open
+        self.base + self.ends.at(self.framing.tail()) as u64 - self.open
     }
 
     /// The last record's number, given out or not.
@@ -193,7 +193,7 @@ impl<F: Framing> Records<F> {
 
     /// Bytes of the whole input up to where the next piece begins, once this one is done with.
     pub(super) fn taken(&self) -> u64 {
-        self.base + self.ends.at() as u64
+        self.base + self.ends.at(self.framing.tail()) as u64
     }
 
     pub(super) fn stats(&self) -> RecordStats {
@@ -217,7 +217,7 @@ impl<F: Framing> Records<F> {
             let from = self.scanned;
             self.number = self.number();
             self.scanned = self.framing.find(piece, from, &mut self.ends);
-            if self.ends.peek().is_some() {
+            if self.ends.peek(self.framing.tail()).is_some() {
                 return Ok(None);
             }
             if self.scanned == from || self.scanned == piece.len() {
@@ -228,7 +228,7 @@ impl<F: Framing> Records<F> {
 
     /// Takes the rest of the piece, which does not end the record, into the carry.
     fn absorb(&mut self, piece: &[u8]) -> Result<Option<Step>, StreamError> {
-        let rest = piece.get(self.ends.at()..).unwrap_or_default();
+        let rest = piece.get(self.ends.at(self.framing.tail())..).unwrap_or_default();
         if rest.is_empty() {
             return if self.ended { self.last().map(Some) } else { Ok(Some(Step::More)) };
         }
@@ -289,7 +289,7 @@ impl<F: Framing> Records<F> {
             // Part of a delimiter may lie behind the content.
             self.carry.truncate(usize::try_from(content).unwrap_or(usize::MAX));
             let content = self.carry.bytes();
-            place.end = if trim { self.framing.trimmed(content) } else { content.len() };
+            place.end = if trim { self.framing.trimmed(content, 0, content.len()) } else { content.len() };
             if place.end <= self.max {
                 return Ok(Some(place));
             }
@@ -300,7 +300,7 @@ impl<F: Framing> Records<F> {
     /// Goes on at a place of the piece, of which no end is known.
     fn go_to(&mut self, at: usize) {
         self.number = self.number();
-        self.ends.restart(at);
+        self.ends.restart(at, self.framing.tail());
         self.scanned = at;
     }
 

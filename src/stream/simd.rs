@@ -52,6 +52,7 @@ fn positions_baseline(byte: u8, window: &[u8], base: u32, found: &mut [u32]) -> 
 
 /// The loop, compiled once for each kind of mask.
 #[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "a block is far shorter than 4 GiB")]
 #[expect(clippy::inline_always, reason = "it must be compiled with the features of its caller")]
 fn search(window: &[u8], base: u32, found: &mut [u32], mask: impl Fn(&[u8; BLOCK]) -> Mask) -> Done {
     let (blocks, rest) = window.as_chunks::<BLOCK>();
@@ -70,8 +71,8 @@ fn search(window: &[u8], base: u32, found: &mut [u32], mask: impl Fn(&[u8; BLOCK
         block.iter_mut().zip(rest).for_each(|(place, byte)| *place = *byte);
         // The padding may look like a match.
         let [low, high] = mask(&block);
-        let kept = u128::MAX >> (BLOCK - rest.len());
-        done.found += write([low & kept as u64, high & (kept >> 64) as u64], base, done.looked, room);
+        let kept = |from: usize| u64::MAX.unbounded_shr(64_u32.saturating_sub(rest.len().saturating_sub(from) as u32));
+        done.found += write([low & kept(0), high & kept(64)], base, done.looked, room);
         done.looked += rest.len();
     }
     done
@@ -118,7 +119,8 @@ fn mask_portable(byte: u8, block: &[u8; BLOCK]) -> Mask {
         // Gathers those eight bits into the top byte.
         mask << 8 | u128::from((equal >> 7).wrapping_mul(0x0102_0408_1020_4080) >> 56)
     });
-    [mask as u64, (mask >> 64) as u64]
+    let [low, high] = [mask, mask >> 64].map(|half| (half & u128::from(u64::MAX)) as u64);
+    [low, high]
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -70,6 +70,12 @@ impl Chunk {
         self.bytes.get(..self.filled).unwrap_or_default()
     }
 
+    /// The whole buffer, whatever lies behind what is filled.
+    #[inline]
+    pub(super) fn all(&self) -> &[u8] {
+        &self.bytes
+    }
+
     pub(super) fn clear(&mut self) {
         self.filled = 0;
     }
