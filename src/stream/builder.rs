@@ -41,8 +41,8 @@ pub struct StreamBuilder<K> {
 }
 
 impl<K> StreamBuilder<K> {
-    /// Most bytes of a chunk that count: positions in it fit 32 bits.
-    pub const MAX_CHUNK: ByteSize = ByteSize::gib(1);
+    /// The size of a chunk, if none is set.
+    pub(super) const CHUNK: ByteSize = ByteSize::kib(256);
 
     pub(super) fn new(kind: K, max: ByteSize, chunk: ByteSize) -> Self {
         let (oversize, resume_at, watch) = (Oversize::Error, 0, WatchSettings::default());
@@ -112,6 +112,34 @@ impl<F: Framing> StreamBuilder<F> {
     pub fn build<R: Read>(self, reader: R) -> Result<RecordReader<R, F>, BuildError> {
         let chunk = self.chunk;
         RecordReader::new(reader, self.cutter()?, chunk)
+    }
+
+    /// Builds a reader of records over an [`AsyncRead`](tokio::io::AsyncRead), with one buffer of the size of a chunk.
+    ///
+    /// # Errors
+    ///
+    /// As [`build`](Self::build).
+    #[cfg(feature = "tokio")]
+    pub fn build_async<R: tokio::io::AsyncRead + Unpin>(
+        self,
+        reader: R,
+    ) -> Result<super::AsyncRecordReader<R, F>, BuildError> {
+        let chunk = self.chunk;
+        super::AsyncRecordReader::new(reader, self.cutter()?, chunk)
+    }
+
+    /// Builds a reader of records over a stream of [`Bytes`](bytes::Bytes), which needs no buffer for chunks.
+    ///
+    /// # Errors
+    ///
+    /// [`BuildError`] where there is no memory for the ends of records.
+    #[cfg(feature = "tokio")]
+    pub fn build_stream<S, E>(self, stream: S) -> Result<super::RecordStream<S, F>, BuildError>
+    where
+        S: futures_core::Stream<Item = Result<bytes::Bytes, E>> + Unpin,
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        Ok(super::RecordStream::new(stream, self.cutter()?))
     }
 
     pub(super) fn cutter(self) -> Result<Cutter<F>, BuildError> {

@@ -188,9 +188,9 @@ pub(super) mod sealed {
             true
         }
 
-        /// Where the content ends as it is given out, of that which lies in `piece` from `start` to `end`.
+        /// Where the content ends as it is given out, of that which ends in `piece` at `end`.
         #[inline]
-        fn trimmed(&self, _piece: &[u8], _start: usize, end: usize) -> usize {
+        fn trimmed(&self, _piece: &[u8], end: usize) -> usize {
             end
         }
     }
@@ -236,8 +236,9 @@ impl sealed::Framing for Lines {
     }
 
     #[inline]
-    fn trimmed(&self, piece: &[u8], start: usize, end: usize) -> usize {
-        end - usize::from(end > start && piece.get(end - 1) == Some(&b'\r'))
+    fn trimmed(&self, piece: &[u8], end: usize) -> usize {
+        // An empty line needs no case of its own: the byte in front of it is an LF, or there is none.
+        end - usize::from(piece.get(end.wrapping_sub(1)) == Some(&b'\r'))
     }
 }
 

@@ -1,6 +1,9 @@
 //! Any input in a fixed amount of memory: records of a bounded length, or chunks, one at a time.
 
+#[cfg(feature = "tokio")]
+mod body;
 mod builder;
+mod driver;
 mod ends;
 mod error;
 mod framing;
@@ -11,6 +14,8 @@ mod simd;
 mod storage;
 mod watch;
 
+#[cfg(feature = "tokio")]
+pub use body::{AsyncLineReader, AsyncRecordReader, LineStream, RecordStream};
 pub use builder::{Oversize, StreamBuilder};
 pub use error::{BuildError, StreamError};
 pub use framing::{Delimiter, Framing, LengthPrefix, Lines};

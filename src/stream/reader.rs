@@ -1,14 +1,16 @@
 //! Records out of a [`Read`].
 
-use std::io::Read;
+use std::io::{self, Read};
+use std::task::{Context, Poll, Waker};
 
 use crate::size::ByteSize;
 
 use super::builder::StreamBuilder;
+use super::driver::{Driver, Input};
 use super::error::{BuildError, StreamError};
 use super::framing::{Framing, Lines};
 use super::record::{Cutter, Record};
-use super::records::{RecordStats, Step};
+use super::records::RecordStats;
 use super::storage::Chunk;
 
 /// Lines out of a [`Read`]; see [`RecordReader`].
@@ -43,16 +45,35 @@ pub type LineReader<R> = RecordReader<R, Lines>;
 /// let input: &[u8] = b"short\nfar too long for us\r\nlast";
 /// let mut lines = LineReader::builder(ByteSize::bytes(8)).oversize(Oversize::Skip).build(input)?;
 /// while let Some(line) = lines.next_record()? {
-///     println!("line {} at byte {}: {:?}", line.number(), line.offset(), line.bytes());
+///     println!("line {} at byte {}: {:?}", line.number(), line.offset(), line.escape_ascii());
 /// }
 /// assert_eq!((lines.stats().records, lines.stats().skipped), (2, 1));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug)]
-pub struct RecordReader<R, F> {
-    input: R,
-    cutter: Cutter<F>,
+pub struct RecordReader<R, F>(Driver<Blocking<R>, F>);
+
+/// A `Read` with the chunk it is read into.
+#[derive(Debug)]
+struct Blocking<R> {
+    reader: R,
     chunk: Chunk,
+}
+
+impl<R: Read> Input for Blocking<R> {
+    fn piece(&self) -> &[u8] {
+        self.chunk.filled()
+    }
+
+    #[inline]
+    fn all(&self) -> &[u8] {
+        self.chunk.all()
+    }
+
+    fn poll_next(&mut self, _context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.chunk.clear();
+        Poll::Ready(self.chunk.fill_once(&mut self.reader).map(drop))
+    }
 }
 
 impl RecordReader<(), Lines> {
@@ -77,13 +98,13 @@ impl<F: Framing> RecordReader<(), F> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn framed(framing: F, max_record: ByteSize) -> StreamBuilder<F> {
-        StreamBuilder::new(framing, max_record, ByteSize::kib(256))
+        StreamBuilder::new(framing, max_record, StreamBuilder::<F>::CHUNK)
     }
 }
 
 impl<R: Read, F: Framing> RecordReader<R, F> {
-    pub(super) fn new(input: R, cutter: Cutter<F>, chunk: ByteSize) -> Result<Self, BuildError> {
-        Ok(Self { input, cutter, chunk: Chunk::new(chunk)? })
+    pub(super) fn new(reader: R, cutter: Cutter<F>, chunk: ByteSize) -> Result<Self, BuildError> {
+        Ok(Self(Driver::new(Blocking { reader, chunk: Chunk::new(chunk)? }, cutter)))
     }
 
     /// Gives the next record; `None` at the end of the input, and ever after.
@@ -92,55 +113,39 @@ impl<R: Read, F: Framing> RecordReader<R, F> {
     ///
     /// [`StreamError`]; after each of them the next call goes on. `Interrupted` is none of them: it is tried again.
     #[inline]
-    pub fn next_record(&mut self) -> Result<Option<Record<'_>>, StreamError> {
-        self.cutter.check()?;
-        if let Some(place) = self.cutter.quick(self.chunk.all()) {
-            return Ok(Some(place.record(self.chunk.all())));
+    pub fn next_record(&mut self) -> Result<Option<Record<&[u8]>>, StreamError> {
+        if let Some(place) = self.0.quick()? {
+            return Ok(Some(self.0.here(&place)));
         }
-        self.next_filled()
+        self.next_polled()
     }
 
-    /// The next record, however much must be read for it.
-    fn next_filled(&mut self) -> Result<Option<Record<'_>>, StreamError> {
-        loop {
-            match self.cutter.step(self.chunk.filled())? {
-                Step::Record(place) => return Ok(Some(self.cutter.record(self.chunk.filled(), &place))),
-                Step::More => self.fill()?,
-                Step::End => return Ok(None),
-            }
+    fn next_polled(&mut self) -> Result<Option<Record<&[u8]>>, StreamError> {
+        match self.0.poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(place) => Ok(place?.map(|place| self.0.record(&place))),
+            Poll::Pending => Ok(None), // an input that blocks is always ready
         }
-    }
-
-    fn fill(&mut self) -> Result<(), StreamError> {
-        self.cutter.turn(self.chunk.filled())?;
-        self.chunk.clear();
-        match self.chunk.fill_once(&mut self.input) {
-            Ok(0) => self.cutter.end(),
-            Ok(_) => {}
-            Err(source) => return Err(self.cutter.failed(source)),
-        }
-        Ok(())
     }
 }
 
 impl<R, F: Framing> RecordReader<R, F> {
     /// Tells where the record begins that comes next: where to resume. All before it was given out, or dropped.
     pub fn offset(&self) -> u64 {
-        self.cutter.offset()
+        self.0.offset()
     }
 
     /// Tells what was given out and what was not.
     pub fn stats(&self) -> RecordStats {
-        self.cutter.stats()
+        self.0.stats()
     }
 
     /// Lends the input, as to ask how far a decoder has come. Bytes read from it are lost to the reader.
     pub const fn get_ref(&self) -> &R {
-        &self.input
+        &self.0.input.reader
     }
 
     /// Gives the input back; what was read from it and not handed out is lost.
     pub fn into_inner(self) -> R {
-        self.input
+        self.0.input.reader
     }
 }

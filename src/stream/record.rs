@@ -8,23 +8,27 @@ use super::framing::Framing;
 use super::records::{Place, RecordStats, Records, Step};
 use super::watch::Watch;
 
-/// A record, lent by its reader until the next call. It derefs to its bytes.
+/// A record: its bytes, where they stand, and which record it is.
+///
+/// It is lent by its reader until the next call where `B` is `&[u8]`, and owned where `B` is [`Bytes`](bytes::Bytes). It
+/// derefs to its bytes.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Record<'a> {
-    bytes: &'a [u8],
+pub struct Record<B> {
+    bytes: B,
     offset: u64,
     number: u64,
     truncated: bool,
 }
 
-impl<'a> Record<'a> {
-    pub(super) const fn new(bytes: &'a [u8], offset: u64, number: u64, truncated: bool) -> Self {
+impl<B> Record<B> {
+    #[inline]
+    pub(super) const fn new(bytes: B, offset: u64, number: u64, truncated: bool) -> Self {
         Self { bytes, offset, number, truncated }
     }
 
     /// Gives its bytes, without what tells it from the next.
     #[inline]
-    pub const fn bytes(&self) -> &'a [u8] {
+    pub fn into_bytes(self) -> B {
         self.bytes
     }
 
@@ -47,22 +51,22 @@ impl<'a> Record<'a> {
     }
 }
 
-impl Deref for Record<'_> {
+impl<B: Deref<Target = [u8]>> Deref for Record<B> {
     type Target = [u8];
 
     #[inline]
     fn deref(&self) -> &[u8] {
-        self.bytes
+        &self.bytes
     }
 }
 
-impl AsRef<[u8]> for Record<'_> {
+impl<B: AsRef<[u8]>> AsRef<[u8]> for Record<B> {
     fn as_ref(&self) -> &[u8] {
-        self.bytes
+        self.bytes.as_ref()
     }
 }
 
-impl fmt::Debug for Record<'_> {
+impl<B: Deref<Target = [u8]>> fmt::Debug for Record<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Record")
             .field("offset", &self.offset)
@@ -88,7 +92,7 @@ impl<F: Framing> Cutter<F> {
     /// To be called before each record.
     #[inline]
     pub(super) fn check(&self) -> Result<(), StreamError> {
-        if self.watch.expired() { Err(self.expired()) } else { Ok(()) }
+        if self.watch.expired() { self.expired() } else { Ok(()) }
     }
 
     /// The next record of `piece`, if that is easily told; else [`step`](Self::step) is to be asked.
@@ -101,8 +105,8 @@ impl<F: Framing> Cutter<F> {
         self.records.step(piece)
     }
 
-    pub(super) fn record<'a>(&'a self, piece: &'a [u8], place: &Place) -> Record<'a> {
-        self.records.record(piece, place)
+    pub(super) fn carried(&self) -> &[u8] {
+        self.records.carried()
     }
 
     /// Done with the piece. The watch comes first: if it says no, or panics, nothing has changed.
@@ -129,8 +133,12 @@ impl<F: Framing> Cutter<F> {
         RecordStats { deadline_ignored: self.watch.deadline_ignored(), ..self.records.stats() }
     }
 
+    /// Nothing comes too late where nothing comes.
     #[cold]
-    fn expired(&self) -> StreamError {
-        StreamError::Deadline { resume_at: self.records.offset(), number: self.records.next_number() }
+    fn expired(&self) -> Result<(), StreamError> {
+        if self.records.is_done() {
+            return Ok(());
+        }
+        Err(StreamError::Deadline { resume_at: self.records.offset(), number: self.records.next_number() })
     }
 }

@@ -39,11 +39,16 @@ pub(super) struct Place {
 }
 
 impl Place {
+    /// The record whose bytes these are.
+    #[inline]
+    pub(super) fn of<B>(&self, bytes: B) -> Record<B> {
+        Record::new(bytes, self.offset, self.number, self.truncated)
+    }
+
     /// The record, which lies in `bytes`.
     #[inline]
-    pub(super) fn record<'a>(&self, bytes: &'a [u8]) -> Record<'a> {
-        let bytes = bytes.get(self.start..self.end).unwrap_or_default();
-        Record::new(bytes, self.offset, self.number, self.truncated)
+    pub(super) fn record<'a>(&self, bytes: &'a [u8]) -> Record<&'a [u8]> {
+        self.of(bytes.get(self.start..self.end).unwrap_or_default())
     }
 }
 
@@ -127,7 +132,7 @@ impl<F: Framing> Records<F> {
     pub(super) fn quick(&mut self, piece: &[u8]) -> Option<Place> {
         let span = self.ends.peek(self.framing.tail())?;
         let start = span.start + self.framing.head();
-        let end = self.framing.trimmed(piece, start, span.end);
+        let end = self.framing.trimmed(piece, span.end);
         if end.wrapping_sub(start) > self.max {
             return None;
         }
@@ -156,9 +161,9 @@ impl<F: Framing> Records<F> {
         }
     }
 
-    /// What `place` stands for.
-    pub(super) fn record<'a>(&'a self, piece: &'a [u8], place: &Place) -> Record<'a> {
-        place.record(if place.carried { self.carry.bytes() } else { piece })
+    /// The bytes of the record that was carried last.
+    pub(super) fn carried(&self) -> &[u8] {
+        self.carry.bytes()
     }
 
     /// Says that the piece, all of it stepped through, gives way to the next.
@@ -171,6 +176,11 @@ impl<F: Framing> Records<F> {
     /// Says that there is no next piece.
     pub(super) fn end(&mut self) {
         self.ended = true;
+    }
+
+    /// Whether all was given out.
+    pub(super) fn is_done(&self) -> bool {
+        self.ended && self.open == 0 && self.ends.peek(self.framing.tail()).is_none()
     }
 
     /// Where the record begins that comes next. All before it was given out, or dropped and counted.
@@ -289,7 +299,7 @@ impl<F: Framing> Records<F> {
             // Part of a delimiter may lie behind the content.
             self.carry.truncate(usize::try_from(content).unwrap_or(usize::MAX));
             let content = self.carry.bytes();
-            place.end = if trim { self.framing.trimmed(content, 0, content.len()) } else { content.len() };
+            place.end = if trim { self.framing.trimmed(content, content.len()) } else { content.len() };
             if place.end <= self.max {
                 return Ok(Some(place));
             }

@@ -50,6 +50,9 @@ impl Carry {
     }
 }
 
+/// Most bytes of a chunk: positions in it fit 32 bits.
+pub(super) const MAX_CHUNK: ByteSize = ByteSize::gib(1);
+
 /// A buffer of one size, filled from the front.
 #[derive(Debug)]
 pub(super) struct Chunk {
@@ -62,7 +65,7 @@ impl Chunk {
         if size == ByteSize::ZERO {
             return Err(BuildError::EmptyChunk);
         }
-        Ok(Self { bytes: fixed(size.as_usize())?, filled: 0 })
+        Ok(Self { bytes: fixed(size.min(MAX_CHUNK).as_usize())?, filled: 0 })
     }
 
     #[inline]
@@ -95,6 +98,19 @@ impl Chunk {
         }
         self.filled += read;
         Ok(read)
+    }
+
+    /// Has the empty buffer filled by one read that may have to be waited for.
+    #[cfg(feature = "tokio")]
+    pub(super) fn poll_fill(
+        &mut self,
+        input: std::pin::Pin<&mut impl tokio::io::AsyncRead>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<io::Result<()>> {
+        let mut buffer = tokio::io::ReadBuf::new(&mut self.bytes);
+        let read = input.poll_read(context, &mut buffer);
+        self.filled = if matches!(read, std::task::Poll::Ready(Ok(()))) { buffer.filled().len() } else { 0 };
+        read
     }
 }
 

@@ -10,6 +10,7 @@
 )]
 
 use std::io::{self, ErrorKind, Read};
+use std::ops::Deref;
 
 use plimsoll::ByteSize;
 use plimsoll::stream::{Oversize, Record, RecordStats, StreamError};
@@ -53,8 +54,8 @@ pub enum Said {
     CutOff { offset: u64, number: u64, end: u64 },
 }
 
-impl From<Record<'_>> for Said {
-    fn from(record: Record<'_>) -> Self {
+impl<B: Deref<Target = [u8]>> From<Record<B>> for Said {
+    fn from(record: Record<B>) -> Self {
         let (offset, number, truncated) = (record.offset(), record.number(), record.is_truncated());
         Self::Record { offset, number, bytes: record.to_vec(), truncated }
     }
@@ -254,6 +255,47 @@ impl Read for Pieces<'_> {
         buffer[..piece.len()].copy_from_slice(piece);
         Ok(piece.len())
     }
+}
+
+/// What one reader said of a case. `next` answers `None` at the end; its errors are the input's, or part of the answer.
+pub fn all_said(mut next: impl FnMut() -> Result<Option<Said>, StreamError>) -> Vec<Said> {
+    let mut all = Vec::new();
+    loop {
+        match next() {
+            Ok(Some(record)) => all.push(record),
+            Ok(None) => break,
+            Err(error) => all.extend(said(&error)),
+        }
+    }
+    assert_eq!(next().unwrap(), None, "the end stays the end");
+    all
+}
+
+/// Runs one face, given as a generic function, with the framing of the case.
+macro_rules! with_framing {
+    ($case:expr, $face:ident $(, $argument:expr)*) => {
+        match &$case.cut {
+            $crate::support::Cut::Lines => $face(plimsoll::stream::Lines $(, $argument)*),
+            $crate::support::Cut::Delimiter(delimiter) => {
+                $face(plimsoll::stream::Delimiter::string(delimiter).unwrap() $(, $argument)*)
+            }
+            $crate::support::Cut::Length { big: true } => {
+                $face(plimsoll::stream::LengthPrefix::big_endian() $(, $argument)*)
+            }
+            $crate::support::Cut::Length { big: false } => {
+                $face(plimsoll::stream::LengthPrefix::little_endian() $(, $argument)*)
+            }
+        }
+    };
+}
+#[allow(unused_imports, reason = "each test binary uses its own part")]
+pub(crate) use with_framing;
+
+/// Holds what a face said against what the twin says.
+#[track_caller]
+pub fn assert_twin(seed: u64, case: &Case, found: &(Vec<Said>, RecordStats)) {
+    let twin = case.twin();
+    assert!(*found == twin, "seed {seed}, {case:?}\nfound {found:?}\ntwin {twin:?}");
 }
 
 pub fn bytes(n: usize) -> ByteSize {
