@@ -36,6 +36,10 @@ impl<I, F: Framing> Driver<I, F> {
         Self { input, cutter }
     }
 
+    pub(super) const fn max(&self) -> usize {
+        self.cutter.max()
+    }
+
     pub(super) fn offset(&self) -> u64 {
         self.cutter.offset()
     }

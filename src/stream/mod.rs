@@ -3,10 +3,12 @@
 #[cfg(feature = "tokio")]
 mod body;
 mod builder;
+mod chunks;
 mod driver;
 mod ends;
 mod error;
 mod framing;
+mod parallel;
 mod reader;
 mod record;
 mod records;
@@ -17,8 +19,10 @@ mod watch;
 #[cfg(feature = "tokio")]
 pub use body::{AsyncLineReader, AsyncRecordReader, LineStream, RecordStream};
 pub use builder::{Oversize, StreamBuilder};
+pub use chunks::{ChunkReader, Chunks};
 pub use error::{BuildError, StreamError};
 pub use framing::{Delimiter, Framing, LengthPrefix, Lines};
+pub use parallel::{Parallel, ParallelError, ParallelMap, ParallelReport};
 pub use reader::{LineReader, RecordReader};
 pub use record::Record;
 pub use records::RecordStats;

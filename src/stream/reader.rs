@@ -134,6 +134,10 @@ impl<R, F: Framing> RecordReader<R, F> {
         self.0.offset()
     }
 
+    pub(super) const fn max_record(&self) -> usize {
+        self.0.max()
+    }
+
     /// Tells what was given out and what was not.
     pub fn stats(&self) -> RecordStats {
         self.0.stats()

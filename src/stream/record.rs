@@ -125,6 +125,10 @@ impl<F: Framing> Cutter<F> {
         StreamError::Read { offset: self.records.taken(), number: self.records.next_number(), source }
     }
 
+    pub(super) const fn max(&self) -> usize {
+        self.records.max()
+    }
+
     pub(super) fn offset(&self) -> u64 {
         self.records.offset()
     }

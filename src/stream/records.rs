@@ -27,7 +27,7 @@ pub(super) enum Step {
 }
 
 /// Where a record lies, and which it is.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Place {
     /// In the carry, or else in the piece.
     pub(super) carried: bool,
@@ -176,6 +176,11 @@ impl<F: Framing> Records<F> {
     /// Says that there is no next piece.
     pub(super) fn end(&mut self) {
         self.ended = true;
+    }
+
+    /// Most bytes of a record.
+    pub(super) const fn max(&self) -> usize {
+        self.max
     }
 
     /// Whether all was given out.

@@ -68,6 +68,11 @@ impl Chunk {
         Ok(Self { bytes: fixed(size.min(MAX_CHUNK).as_usize())?, filled: 0 })
     }
 
+    /// No buffer.
+    pub(super) const fn none() -> Self {
+        Self { bytes: Vec::new(), filled: 0 }
+    }
+
     #[inline]
     pub(super) fn filled(&self) -> &[u8] {
         self.bytes.get(..self.filled).unwrap_or_default()
@@ -81,6 +86,10 @@ impl Chunk {
 
     pub(super) fn clear(&mut self) {
         self.filled = 0;
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.filled == self.bytes.len()
     }
 
     /// Reads once into the rest of the buffer, and tells how many bytes came: 0 at the end, or where it is full.
