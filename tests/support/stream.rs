@@ -272,6 +272,7 @@ pub fn all_said(mut next: impl FnMut() -> Result<Option<Said>, StreamError>) -> 
 }
 
 /// Runs one face, given as a generic function, with the framing of the case.
+#[allow(unused_macros, reason = "each test binary uses its own part")]
 macro_rules! with_framing {
     ($case:expr, $face:ident $(, $argument:expr)*) => {
         match &$case.cut {
