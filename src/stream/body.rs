@@ -51,7 +51,7 @@ pub struct AsyncRecordReader<R, F>(Driver<Asynchronous<R>, F>);
 /// # Memory
 ///
 /// ```text
-/// max_record + delimiter + 4 KiB
+/// max_record + 2 x delimiter + 4 KiB
 /// ```
 ///
 /// in bytes of heap at most, as for [`RecordReader`](super::RecordReader), beside the one item at hand, which belongs to

@@ -24,12 +24,12 @@ pub type LineReader<R> = RecordReader<R, Lines>;
 /// # Memory
 ///
 /// ```text
-/// chunk + max_record + delimiter + 4 KiB
+/// chunk + max_record + 2 x delimiter + 4 KiB
 /// ```
 ///
-/// in bytes of heap at most, whatever the input: `delimiter` is 1 for lines and the delimiter's length less 1 for
-/// others. Chunk and 4 KiB are allocated when the reader is built, the rest as records go over the end of a chunk. What
-/// the input `R` holds is not counted: a [`File`](std::fs::File) holds nothing; a `BufReader` around it is one more
+/// in bytes of heap at most, whatever the input; `delimiter` is its length, 1 for lines and 0 for a length in front. Chunk
+/// and 4 KiB are allocated when the reader is built, the rest as records go over the end of a chunk. What the input `R`
+/// holds is not counted: a [`File`](std::fs::File) holds nothing; a `BufReader` around it is one more
 /// chunk, and no use.
 ///
 /// # Cost
