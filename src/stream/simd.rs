@@ -47,21 +47,29 @@ fn positions_baseline(byte: u8, window: &[u8], base: u32, found: &mut [u32]) -> 
     // SAFETY: every processor of an aarch64 target of std has NEON.
     return unsafe { arm::positions_neon(byte, window, base, found) };
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-    return search(window, base, found, |block| mask_portable(byte, block));
+    return search(window, base, found, |block| mask_portable(byte, block), some_bit, |mask| *mask);
 }
 
-/// The loop, compiled once for each kind of mask.
+/// The loop, compiled once for each kind of comparison. What `compare` tells of a block becomes a mask only if any byte of it
+/// matches.
 #[inline(always)]
 #[expect(clippy::cast_possible_truncation, reason = "a block is far shorter than 4 GiB")]
 #[expect(clippy::inline_always, reason = "it must be compiled with the features of its caller")]
-fn search(window: &[u8], base: u32, found: &mut [u32], mask: impl Fn(&[u8; BLOCK]) -> Mask) -> Done {
+fn search<E>(
+    window: &[u8],
+    base: u32,
+    found: &mut [u32],
+    compare: impl Fn(&[u8; BLOCK]) -> E,
+    any: impl Fn(&E) -> bool,
+    mask: impl Fn(&E) -> Mask,
+) -> Done {
     let (blocks, rest) = window.as_chunks::<BLOCK>();
     let mut done = Done { looked: 0, found: 0 };
     for block in blocks {
-        let mask = mask(block);
-        if mask != [0, 0] {
+        let equal = compare(block);
+        if any(&equal) {
             let Some(room) = found.get_mut(done.found..).and_then(|room| room.first_chunk_mut()) else { return done };
-            done.found += write(mask, base, done.looked, room);
+            done.found += write(mask(&equal), base, done.looked, room);
         }
         done.looked += BLOCK;
     }
@@ -70,12 +78,17 @@ fn search(window: &[u8], base: u32, found: &mut [u32], mask: impl Fn(&[u8; BLOCK
         let mut block = [0; BLOCK];
         block.iter_mut().zip(rest).for_each(|(place, byte)| *place = *byte);
         // The padding may look like a match.
-        let [low, high] = mask(&block);
+        let [low, high] = mask(&compare(&block));
         let kept = |from: usize| u64::MAX.unbounded_shr(64_u32.saturating_sub(rest.len().saturating_sub(from) as u32));
         done.found += write([low & kept(0), high & kept(64)], base, done.looked, room);
         done.looked += rest.len();
     }
     done
+}
+
+/// For comparisons that are masks.
+fn some_bit(mask: &Mask) -> bool {
+    *mask != [0, 0]
 }
 
 /// Writes the positions of the bits, and tells how many there are.
@@ -130,7 +143,7 @@ mod x86 {
         _mm256_loadu_si256, _mm256_movemask_epi8, _mm256_or_si256, _mm256_set1_epi8,
     };
 
-    use super::{Done, search};
+    use super::{BLOCK, Done, search, some_bit};
 
     #[inline]
     pub(super) fn has_avx2() -> bool {
@@ -141,7 +154,7 @@ mod x86 {
     pub(super) fn positions_avx2(byte: u8, window: &[u8], base: u32, found: &mut [u32]) -> Done {
         let wanted = _mm256_set1_epi8(byte.cast_signed());
         let bits = |equal| u64::from(_mm256_movemask_epi8(equal).cast_unsigned());
-        search(window, base, found, |block| {
+        let compare = |block: &[u8; BLOCK]| {
             let equal = |quarter: usize| {
                 block
                     .as_chunks::<32>()
@@ -149,10 +162,11 @@ mod x86 {
                     .get(quarter)
                     .map_or(wanted, |quarter| _mm256_cmpeq_epi8(load_256(quarter), wanted))
             };
-            let (a, b, c, d) = (equal(0), equal(1), equal(2), equal(3));
-            let any = _mm256_or_si256(_mm256_or_si256(a, b), _mm256_or_si256(c, d));
-            if bits(any) == 0 { [0, 0] } else { [bits(b) << 32 | bits(a), bits(d) << 32 | bits(c)] }
-        })
+            [equal(0), equal(1), equal(2), equal(3)]
+        };
+        let any =
+            |[a, b, c, d]: &[__m256i; 4]| bits(_mm256_or_si256(_mm256_or_si256(*a, *b), _mm256_or_si256(*c, *d))) != 0;
+        search(window, base, found, compare, any, |[a, b, c, d]| [bits(*b) << 32 | bits(*a), bits(*d) << 32 | bits(*c)])
     }
 
     #[target_feature(enable = "avx2")]
@@ -165,7 +179,7 @@ mod x86 {
     #[target_feature(enable = "sse2")]
     pub(super) fn positions_sse2(byte: u8, window: &[u8], base: u32, found: &mut [u32]) -> Done {
         let wanted = _mm_set1_epi8(byte.cast_signed());
-        search(window, base, found, |block| {
+        let mask = |block: &[u8; BLOCK]| {
             let (parts, _) = block.as_chunks::<16>();
             let half = |parts: &[[u8; 16]]| {
                 parts.iter().rev().fold(0, |mask, part| {
@@ -175,7 +189,8 @@ mod x86 {
             };
             let (low, high) = parts.split_at(4);
             [half(low), half(high)]
-        })
+        };
+        search(window, base, found, mask, some_bit, |mask| *mask)
     }
 
     #[target_feature(enable = "sse2")]
@@ -193,7 +208,7 @@ mod arm {
         vld1q_u8,
     };
 
-    use super::{Done, search};
+    use super::{BLOCK, Done, search, some_bit};
 
     /// What each lane adds to its half's byte of the mask.
     const BITS: u64 = 0x8040_2010_0804_0201;
@@ -201,7 +216,7 @@ mod arm {
     #[target_feature(enable = "neon")]
     pub(super) fn positions_neon(byte: u8, window: &[u8], base: u32, found: &mut [u32]) -> Done {
         let (wanted, bits) = (vdupq_n_u8(byte), vcombine_u8(vcreate_u8(BITS), vcreate_u8(BITS)));
-        search(window, base, found, |block| {
+        let mask = |block: &[u8; BLOCK]| {
             let (parts, _) = block.as_chunks::<16>();
             let half = |parts: &[[u8; 16]]| {
                 parts.iter().rev().fold(0, |mask, part| {
@@ -212,7 +227,8 @@ mod arm {
             };
             let (low, high) = parts.split_at(4);
             [half(low), half(high)]
-        })
+        };
+        search(window, base, found, mask, some_bit, |mask| *mask)
     }
 
     #[target_feature(enable = "neon")]
@@ -248,7 +264,9 @@ mod tests {
     const PATHS: [(&str, Search); 3] = [
         ("chosen", positions),
         ("baseline", positions_baseline),
-        ("portable", |byte, window, base, found| search(window, base, found, |block| mask_portable(byte, block))),
+        ("portable", |byte, window, base, found| {
+            search(window, base, found, |block| mask_portable(byte, block), some_bit, |mask| *mask)
+        }),
     ];
 
     #[test]

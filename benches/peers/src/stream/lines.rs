@@ -43,6 +43,11 @@ pub const READERS: [Reader<Path>; 10] = [
     Reader { name: "std split", read: std_split },
 ];
 
+/// Whether it is neither ours nor the floor.
+pub fn is_peer(name: &str) -> bool {
+    !name.starts_with(OURS) && name != FLOOR
+}
+
 fn floor(path: &Path) -> Read1 {
     let (mut file, mut chunk, mut tally) = (File::open(path)?, vec![0; CHUNK], Tally::default());
     loop {

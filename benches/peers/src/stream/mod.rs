@@ -34,33 +34,52 @@ impl Tally {
     }
 }
 
-/// The median rate of each reader in GB/s, over rounds in which each has its turn, so that a slow minute meets all.
-///
-/// The one whose name is `floor` need not see what the others see.
-pub fn rates<I: ?Sized>(
-    readers: &[Reader<I>],
-    input: &I,
-    bytes: u64,
-    rounds: usize,
-) -> Result<Vec<(&'static str, f64)>, Box<dyn Error>> {
-    let mut rates: Vec<Vec<f64>> = readers.iter().map(|_| Vec::new()).collect();
-    let mut seen = None;
-    // The first round warms up, and is where all must agree.
-    for round in 0..=rounds {
-        for (reader, rates) in readers.iter().zip(&mut rates) {
-            let start = Instant::now();
-            let tally = (reader.read)(input)?;
-            let rate = bytes as f64 / start.elapsed().as_nanos() as f64;
-            if round > 0 {
-                rates.push(rate);
-            } else if !reader.name.starts_with("floor") && *seen.get_or_insert(tally) != tally {
-                return Err(format!("{} saw {tally:?}, others {seen:?}", reader.name).into());
+/// The rates of readers in GB/s, round by round: in each round all have their turn, one right after the other.
+#[derive(Debug)]
+pub struct Rates {
+    readers: Vec<(&'static str, Vec<f64>)>,
+}
+
+impl Rates {
+    /// Reads an input of `bytes` in so many rounds, after one in which all that are not the floor must see the same.
+    pub fn measure<I: ?Sized>(
+        readers: &[Reader<I>],
+        input: &I,
+        bytes: u64,
+        rounds: usize,
+    ) -> Result<Self, Box<dyn Error>> {
+        let mut rates: Vec<_> = readers.iter().map(|reader| (reader.name, Vec::new())).collect();
+        let mut seen = None;
+        for round in 0..=rounds {
+            for (reader, (name, rates)) in readers.iter().zip(&mut rates) {
+                let start = Instant::now();
+                let tally = (reader.read)(input)?;
+                let rate = bytes as f64 / start.elapsed().as_nanos() as f64;
+                if round > 0 {
+                    rates.push(rate);
+                } else if !name.starts_with("floor") && *seen.get_or_insert(tally) != tally {
+                    return Err(format!("{name} saw {tally:?}, others {seen:?}").into());
+                }
             }
         }
+        Ok(Self { readers: rates })
     }
-    let median = |mut rates: Vec<f64>| {
-        rates.sort_by(f64::total_cmp);
-        rates.get(rates.len() / 2).copied().unwrap_or(f64::NAN)
-    };
-    Ok(readers.iter().map(|reader| reader.name).zip(rates.into_iter().map(median)).collect())
+
+    /// The median rate of each reader, in the order given.
+    pub fn medians(&self) -> Vec<(&'static str, f64)> {
+        self.readers.iter().map(|(name, rates)| (*name, median(rates.clone()))).collect()
+    }
+
+    /// How many times quicker one is than another: the median over the rounds, so that what slows a whole round down
+    /// does not count.
+    pub fn over(&self, one: &str, other: &str) -> f64 {
+        let of = |wanted| self.readers.iter().find(|(name, _)| *name == wanted).map(|(_, rates)| rates);
+        let (Some(one), Some(other)) = (of(one), of(other)) else { return f64::NAN };
+        median(one.iter().zip(other).map(|(one, other)| one / other).collect())
+    }
+}
+
+fn median(mut figures: Vec<f64>) -> f64 {
+    figures.sort_by(f64::total_cmp);
+    figures.get(figures.len() / 2).copied().unwrap_or(f64::NAN)
 }
