@@ -25,11 +25,14 @@ support::tests! {
     a_stream_of_bytes_takes_the_carry_alone if cfg!(feature = "tokio"), else "needs the feature `tokio`",
 }
 
+/// What stands at a place.
+type Byte = fn(usize) -> u8;
+
 /// Some input that is made as it is read, so that it takes no heap.
 struct Made {
     left: usize,
     at: usize,
-    byte: fn(usize) -> u8,
+    byte: Byte,
 }
 
 impl Read for Made {
@@ -50,7 +53,7 @@ fn scattered(at: usize) -> usize {
 }
 
 /// Contents, hostile and friendly.
-const INPUTS: [(&str, fn(usize) -> u8); 6] = [
+const INPUTS: [(&str, Byte); 6] = [
     ("one endless line", |_| b'x'),
     ("empty lines", |_| b'\n'),
     ("zeros", |_| 0),
@@ -157,7 +160,7 @@ fn gzip_takes_what_it_says() {
     use std::io::Write;
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
     for piece in 0..if cfg!(miri) { 1_000_u32 } else { 100_000 } {
-        write!(encoder, "{}, {piece} and text that is there again\n", scattered(piece as usize)).unwrap();
+        writeln!(encoder, "{}, {piece} and text that is there again", scattered(piece as usize)).unwrap();
     }
     let input = encoder.finish().unwrap();
     let taken = peak(|| {

@@ -133,14 +133,14 @@ fn a_reader_that_claims_too_much_is_an_error() {
 
 /// A clock with a deadline on its wall, which is the system's.
 fn deadline(clock: &ManualClock, after: Duration) -> (Clock, SystemTime) {
-    const WALL: Duration = Duration::from_millis(1_700_000_000_000);
+    const WALL: Duration = Duration::from_secs(1_700_000_000);
     (clock.clock(), SystemTime::UNIX_EPOCH + WALL + after)
 }
 
 #[test]
 fn the_deadline_stops_between_records_and_says_where_to_resume() {
     let manual = ManualClock::new();
-    let (clock, at) = deadline(&manual, Duration::from_secs(60));
+    let (clock, at) = deadline(&manual, Duration::from_mins(1));
     let input = b"one\ntwo\nthree\n";
     let mut lines = LineReader::builder(ByteSize::kib(1)).deadline(at).clock(clock).build(&input[..]).unwrap();
     assert_eq!(*lines.next_record().unwrap().unwrap(), *b"one");
@@ -158,8 +158,6 @@ fn the_deadline_stops_between_records_and_says_where_to_resume() {
 
 #[test]
 fn the_deadline_stops_inside_a_record_that_is_passed_over() {
-    let manual = ManualClock::new();
-    let (clock, at) = deadline(&manual, Duration::from_secs(60));
     struct Slow(ManualClock);
     impl Read for Slow {
         fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
@@ -168,6 +166,8 @@ fn the_deadline_stops_inside_a_record_that_is_passed_over() {
             Ok(buffer.len())
         }
     }
+    let manual = ManualClock::new();
+    let (clock, at) = deadline(&manual, Duration::from_mins(1));
     let builder = LineReader::builder(ByteSize::kib(1)).oversize(Oversize::Skip).deadline(at).clock(clock);
     let mut lines = builder.build(Slow(manual)).unwrap();
     assert!(matches!(lines.next_record(), Err(StreamError::Deadline { resume_at: 0, number: 1, .. })));
@@ -186,11 +186,11 @@ fn a_deadline_in_the_past_is_ignored_and_said() {
 #[test]
 fn a_deadline_that_passes_at_the_end_takes_nothing_away() {
     let manual = ManualClock::new();
-    let (clock, at) = deadline(&manual, Duration::from_secs(60));
+    let (clock, at) = deadline(&manual, Duration::from_mins(1));
     let mut lines = LineReader::builder(ByteSize::kib(1)).deadline(at).clock(clock).build(&b"one\n"[..]).unwrap();
     assert!(lines.next_record().unwrap().is_some());
     assert!(lines.next_record().unwrap().is_none());
-    manual.advance(Duration::from_secs(3600));
+    manual.advance(Duration::from_hours(1));
     assert!(lines.next_record().unwrap().is_none());
 }
 

@@ -125,15 +125,17 @@ fn write_half(mut mask: u64, base: u32, room: &mut [u32]) {
 fn mask_portable(byte: u8, block: &[u8; BLOCK]) -> Mask {
     const LOW: u64 = 0x7f7f_7f7f_7f7f_7f7f;
     let (words, _) = block.as_chunks::<8>();
-    let mask = words.iter().rev().fold(0_u128, |mask, word| {
-        let differs = u64::from_le_bytes(*word) ^ (u64::from(byte) * 0x0101_0101_0101_0101);
-        // The high bit of each byte that is zero, exactly: no carry leaves a byte.
-        let equal = !(((differs & LOW) + LOW) | differs | LOW);
-        // Gathers those eight bits into the top byte.
-        mask << 8 | u128::from((equal >> 7).wrapping_mul(0x0102_0408_1020_4080) >> 56)
-    });
-    let [low, high] = [mask, mask >> 64].map(|half| (half & u128::from(u64::MAX)) as u64);
-    [low, high]
+    let half = |words: &[[u8; 8]]| {
+        words.iter().rev().fold(0, |mask, word| {
+            let differs = u64::from_le_bytes(*word) ^ (u64::from(byte) * 0x0101_0101_0101_0101);
+            // The high bit of each byte that is zero, exactly: no carry leaves a byte.
+            let equal = !(((differs & LOW) + LOW) | differs | LOW);
+            // Gathers those eight bits into the top byte.
+            mask << 8 | (equal >> 7).wrapping_mul(0x0102_0408_1020_4080) >> 56
+        })
+    };
+    let (low, high) = words.split_at(8);
+    [half(low), half(high)]
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -240,6 +242,7 @@ mod arm {
 }
 
 #[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "the numbers are small")]
 mod tests {
     use super::*;
 

@@ -174,21 +174,18 @@ impl Twin {
             let length =
                 head.map(|head| if big { u32::from_be_bytes(head) } else { u32::from_le_bytes(head) } as usize);
             let number = self.number() + 1;
-            match length.and_then(|length| input.get(at + 4..at + 4 + length)) {
-                Some(content) => {
-                    self.record(offset, content.len(), content);
-                    at += 4 + content.len();
-                }
-                None => {
-                    if length.is_some_and(|length| length > self.max) && self.oversize == Oversize::Error {
-                        self.said.push(Said::Oversize { offset, number });
-                    }
-                    self.said.push(Said::CutOff { offset, number, end });
-                    self.stats.skipped += 1;
-                    self.stats.bytes_dropped += (input.len() - at).saturating_sub(4) as u64;
-                    at = input.len();
-                }
+            if let Some(content) = length.and_then(|length| input.get(at + 4..at + 4 + length)) {
+                self.record(offset, content.len(), content);
+                at += 4 + content.len();
+                continue;
             }
+            if length.is_some_and(|length| length > self.max) && self.oversize == Oversize::Error {
+                self.said.push(Said::Oversize { offset, number });
+            }
+            self.said.push(Said::CutOff { offset, number, end });
+            self.stats.skipped += 1;
+            self.stats.bytes_dropped += (input.len() - at).saturating_sub(4) as u64;
+            at = input.len();
         }
     }
 
