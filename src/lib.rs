@@ -11,6 +11,7 @@
 //! | [`env`](mod@env) | the memory size, from Lambda's environment or the cgroup |
 //! | [`clock`] | milliseconds that never go back and that notice a frozen environment |
 //! | [`weigh`] | the heap bytes that a value owns |
+//! | [`stream`] | any input in fixed memory: lines, records and chunks of a bounded length |
 //! | [`size`] | sizes that know MB from MiB |
 //! | [`board`] | who holds memory: names and bytes that the alarm, the last words and the reports show |
 //! | [`monitor`] | one report line per invocation, alerts, the alarm before a kill, the large picture |
@@ -51,6 +52,7 @@ pub mod integration;
 pub mod monitor;
 pub mod os;
 pub mod size;
+pub mod stream;
 mod sync;
 pub mod weigh;
 

@@ -1,14 +1,17 @@
 //! Counts the bytes, lines and words of anything that can be read, in memory that does not grow with the input.
 //!
-//! The bound: one chunk of 64 KiB, at most [`MAX_DISTINCT`] distinct words of at most [`MAX_WORD`] bytes each, the hash
+//! The bound: one chunk of 64 KiB and what a cut character leaves of one, at most [`MAX_DISTINCT`] distinct words of at most [`MAX_WORD`] bytes each, the hash
 //! table over them. What does not fit is not counted by word, and `not_counted` says how often that was so.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 use std::io::{self, Read};
 
+use plimsoll::ByteSize;
+use plimsoll::stream::{ChunkReader, StreamError};
+
 /// Bytes read at a time.
-const CHUNK: usize = 64 * 1024;
+const CHUNK: ByteSize = ByteSize::kib(64);
 /// Distinct words kept; a word that is new after that is not counted.
 pub(crate) const MAX_DISTINCT: usize = 50_000;
 /// Longest word kept, in bytes of UTF-8; a longer one is a word, but is not counted under its name.
@@ -82,18 +85,21 @@ impl WordCounts {
 ///
 /// # Errors
 ///
-/// Whatever `input` fails with.
-pub(crate) fn digest(mut input: impl Read) -> io::Result<Digest> {
+/// Whatever `input` fails with, or that there is no memory for the chunk.
+pub(crate) fn digest(input: impl Read) -> io::Result<Digest> {
+    let mut chunks = ChunkReader::builder(CHUNK).build(input).map_err(io::Error::other)?;
     let mut counter = Counter::default();
-    let mut chunk = Vec::with_capacity(CHUNK);
-    loop {
-        // `take` bounds this to the rest of the chunk: the vector never grows.
-        let room = CHUNK.saturating_sub(chunk.len());
-        if input.by_ref().take(room as u64).read_to_end(&mut chunk)? == 0 {
-            return Ok(counter.finish(&chunk));
-        }
-        let used = counter.feed(&chunk);
-        chunk.drain(..used);
+    while let Some(chunk) = chunks.next_chunk().map_err(in_io)? {
+        counter.take(&chunk);
+    }
+    Ok(counter.finish())
+}
+
+/// The input's own error, as the caller knows it from files; no deadline is set, so there is no other.
+fn in_io(error: StreamError) -> io::Error {
+    match error {
+        StreamError::Read { source, .. } => source,
+        other => io::Error::other(other),
     }
 }
 
@@ -107,9 +113,25 @@ struct Counter {
     overlong: bool,
     /// Whether something stands behind the last line feed.
     open_line: bool,
+    /// The bytes of a character that the last chunk cut in two; at most three.
+    cut: Vec<u8>,
 }
 
 impl Counter {
+    /// Counts a chunk, and keeps what it cuts off.
+    fn take(&mut self, mut chunk: &[u8]) {
+        // The character that was cut is put together byte by byte, until it is whole or none.
+        while let (false, Some((byte, rest))) = (self.cut.is_empty(), chunk.split_first()) {
+            self.cut.push(*byte);
+            let bytes = std::mem::take(&mut self.cut);
+            let used = self.feed(&bytes);
+            self.cut.extend(bytes.iter().skip(used));
+            chunk = rest;
+        }
+        let used = self.feed(chunk);
+        self.cut.extend(chunk.iter().skip(used));
+    }
+
     /// Counts `bytes` and returns how many it used: a character cut off at the end, at most three bytes, is left.
     fn feed(&mut self, bytes: &[u8]) -> usize {
         let mut used = 0;
@@ -164,11 +186,11 @@ impl Counter {
         self.overlong = false;
     }
 
-    /// Ends the last word and line; `cut_off` is what the last `feed` left.
-    fn finish(mut self, cut_off: &[u8]) -> Digest {
+    /// Ends the last word and line.
+    fn finish(mut self) -> Digest {
         self.end_word();
-        self.digest.bytes += cut_off.len() as u64;
-        self.digest.lines += u64::from(self.open_line || !cut_off.is_empty());
+        self.digest.bytes += self.cut.len() as u64;
+        self.digest.lines += u64::from(self.open_line || !self.cut.is_empty());
         self.digest
     }
 }

@@ -8,7 +8,7 @@ use std::error::Error;
 use plimsoll_peers::budget::{Times, lost_bytes, plimsoll, semaphore, table};
 
 use crate::Options;
-use crate::row::{Card, Peer, Row};
+use crate::row::{Card, Goal, Peer, Row};
 
 /// A budget's name, and what times so many chunks of it.
 type Kind = (&'static str, fn(u32) -> Times);
@@ -42,7 +42,7 @@ pub(crate) fn measure(options: Options) -> Result<Card, Box<dyn Error>> {
         metric,
         unit: "ns",
         ours: figure(ours),
-        goal,
+        goal: Goal::AtMost(goal),
         best_peer: Peer::best(peers.iter().map(|peer| Peer { name: peer.0, figure: figure(peer) })),
     };
     let mut card = Card::default();
@@ -52,7 +52,7 @@ pub(crate) fn measure(options: Options) -> Result<Card, Box<dyn Error>> {
         metric: "budget.16t.lost_bytes",
         unit: "bytes",
         ours: lost_bytes(OPERATIONS) as f64,
-        goal: 0.0,
+        goal: Goal::AtMost(0.0),
         best_peer: None,
     });
     Ok(card)

@@ -1,6 +1,6 @@
 //! What is measured today, against the goals and beside the best peer.
 //!
-//! `cargo run --release --manifest-path benches/peers/Cargo.toml -- heap [--quick]` prints a table and appends a line
+//! `cargo run --release --manifest-path benches/peers/Cargo.toml -- heap [--quick | --full]` prints a table and appends a line
 //! of JSON for every figure to `target/scorecard.jsonl` of the library. An area is a module with one function.
 
 mod budget;
@@ -8,6 +8,7 @@ mod heap;
 mod monitor;
 mod programs;
 mod row;
+mod stream;
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -19,6 +20,8 @@ use row::Card;
 struct Options {
     /// Ends within two minutes, once all is built; the figures are coarser.
     quick: bool,
+    /// Inputs of 1 GiB, where an area reads some.
+    full: bool,
 }
 
 /// One part of the library that is measured.
@@ -28,14 +31,15 @@ struct Area {
     measure: fn(Options) -> Result<Card, Box<dyn Error>>,
 }
 
-const AREAS: [Area; 3] = [
+const AREAS: [Area; 4] = [
     Area { name: "heap", about: "tracking allocators: cost and accuracy", measure: heap::measure },
     Area { name: "monitor", about: "a report per invocation: time, start and size", measure: monitor::measure },
     Area { name: "budget", about: "reservations: cost, and bytes lost by many threads", measure: budget::measure },
+    Area { name: "stream", about: "records, bodies and parallel maps: speed and memory", measure: stream::measure },
 ];
 
 fn main() -> ExitCode {
-    let mut options = Options { quick: false };
+    let mut options = Options { quick: false, full: false };
     let mut areas = Vec::new();
     for argument in std::env::args().skip(1) {
         match argument.as_str() {
@@ -44,6 +48,7 @@ fn main() -> ExitCode {
                 return ExitCode::SUCCESS;
             }
             "--quick" => options.quick = true,
+            "--full" => options.full = true,
             name => match AREAS.iter().find(|area| area.name == name) {
                 Some(area) => areas.push(area),
                 None => return misused(&format!("there is no area or option `{name}`")),
@@ -71,8 +76,9 @@ fn misused(why: &str) -> ExitCode {
 fn usage() -> String {
     let areas: String = AREAS.iter().map(|area| format!("  {:<10}{}\n", area.name, area.about)).collect();
     format!(
-        "usage: scorecard <area>... [--quick]\n\
+        "usage: scorecard <area>... [--quick | --full]\n\
          areas:\n{areas}\
-         options:\n  --quick   ends within two minutes, once all is built; the figures are coarser\n"
+         options:\n  --quick   ends within two minutes, once all is built; the figures are coarser\n  \
+         --full    reads inputs of 1 GiB\n"
     )
 }

@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::Options;
 use crate::programs::{ask, build};
-use crate::row::{Card, Row};
+use crate::row::{Card, Goal, Row};
 
 pub(crate) fn measure(options: Options) -> Result<Card, Box<dyn Error>> {
     let mut card = Card::default();
@@ -25,7 +25,7 @@ pub(crate) fn measure(options: Options) -> Result<Card, Box<dyn Error>> {
         ("monitor.clean.live_growth_bytes", "live_growth_bytes", "bytes", 0.0),
     ] {
         let ours = answer.get(key).and_then(Value::as_f64).ok_or("the worker left out a figure")?;
-        card.rows.push(Row { metric, unit, ours, goal, best_peer: None });
+        card.rows.push(Row { metric, unit, ours, goal: Goal::AtMost(goal), best_peer: None });
     }
 
     let (plain, ours) = (built("shipped", "hello_plain")?, built("shipped", "hello_plimsoll")?);
@@ -43,7 +43,7 @@ pub(crate) fn measure(options: Options) -> Result<Card, Box<dyn Error>> {
         ("monitor.cold_start.ms", "ms added", median(&mut added), 1.0),
         ("monitor.binary.kib", "KiB added", kib(&ours)? - kib(&plain)?, 250.0),
     ] {
-        card.rows.push(Row { metric, unit, ours, goal, best_peer: None });
+        card.rows.push(Row { metric, unit, ours, goal: Goal::AtMost(goal), best_peer: None });
     }
     let size = kib(&plain)?;
     card.notes

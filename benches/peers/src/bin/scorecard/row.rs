@@ -6,15 +6,39 @@ use std::path::Path;
 
 use serde_json::json;
 
-/// One figure of ours. Less is better.
+/// What a figure is to reach.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Goal {
+    /// Less is better.
+    AtMost(f64),
+    /// More is better.
+    AtLeast(f64),
+}
+
+impl Goal {
+    fn is_met_by(self, figure: f64) -> bool {
+        match self {
+            Self::AtMost(goal) => figure <= goal,
+            Self::AtLeast(goal) => figure >= goal,
+        }
+    }
+
+    fn text(self) -> String {
+        match self {
+            Self::AtMost(goal) => short(goal),
+            Self::AtLeast(goal) => format!(">= {}", short(goal)),
+        }
+    }
+}
+
+/// One figure of ours.
 #[derive(Debug)]
 pub(crate) struct Row {
     /// Its full name, the area in front.
     pub(crate) metric: &'static str,
     pub(crate) unit: &'static str,
     pub(crate) ours: f64,
-    /// Met if ours is not above it.
-    pub(crate) goal: f64,
+    pub(crate) goal: Goal,
     /// The best of the peers that have such a figure at all.
     pub(crate) best_peer: Option<Peer>,
 }
@@ -30,6 +54,11 @@ impl Peer {
     /// The one with the lowest figure.
     pub(crate) fn best(peers: impl IntoIterator<Item = Self>) -> Option<Self> {
         peers.into_iter().min_by(|a, b| a.figure.total_cmp(&b.figure))
+    }
+
+    /// The one with the highest figure.
+    pub(crate) fn most(peers: impl IntoIterator<Item = Self>) -> Option<Self> {
+        peers.into_iter().max_by(|a, b| a.figure.total_cmp(&b.figure))
     }
 }
 
@@ -49,9 +78,9 @@ impl Card {
         let mut lines = String::new();
         println!("\n{:<38} {:>10} {:>10}  {:<13} {:<7} best peer", "metric", "ours", "goal", "unit", "");
         for row in &self.rows {
-            let verdict = if row.ours <= row.goal { "met" } else { "missed" };
+            let verdict = if row.goal.is_met_by(row.ours) { "met" } else { "missed" };
             let peer = row.best_peer.as_ref().map_or("-".into(), |p| format!("{} {}", short(p.figure), p.name));
-            let (ours, goal) = (short(row.ours), short(row.goal));
+            let (ours, goal) = (short(row.ours), row.goal.text());
             println!("{:<38} {ours:>10} {goal:>10}  {:<13} {verdict:<7} {peer}", row.metric, row.unit);
             let line = json!({
                 "area": area,

@@ -1,0 +1,237 @@
+//! Where results leave: in order, one at a time, with a bounded number of bytes waiting.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Condvar, Mutex};
+
+use super::error::{At, Cause};
+use super::{BoxError, lock};
+
+/// Batches ahead of the oldest that is not done, when results leave in any order: what is remembered of each is small.
+const AHEAD: usize = 4096;
+
+/// Results on their way to the sink.
+///
+/// A worker holds the results of its batch in its hand, up to `share`. When the batch is done, they go to the sink if it
+/// is their turn, are put aside if there is room, and wait in the hand if not. A hand that is full before its batch is
+/// done waits for its turn, and from then on each result goes straight to the sink. The batch whose turn it is never
+/// waits, so all others' turns come.
+pub(super) struct Window<T, K> {
+    state: Mutex<State<T>>,
+    /// The state changed: the turn went on, or all stop.
+    changed: Condvar,
+    /// Whether no more is to be pulled.
+    stopping: AtomicBool,
+    sink: Mutex<K>,
+    ordered: bool,
+    /// Bytes in one hand.
+    share: usize,
+    /// Bytes put aside.
+    room: usize,
+}
+
+struct State<T> {
+    /// The batch whose turn it is: all before it are done.
+    turn: u64,
+    /// Batches that are done, but not those before them.
+    aside: BTreeMap<u64, Done<T>>,
+    aside_bytes: usize,
+    /// The offset before which all results were given to the sink.
+    committed: u64,
+    records: u64,
+    /// Why all stopped.
+    cause: Option<Cause>,
+    /// Whether a worker was lost to a panic outside of map and sink, as in the drop of a result.
+    lost: bool,
+}
+
+struct Done<T> {
+    results: Vec<(At, T)>,
+    bytes: usize,
+    end: u64,
+    cause: Option<Cause>,
+}
+
+/// The results of one batch, as long as they are with their worker.
+pub(super) struct Hand<T> {
+    batch: u64,
+    /// Never grows past its first capacity.
+    results: Vec<(At, T)>,
+    bytes: usize,
+    /// Whether it is this batch's turn.
+    turn: bool,
+}
+
+/// All stop: the results in hand are not wanted.
+#[derive(Debug)]
+pub(super) struct Stopped;
+
+impl<T: Send, K: FnMut(T) -> Result<(), BoxError> + Send> Window<T, K> {
+    /// Half of `bytes` is for the hands of all workers, half for what is put aside.
+    pub(super) fn new(start: u64, bytes: usize, workers: usize, ordered: bool, sink: K) -> Self {
+        let aside = BTreeMap::new();
+        let state = State { turn: 0, aside, aside_bytes: 0, committed: start, records: 0, cause: None, lost: false };
+        Self {
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+            stopping: AtomicBool::new(false),
+            sink: Mutex::new(sink),
+            ordered,
+            share: bytes / 2 / workers.max(1),
+            room: bytes / 2,
+        }
+    }
+
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stopping.load(Relaxed)
+    }
+
+    /// An empty hand for a batch of so many records.
+    pub(super) fn hand(&self, batch: u64, records: usize) -> Hand<T> {
+        let capacity = records.min(self.share / size_of::<(At, T)>().max(1));
+        let results = Vec::with_capacity(capacity);
+        Hand { batch, bytes: capacity.saturating_mul(size_of::<(At, T)>()), results, turn: false }
+    }
+
+    /// Takes a result that owns so many bytes of heap.
+    pub(super) fn take(&self, hand: &mut Hand<T>, at: At, result: T, heap: usize) -> Result<(), Stopped> {
+        if hand.turn {
+            return self.give(at, result).map_err(|cause| self.stop(hand.batch, cause));
+        }
+        let bytes = hand.bytes.saturating_add(heap);
+        if bytes <= self.share && hand.results.len() < hand.results.capacity() {
+            hand.bytes = bytes;
+            hand.results.push((at, result));
+            return Ok(());
+        }
+        if self.ordered {
+            self.wait(hand.batch)?;
+            hand.turn = true;
+        }
+        hand.bytes = 0;
+        self.give_all(hand.results.drain(..)).map_err(|cause| self.stop(hand.batch, cause))?;
+        self.give(at, result).map_err(|cause| self.stop(hand.batch, cause))
+    }
+
+    /// Takes the end of a batch, behind which the record at `end` comes.
+    pub(super) fn finish(&self, mut hand: Hand<T>, end: u64, cause: Option<Cause>) -> Result<(), Stopped> {
+        if cause.is_some() {
+            self.stopping.store(true, Relaxed);
+        }
+        let (batch, bytes) = (hand.batch, hand.bytes);
+        if !self.ordered {
+            self.give_all(hand.results.drain(..)).map_err(|cause| self.stop(batch, cause))?;
+        }
+        let done = Done { results: hand.results, bytes, end, cause };
+        let mut state = lock(&self.state);
+        loop {
+            if state.cause.is_some() || state.lost {
+                return Err(Stopped);
+            }
+            let room = if self.ordered {
+                state.aside_bytes.saturating_add(done.bytes) <= self.room
+            } else {
+                state.aside.len() < AHEAD
+            };
+            if state.turn == batch {
+                break;
+            }
+            if room {
+                state.aside_bytes += done.bytes;
+                state.aside.insert(batch, done);
+                return Ok(());
+            }
+            state = self.changed.wait(state).unwrap_or_else(std::sync::PoisonError::into_inner);
+        }
+        drop(state);
+        self.commit(batch, done)
+    }
+
+    /// Ends the batch whose turn it is, and those behind it that wait for nothing else.
+    fn commit(&self, mut batch: u64, mut done: Done<T>) -> Result<(), Stopped> {
+        loop {
+            self.give_all(done.results).map_err(|cause| self.stop(batch, cause))?;
+            if let Some(cause) = done.cause {
+                let mut state = lock(&self.state);
+                state.committed = cause.offset(done.end);
+                drop(state);
+                return Err(self.stop(batch, cause));
+            }
+            batch += 1;
+            let mut state = lock(&self.state);
+            state.committed = done.end;
+            state.turn = batch;
+            self.changed.notify_all();
+            match state.aside.remove(&batch) {
+                Some(next) => {
+                    state.aside_bytes -= next.bytes;
+                    done = next;
+                }
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// Waits for the turn of a batch.
+    fn wait(&self, batch: u64) -> Result<(), Stopped> {
+        let mut state = lock(&self.state);
+        while state.turn != batch {
+            if state.cause.is_some() || state.lost {
+                return Err(Stopped);
+            }
+            state = self.changed.wait(state).unwrap_or_else(std::sync::PoisonError::into_inner);
+        }
+        Ok(())
+    }
+
+    fn give_all(&self, results: impl IntoIterator<Item = (At, T)>) -> Result<(), Cause> {
+        results.into_iter().try_for_each(|(at, result)| self.give(at, result))
+    }
+
+    fn give(&self, at: At, result: T) -> Result<(), Cause> {
+        let mut sink = lock(&self.sink);
+        // In any order a sink that failed on one worker is not called by the next.
+        if !self.ordered && lock(&self.state).cause.is_some() {
+            return Ok(());
+        }
+        let taken = catch_unwind(AssertUnwindSafe(|| sink(result)));
+        let cause = match taken {
+            Ok(Ok(())) => {
+                lock(&self.state).records += 1;
+                return Ok(());
+            }
+            Ok(Err(source)) => Cause::Sink(at, source),
+            Err(panic) => Cause::panic(at, &*panic),
+        };
+        Err(cause)
+    }
+
+    /// Has all stop. In order it is the turn of `batch`, so that the cause is the first in the input.
+    fn stop(&self, batch: u64, cause: Cause) -> Stopped {
+        self.stopping.store(true, Relaxed);
+        let mut state = lock(&self.state);
+        if state.cause.is_none() {
+            if let (true, Cause::Sink(at, _) | Cause::Panic(at, _) | Cause::Map(at, _)) = (state.turn == batch, &cause)
+            {
+                state.committed = at.offset;
+            }
+            state.cause = Some(cause);
+        }
+        self.changed.notify_all();
+        Stopped
+    }
+
+    /// A worker is lost: nobody is to wait for it.
+    pub(super) fn lose(&self) {
+        self.stopping.store(true, Relaxed);
+        lock(&self.state).lost = true;
+        self.changed.notify_all();
+    }
+
+    /// How it ended: offset and results committed, and why no more.
+    pub(super) fn end(self) -> (u64, u64, Option<Cause>) {
+        let state = self.state.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+        (state.committed, state.records, state.cause)
+    }
+}

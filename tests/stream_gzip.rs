@@ -1,0 +1,137 @@
+//! gzip inputs that are whole, cut off, damaged, and larger than they look.
+
+#![cfg(feature = "gzip")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    reason = "a test stops at the first surprise"
+)]
+
+#[path = "support/stream.rs"]
+mod support;
+
+use std::io::{self, Read, Write};
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use plimsoll::ByteSize;
+use plimsoll::stream::{GzipError, GzipReader, LineReader, StreamError};
+use support::{Pieces, Random};
+
+fn member(content: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+    encoder.write_all(content).unwrap();
+    encoder.finish().unwrap()
+}
+
+/// All that it gives, and what it fails with. Errors of the input itself are passed over.
+fn read<R: Read>(mut reader: GzipReader<R>, random: &mut Random) -> (Vec<u8>, Option<GzipError>) {
+    let (mut all, mut buffer) = (Vec::new(), vec![0; 1 + random.below(5000)]);
+    loop {
+        match reader.read(&mut buffer) {
+            Ok(0) => return (all, None),
+            Ok(read) => all.extend(&buffer[..read]),
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted
+                ) => {}
+            Err(error) => {
+                let error = error.get_ref().unwrap().downcast_ref::<GzipError>().unwrap().clone();
+                let again = reader.read(&mut buffer).unwrap_err();
+                assert_eq!(again.get_ref().unwrap().downcast_ref(), Some(&error), "it stays broken");
+                return (all, Some(error));
+            }
+        }
+    }
+}
+
+fn content(random: &mut Random) -> Vec<u8> {
+    (0..random.below(3000)).map(|_| b'a' + random.below(4) as u8).collect()
+}
+
+#[test]
+fn all_members_come_out_whatever_the_pieces() {
+    for seed in 0..if cfg!(miri) { 5 } else { 2_000 } {
+        let random = &mut Random::new(seed);
+        let contents: Vec<Vec<u8>> = (0..=random.below(4)).map(|_| content(random)).collect();
+        let input: Vec<u8> = contents.iter().flat_map(|content| member(content)).collect();
+        let reader = GzipReader::new(Pieces::new(&input, seed), ByteSize::kib(64));
+        assert_eq!(read(reader, random), (contents.concat(), None), "seed {seed}");
+    }
+}
+
+#[test]
+fn wherever_the_input_is_cut_off_it_is_said() {
+    let contents = [&b"first line\n"[..], b"second\n"];
+    let members = contents.map(member);
+    let input = members.concat();
+    for cut in 0..input.len() {
+        let reader = GzipReader::new(&input[..cut], ByteSize::kib(64));
+        let (all, error) = read(reader, &mut Random::new(cut as u64));
+        if cut == members[0].len() {
+            assert_eq!((all.as_slice(), error), (contents[0], None), "whole members are whole");
+            continue;
+        }
+        assert!(contents.concat().starts_with(&all));
+        let Some(GzipError::Truncated { input, output, .. }) = error else { panic!("cut at {cut}: {error:?}") };
+        assert_eq!((input, output), (cut as u64, all.len() as u64), "cut at {cut}");
+    }
+}
+
+#[test]
+fn a_damaged_input_is_never_taken_for_a_whole_one() {
+    let whole = b"some text, then the same text, some text".repeat(30);
+    let good = member(&whole);
+    for at in (0..good.len()).filter(|at| !(3..10).contains(at)) {
+        for bit in 0..8 {
+            let mut input = good.clone();
+            input[at] ^= 1 << bit;
+            let (all, error) = read(GzipReader::new(&input[..], ByteSize::kib(64)), &mut Random::new(at as u64));
+            assert!(error.is_some(), "bit {bit} of byte {at}: {} bytes came out", all.len());
+        }
+    }
+    let (all, error) = read(
+        GzipReader::new(&[good, b"garbage behind it".to_vec()].concat()[..], ByteSize::kib(64)),
+        &mut Random::new(1),
+    );
+    assert_eq!(all, whole);
+    assert!(matches!(error, Some(GzipError::Corrupt { output: 1200, .. })), "{error:?}");
+}
+
+#[test]
+fn a_bomb_stops_at_the_bound_and_an_output_of_just_that_size_does_not() {
+    let bomb = member(&vec![0; 10_000_000]);
+    assert!(bomb.len() < 10_000);
+    for max in [0, 1, 4096, 1_000_000, 9_999_999] {
+        let (all, error) = read(GzipReader::new(&bomb[..], ByteSize::bytes(max)), &mut Random::new(max));
+        assert_eq!(all.len() as u64, max);
+        let Some(GzipError::TooLarge { limit, .. }) = error else { panic!("{error:?}") };
+        assert_eq!(limit, ByteSize::bytes(max));
+    }
+    let (all, error) = read(GzipReader::new(&bomb[..], ByteSize::bytes(10_000_000)), &mut Random::new(1));
+    assert_eq!((all.len(), error), (10_000_000, None));
+    let (all, error) = read(GzipReader::new(&member(b"")[..], ByteSize::ZERO), &mut Random::new(1));
+    assert_eq!((all.len(), error), (0, None));
+}
+
+#[test]
+fn lines_come_out_of_it_and_its_errors_say_where() {
+    let input = [member(b"one\ntw"), member(b"o\nthree")].concat();
+    let mut lines = LineReader::builder(ByteSize::kib(1)).build(GzipReader::new(&input[..], ByteSize::kib(1))).unwrap();
+    let mut all = Vec::new();
+    while let Some(line) = lines.next_record().unwrap() {
+        all.push(line.to_vec());
+    }
+    assert_eq!(all, [&b"one"[..], b"two", b"three"]);
+    assert_eq!((lines.get_ref().input_offset(), lines.get_ref().output_offset()), (input.len() as u64, 13));
+
+    let mut lines =
+        LineReader::builder(ByteSize::kib(1)).build(GzipReader::new(&input[..], ByteSize::bytes(5))).unwrap();
+    assert_eq!(*lines.next_record().unwrap().unwrap(), *b"one");
+    let error = lines.next_record().unwrap_err();
+    assert!(matches!(error, StreamError::Read { offset: 5, number: 2, .. }), "{error}");
+    let source = std::error::Error::source(&error).unwrap().to_string();
+    assert!(source.starts_with("the gzip input decompresses to more than 5 B"), "{source}");
+}
