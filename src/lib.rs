@@ -43,6 +43,8 @@ pub mod heap;
 pub mod monitor;
 pub mod os;
 pub mod size;
+#[cfg(feature = "sizing")]
+pub mod sizing;
 mod sync;
 pub mod weigh;
 

@@ -1,0 +1,213 @@
+//! The JSON forms: `platform.report` and its kin, as a log line, from the Telemetry API, or quoted in another text.
+//!
+//! Figures are taken as the digits stand there, without a detour over floats.
+
+use std::borrow::Cow;
+use std::sync::LazyLock;
+
+use memchr::{memchr_iter, memmem::Finder};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::figure::{self, Unit};
+use super::log::Fault;
+use super::report_line::{InitReport, Marks, ReportLine, RestoreReport, Status};
+use super::scan::Found;
+use super::text::ShortText;
+
+/// Objects around the one that is looked for: an event in a batch in a wrapper lies no deeper.
+const MAX_DEPTH: usize = 8;
+
+static PLATFORM: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("platform."));
+
+/// Of an event what is asked for, each value as it stands in the text.
+#[derive(Deserialize)]
+struct Event<'a> {
+    #[serde(borrow, rename = "type")]
+    kind: Raw<'a>,
+    #[serde(borrow)]
+    record: Option<Record<'a>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct Record<'a> {
+    #[serde(borrow)]
+    request_id: Raw<'a>,
+    #[serde(borrow)]
+    status: Raw<'a>,
+    #[serde(borrow)]
+    error_type: Raw<'a>,
+    #[serde(borrow)]
+    phase: Raw<'a>,
+    #[serde(borrow)]
+    metrics: Option<Metrics<'a>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Metrics<'a> {
+    #[serde(borrow, rename = "durationMs")]
+    duration: Raw<'a>,
+    #[serde(borrow, rename = "billedDurationMs")]
+    billed: Raw<'a>,
+    #[serde(borrow, rename = "memorySizeMB")]
+    memory_size: Raw<'a>,
+    #[serde(borrow, rename = "maxMemoryUsedMB")]
+    max_memory_used: Raw<'a>,
+    #[serde(borrow, rename = "initDurationMs")]
+    init: Raw<'a>,
+    #[serde(borrow, rename = "restoreDurationMs")]
+    restore: Raw<'a>,
+    #[serde(borrow, rename = "billedRestoreDurationMs")]
+    billed_restore: Raw<'a>,
+}
+
+type Raw<'a> = Option<&'a RawValue>;
+
+/// Tells all platform reports of the text, one object or many. Returns whether it tells any, or should have.
+pub(super) fn scan(text: &[u8], found: &mut dyn FnMut(Found)) -> bool {
+    if !is_told(text) {
+        return false;
+    }
+    match objects(text, found) {
+        Ok(any) => any,
+        Err(error) => {
+            // The object may stand in a string of another: quotes are then escaped, or doubled in CSV.
+            let unquoted = unquoted(text);
+            if unquoted.len() < text.len() && objects(&unquoted, found).is_ok() {
+                return true;
+            }
+            found(Found::Fault(Fault::Json(error)));
+            true
+        }
+    }
+}
+
+/// Whether the text names one of the reports.
+pub(super) fn is_told(text: &[u8]) -> bool {
+    named(text).is_some()
+}
+
+/// Where the first report is named.
+fn named(text: &[u8]) -> Option<usize> {
+    PLATFORM.find_iter(text).find(|at| {
+        let name = text.get(at + PLATFORM.needle().len()..).unwrap_or_default();
+        [&b"report"[..], b"initReport", b"restoreReport"]
+            .iter()
+            .any(|kind| name.strip_prefix(*kind).is_some_and(|rest| matches!(rest, [b'"', ..] | [b'\\', b'"', ..])))
+    })
+}
+
+/// Each object around a name in turn.
+fn objects(mut text: &[u8], found: &mut dyn FnMut(Found)) -> Result<bool, serde_json::Error> {
+    let mut any = false;
+    while let Some(at) = named(text) {
+        let mut failure = None;
+        let mut end = None;
+        for start in memchr_iter(b'{', text.get(..at).unwrap_or_default()).take(MAX_DEPTH) {
+            let mut values = serde_json::Deserializer::from_slice(text.get(start..).unwrap_or_default()).into_iter();
+            match values.next() {
+                Some(Ok(event)) if tell(&event, found) => {
+                    any = true;
+                    end = Some(start + values.byte_offset());
+                    break;
+                }
+                Some(Err(error)) => failure = failure.or(Some(error)),
+                _ => {}
+            }
+        }
+        match (end, failure) {
+            (Some(end), _) => text = text.get(end.max(at)..).unwrap_or_default(),
+            (None, Some(error)) => return Err(error),
+            // The name without an object: prose.
+            (None, None) => text = text.get(at + 1..).unwrap_or_default(),
+        }
+    }
+    Ok(any)
+}
+
+/// Tells what the event reports; `false` if it is none of ours.
+fn tell(event: &Event<'_>, found: &mut dyn FnMut(Found)) -> bool {
+    let kind = text(event.kind);
+    let kind = kind.as_deref().unwrap_or_default();
+    if !["platform.report", "platform.initReport", "platform.restoreReport"].contains(&kind) {
+        return false;
+    }
+    let (no_record, no_metrics) = (Record::default(), Metrics::default());
+    let record = event.record.as_ref().unwrap_or(&no_record);
+    let metrics = record.metrics.as_ref().unwrap_or(&no_metrics);
+
+    let mut read = |field, unit: Unit, value: Raw<'_>| {
+        let value = value?.get();
+        let figure = figure::decimal(value.as_bytes()).filter(|(_, rest)| rest.is_empty());
+        if figure.is_none() {
+            found(Found::Fault(Fault::Figure { field, unit: unit.name() }));
+        }
+        figure.map(|(millionths, _)| millionths)
+    };
+    let mut ms = |field, value| read(field, Unit::Ms, value).map(figure::milliseconds);
+    let duration = ms("durationMs", metrics.duration);
+    let billed_duration = ms("billedDurationMs", metrics.billed);
+    let init_duration = ms("initDurationMs", metrics.init);
+    let restore_duration = ms("restoreDurationMs", metrics.restore);
+    let billed_restore_duration = ms("billedRestoreDurationMs", metrics.billed_restore);
+    let mut mb = |field, value| read(field, Unit::Mb, value).map(figure::megabytes);
+    let memory_size = mb("memorySizeMB", metrics.memory_size);
+    let max_memory_used = mb("maxMemoryUsedMB", metrics.max_memory_used);
+
+    let status = text(record.status).map(|word| Status::from_word(word.as_bytes()));
+    let error_type = short(record.error_type);
+    found(match kind {
+        "platform.report" => Found::Report(ReportLine {
+            line: 0,
+            request_id: short(record.request_id),
+            duration,
+            billed_duration,
+            memory_size,
+            max_memory_used,
+            init_duration,
+            restore_duration,
+            billed_restore_duration,
+            status,
+            error_type,
+            marks: Marks::default(),
+        }),
+        "platform.initReport" => {
+            let phase = short(record.phase);
+            Found::Init(InitReport { line: 0, init_duration: duration, phase, status, error_type })
+        }
+        _ => Found::Restore(RestoreReport { line: 0, restore_duration: duration, status, error_type }),
+    });
+    true
+}
+
+/// The string that a value is, without an allocation where nothing in it is escaped.
+fn text(value: Raw<'_>) -> Option<Cow<'_, str>> {
+    let json = value?.get();
+    let inner = json.strip_prefix('"')?.strip_suffix('"')?;
+    if inner.contains('\\') { serde_json::from_str(json).ok().map(Cow::Owned) } else { Some(Cow::Borrowed(inner)) }
+}
+
+fn short(value: Raw<'_>) -> Option<ShortText> {
+    ShortText::new(text(value)?.as_bytes())
+}
+
+/// The text with `\"` and `""` as `"`.
+fn unquoted(text: &[u8]) -> Vec<u8> {
+    let mut plain = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((first, after)) = rest.split_first() {
+        rest = match rest {
+            [b'\\' | b'"', b'"', after @ ..] => {
+                plain.push(b'"');
+                after
+            }
+            _ => {
+                plain.push(*first);
+                after
+            }
+        };
+    }
+    plain
+}
