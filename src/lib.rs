@@ -10,6 +10,7 @@
 //! | [`env`](mod@env) | the memory size, from Lambda's environment or the cgroup |
 //! | [`clock`] | milliseconds that never go back and that notice a frozen environment |
 //! | [`weigh`] | the heap bytes that a value owns |
+//! | [`stream`] | any input in fixed memory: lines, records and chunks of a bounded length |
 //! | [`size`] | sizes that know MB from MiB |
 //!
 //! Three words are never mixed: **heap** is what the program asked of the allocator, **reserved** is what a budget
@@ -45,6 +46,7 @@ pub mod os;
 pub mod size;
 #[cfg(feature = "sizing")]
 pub mod sizing;
+pub mod stream;
 mod sync;
 pub mod weigh;
 

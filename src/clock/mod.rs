@@ -52,7 +52,7 @@
 use std::fmt;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crate::os;
 
@@ -119,6 +119,16 @@ impl Clock {
             Face::System => SYSTEM.now(&System),
             Face::Manual(manual) => manual.core.now(&manual.dial),
         }
+    }
+
+    /// How long it is until `moment` by the wall clock; `None` once it has come.
+    pub(crate) fn until(&self, moment: SystemTime) -> Option<Duration> {
+        let wall = match &self.0 {
+            Face::System => System.wall(),
+            Face::Manual(manual) => manual.dial.wall(),
+        };
+        let moment = moment.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+        moment.checked_sub(Duration::from_millis(wall)).filter(|left| !left.is_zero())
     }
 
     /// Compares the wall clock now, and tells the time.

@@ -1,0 +1,122 @@
+//! The settings of all readers.
+
+use std::io::Read;
+use std::time::SystemTime;
+
+use crate::clock::Clock;
+use crate::size::ByteSize;
+
+use super::error::BuildError;
+use super::framing::Framing;
+use super::reader::RecordReader;
+use super::record::Cutter;
+use super::records::Records;
+use super::watch::{Progress, Watch, WatchSettings};
+
+/// What to do with a record longer than the limit. In each case the next good record follows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Oversize {
+    /// Answer [`StreamError::Oversize`](super::StreamError::Oversize) once, as soon as it is too long: a line without
+    /// an end is told of before it ends.
+    #[default]
+    Error,
+    /// Give out its first bytes, as many as the limit has, once its end was seen.
+    Truncate,
+    /// Pass over it.
+    Skip,
+}
+
+/// Settings of a reader; `K` is what it gives out. What is not set has the default named with its setter.
+#[derive(Debug)]
+#[must_use = "a builder does nothing until it builds"]
+pub struct StreamBuilder<K> {
+    kind: K,
+    /// Most bytes of a record.
+    max: ByteSize,
+    chunk: ByteSize,
+    oversize: Oversize,
+    resume_at: u64,
+    watch: WatchSettings,
+}
+
+impl<K> StreamBuilder<K> {
+    /// Most bytes of a chunk that count: positions in it fit 32 bits.
+    pub const MAX_CHUNK: ByteSize = ByteSize::gib(1);
+
+    pub(super) fn new(kind: K, max: ByteSize, chunk: ByteSize) -> Self {
+        let (oversize, resume_at, watch) = (Oversize::Error, 0, WatchSettings::default());
+        Self { kind, max, chunk, oversize, resume_at, watch }
+    }
+
+    /// Says that the input begins at this byte of the whole, as the answer to a range request does. Default: 0.
+    ///
+    /// Offsets then count from the start of the whole. Give it what [`StreamError::Deadline`](super::StreamError) or
+    /// `offset()` told: the start of a record. Numbers begin with 1 again.
+    pub const fn resume_at(mut self, offset: u64) -> Self {
+        self.resume_at = offset;
+        self
+    }
+
+    /// Stops between records, or while one is passed over, once this moment has come. Default: never.
+    ///
+    /// A moment that has passed when the reader is built is ignored, which
+    /// [`deadline_ignored`](super::RecordStats::deadline_ignored) tells: local emulators of Lambda send the year 1970.
+    /// Costs a reading of the coarse clock for each record, about 10 ns; good to
+    /// [`RESOLUTION`](crate::clock::RESOLUTION). A `read` that blocks is not interrupted.
+    pub const fn deadline(mut self, deadline: SystemTime) -> Self {
+        self.watch.deadline = Some(deadline);
+        self
+    }
+
+    /// Sets the clock that the deadline is read from. Default: the system's.
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.watch.clock = clock;
+        self
+    }
+
+    /// Has a function called whenever `every` bytes more were passed, before the next chunk is read; 0 counts as 1.
+    ///
+    /// So it is called once for each chunk at most, and not for the last bytes of the input. Default: none.
+    pub fn on_progress(mut self, every: ByteSize, listener: impl FnMut(Progress) + Send + 'static) -> Self {
+        self.watch.progress = Some((every, Box::new(listener)));
+        self
+    }
+
+    pub(super) fn parts(self) -> (K, ByteSize, u64, Watch) {
+        let watch = Watch::new(self.watch, self.resume_at);
+        (self.kind, self.chunk, self.resume_at, watch)
+    }
+}
+
+impl<F: Framing> StreamBuilder<F> {
+    /// Sets what happens to a record longer than the limit. Default: [`Oversize::Error`].
+    pub const fn oversize(mut self, oversize: Oversize) -> Self {
+        self.oversize = oversize;
+        self
+    }
+
+    /// Sets how much is read at a time; 1 GiB of it at most counts. Default: 256 KiB.
+    ///
+    /// A reader over a stream of `Bytes` has no chunk of its own, and does not ask.
+    pub const fn chunk(mut self, chunk: ByteSize) -> Self {
+        self.chunk = chunk;
+        self
+    }
+
+    /// Builds a reader of records over a [`Read`], with one buffer of the size of a chunk.
+    ///
+    /// # Errors
+    ///
+    /// [`BuildError`] for a chunk of 0 bytes, and where there is no memory for the buffers.
+    pub fn build<R: Read>(self, reader: R) -> Result<RecordReader<R, F>, BuildError> {
+        let chunk = self.chunk;
+        RecordReader::new(reader, self.cutter()?, chunk)
+    }
+
+    pub(super) fn cutter(self) -> Result<Cutter<F>, BuildError> {
+        let (max, oversize) = (self.max, self.oversize);
+        let (framing, _, offset, watch) = self.parts();
+        Ok(Cutter::new(Records::new(framing, max, oversize, offset)?, watch))
+    }
+}

@@ -1,0 +1,330 @@
+//! The core: cuts an input that comes in pieces into records, and owns nothing but the record a cut went through.
+//!
+//! No I/O here. A face gives [`Records::step`] the current piece of the input until it asks for the next one with
+//! [`Step::More`]; then [`Records::turn`] says that the piece is done with, or [`Records::end`] that there is none.
+//!
+//! Records that lie whole in a piece stay there, and stage one ([`Ends`]) finds them many at a time. What a piece leaves
+//! open goes to the carry: *open* is the record that began in an earlier piece and whose end was not seen yet.
+
+use crate::size::ByteSize;
+
+use super::Oversize;
+use super::ends::Ends;
+use super::error::{BuildError, StreamError};
+use super::framing::{Close, Framing};
+use super::storage::Carry;
+
+/// What comes next.
+#[derive(Debug)]
+pub(super) enum Step {
+    /// A record.
+    Record(Place),
+    /// Nothing more in this piece.
+    More,
+    /// Nothing more at all.
+    End,
+}
+
+/// Where a record lies, and which it is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    /// In the carry, or else in the piece.
+    pub(super) carried: bool,
+    pub(super) start: usize,
+    pub(super) end: usize,
+    pub(super) offset: u64,
+    pub(super) number: u64,
+    pub(super) truncated: bool,
+}
+
+/// What became of the open record's claim to be given out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    /// Not too long so far; all of its content is in the carry.
+    Fits,
+    /// Too long; the carry has its beginning if that is wanted.
+    TooLong,
+}
+
+/// Counts of what was given out and what was not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RecordStats {
+    /// Records given out, truncated ones included.
+    pub records: u64,
+    /// Records that were too long and given out in part.
+    pub truncated: u64,
+    /// Records that were too long and not given out: skipped, or answered with an error.
+    pub skipped: u64,
+    /// Bytes that stood before the ends of these records and were not given out, counted when the end is seen.
+    pub bytes_dropped: u64,
+    /// Whether the deadline had passed before the start, and was ignored.
+    pub deadline_ignored: bool,
+}
+
+/// The state between two pieces, and inside one.
+#[derive(Debug)]
+pub(super) struct Records<F> {
+    framing: F,
+    oversize: Oversize,
+    /// Most bytes of content.
+    max: usize,
+    ends: Ends,
+    carry: Carry,
+    /// Bytes of the whole input before this piece.
+    base: u64,
+    /// Where in the piece the next record begins, or the open one goes on.
+    at: usize,
+    /// How far into the piece stage one has looked; 0 also where the open record was not looked for yet.
+    scanned: usize,
+    /// Bytes of the open record in earlier pieces, its head included; 0 if none is open.
+    open: u64,
+    fate: Fate,
+    /// Whether no piece will come.
+    ended: bool,
+    /// The last record's number, given out or not.
+    number: u64,
+    truncated: u64,
+    skipped: u64,
+    bytes_dropped: u64,
+}
+
+impl<F: Framing> Records<F> {
+    /// For an input whose first byte is byte `base` of the whole.
+    pub(super) fn new(framing: F, max: ByteSize, oversize: Oversize, base: u64) -> Result<Self, BuildError> {
+        let max = max.as_usize();
+        let carry = Carry::new(max.saturating_add(framing.slack()));
+        Ok(Self {
+            framing,
+            oversize,
+            max,
+            ends: Ends::new()?,
+            carry,
+            base,
+            at: 0,
+            scanned: 0,
+            open: 0,
+            fate: Fate::Fits,
+            ended: false,
+            number: 0,
+            truncated: 0,
+            skipped: 0,
+            bytes_dropped: 0,
+        })
+    }
+
+    /// The next record of `piece`, which is the same until [`turn`](Self::turn).
+    #[inline]
+    pub(super) fn step(&mut self, piece: &[u8]) -> Result<Step, StreamError> {
+        loop {
+            let Some(end) = self.ends.next() else {
+                match self.look(piece)? {
+                    Some(step) => return Ok(step),
+                    None => continue,
+                }
+            };
+            let start = self.at + self.framing.head();
+            let len = self.framing.trimmed(piece.get(start..end).unwrap_or_default());
+            let offset = self.offset();
+            self.at = end + self.framing.tail();
+            self.number += 1;
+            let mut place =
+                Place { carried: false, start, end: start + len, offset, number: self.number, truncated: false };
+            if len <= self.max || self.too_long(&mut place, (end - start) as u64, Fate::Fits)? {
+                return Ok(Step::Record(place));
+            }
+        }
+    }
+
+    /// What `place` stands for.
+    #[inline]
+    pub(super) fn bytes<'a>(&'a self, piece: &'a [u8], place: &Place) -> &'a [u8] {
+        let lies_in = if place.carried { self.carry.bytes() } else { piece };
+        lies_in.get(place.start..place.end).unwrap_or_default()
+    }
+
+    /// Says that the piece, all of it stepped through, gives way to the next.
+    pub(super) fn turn(&mut self, piece: &[u8]) {
+        debug_assert_eq!(self.at, piece.len(), "turned before `More`");
+        self.base += piece.len() as u64;
+        (self.at, self.scanned) = (0, 0);
+    }
+
+    /// Says that there is no next piece.
+    pub(super) fn end(&mut self) {
+        self.ended = true;
+    }
+
+    /// Where the record begins that comes next. All before it was given out, or dropped and counted.
+    #[inline]
+    pub(super) fn offset(&self) -> u64 {
+        self.base + self.at as u64 - self.open
+    }
+
+    /// The number of the record that comes next.
+    pub(super) fn next_number(&self) -> u64 {
+        self.number + 1
+    }
+
+    /// Bytes of the whole input up to where the next piece begins, once this one is done with.
+    pub(super) fn taken(&self) -> u64 {
+        self.base + self.at as u64
+    }
+
+    pub(super) fn stats(&self) -> RecordStats {
+        let Self { number, truncated, skipped, bytes_dropped, .. } = *self;
+        RecordStats { records: number - skipped, truncated, skipped, bytes_dropped, deadline_ignored: false }
+    }
+
+    /// Stage one, and whatever has to do with an open record. `None` says that there are ends to hand out.
+    #[inline(never)]
+    fn look(&mut self, piece: &[u8]) -> Result<Option<Step>, StreamError> {
+        loop {
+            if self.open > 0 && self.scanned == 0 {
+                match self.framing.close(piece, self.open) {
+                    Some(close) => match self.complete(piece, &close)? {
+                        Some(place) => return Ok(Some(Step::Record(place))),
+                        None => continue,
+                    },
+                    None => return self.absorb(piece),
+                }
+            }
+            let from = self.scanned;
+            self.scanned = self.framing.find(piece, from, &mut self.ends);
+            if !self.ends.is_empty() {
+                return Ok(None);
+            }
+            if self.scanned == from || self.scanned == piece.len() {
+                return self.absorb(piece);
+            }
+        }
+    }
+
+    /// Takes the rest of the piece, which does not end the record, into the carry.
+    fn absorb(&mut self, piece: &[u8]) -> Result<Option<Step>, StreamError> {
+        let rest = piece.get(self.at..).unwrap_or_default();
+        if rest.is_empty() {
+            return if self.ended { self.last().map(Some) } else { Ok(Some(Step::More)) };
+        }
+        self.keep(rest)?;
+        let offset = self.offset();
+        self.framing.note(rest);
+        self.open += rest.len() as u64;
+        (self.at, self.scanned) = (piece.len(), piece.len());
+
+        let least = self.content().saturating_sub(self.framing.slack() as u64);
+        let least = least.max(self.framing.declared().unwrap_or(0));
+        if self.fate == Fate::TooLong || least <= self.max as u64 {
+            return Ok(Some(Step::More));
+        }
+        self.fate = Fate::TooLong;
+        match self.oversize {
+            Oversize::Truncate => self.carry.truncate(self.max),
+            Oversize::Skip => self.carry.clear(),
+            Oversize::Error => {
+                self.carry.clear();
+                return Err(self.oversized(offset, self.next_number(), least));
+            }
+        }
+        Ok(Some(Step::More))
+    }
+
+    /// Ends the open record, whose end was found in `piece`. `None` if it is not given out.
+    fn complete(&mut self, piece: &[u8], close: &Close) -> Result<Option<Place>, StreamError> {
+        self.keep(piece.get(..close.end).unwrap_or_default())?;
+        let (offset, fate) = (self.offset(), self.fate);
+        let content = (self.open + close.end as u64).saturating_sub((self.framing.head() + close.back) as u64);
+        (self.at, self.scanned) = (close.next, close.next);
+        self.close(content, offset, fate, true)
+    }
+
+    /// Ends the input, and with it the open record.
+    fn last(&mut self) -> Result<Step, StreamError> {
+        if self.open == 0 {
+            return Ok(Step::End);
+        }
+        let (offset, content, fate) = (self.offset(), self.content(), self.fate);
+        if !self.framing.ends_with_input() {
+            self.shut();
+            self.number += 1;
+            self.skipped += 1;
+            self.bytes_dropped += content;
+            return Err(StreamError::CutOff { offset, number: self.number, end: self.base + self.at as u64 });
+        }
+        Ok(self.close(content, offset, fate, false)?.map_or(Step::End, Step::Record))
+    }
+
+    /// Gives out the open record, of so many bytes, if it may be.
+    fn close(&mut self, content: u64, offset: u64, fate: Fate, trim: bool) -> Result<Option<Place>, StreamError> {
+        self.shut();
+        self.number += 1;
+        let mut place = Place { carried: true, start: 0, end: 0, offset, number: self.number, truncated: false };
+        if fate == Fate::Fits && content <= (self.max as u64).saturating_add(self.framing.slack() as u64) {
+            // Part of a delimiter may lie behind the content.
+            self.carry.truncate(usize::try_from(content).unwrap_or(usize::MAX));
+            let content = self.carry.bytes();
+            place.end = if trim { self.framing.trimmed(content) } else { content.len() };
+            if place.end <= self.max {
+                return Ok(Some(place));
+            }
+        }
+        Ok(self.too_long(&mut place, content, fate)?.then_some(place))
+    }
+
+    /// No record is open any more. What the carry holds stays until the next piece.
+    fn shut(&mut self) {
+        (self.open, self.fate) = (0, Fate::Fits);
+        self.framing.forget();
+    }
+
+    /// Appends what is content of `more`, the next bytes of the open record, to the carry.
+    fn keep(&mut self, more: &[u8]) -> Result<(), StreamError> {
+        if self.open == 0 {
+            self.carry.clear();
+        }
+        let head = (self.framing.head() as u64).saturating_sub(self.open);
+        let content = usize::try_from(head).ok().and_then(|head| more.get(head..)).unwrap_or_default();
+        // A length in front tells that the record is too long before its beginning, which may be wanted, is there.
+        let wanted = self.fate == Fate::Fits || self.oversize == Oversize::Truncate;
+        if content.is_empty() || !wanted {
+            return Ok(());
+        }
+        let appended = self.carry.append(content).map_err(|(wanted, source)| {
+            let (offset, number, wanted) = (self.offset(), self.next_number(), ByteSize::bytes(wanted as u64));
+            StreamError::Memory { offset, number, wanted, source }
+        });
+        if self.fate == Fate::TooLong {
+            self.carry.truncate(self.max);
+        }
+        appended
+    }
+
+    /// Bytes of content of the open record in the pieces done with; of its delimiter too, while it is not known as one.
+    fn content(&self) -> u64 {
+        self.open.saturating_sub(self.framing.head() as u64)
+    }
+
+    /// Does with a record of `content` bytes what is to be done when it is too long; tells whether it is given out.
+    #[cold]
+    fn too_long(&mut self, place: &mut Place, content: u64, fate: Fate) -> Result<bool, StreamError> {
+        if self.oversize == Oversize::Truncate {
+            place.end = place.start + self.max;
+            place.truncated = true;
+            self.truncated += 1;
+            self.bytes_dropped += content - self.max as u64;
+            return Ok(true);
+        }
+        self.skipped += 1;
+        self.bytes_dropped += content;
+        // An open record's error was given when it became too long.
+        match (self.oversize, fate) {
+            (Oversize::Error, Fate::Fits) => Err(self.oversized(place.offset, place.number, content)),
+            _ => Ok(false),
+        }
+    }
+
+    fn oversized(&self, offset: u64, number: u64, at_least: u64) -> StreamError {
+        let (at_least, limit) = (ByteSize::bytes(at_least), ByteSize::bytes(self.max as u64));
+        StreamError::Oversize { offset, number, at_least, limit }
+    }
+}
