@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 
 use crate::size::ByteSize;
 
-use super::advice::{Candidate, Caveat, Fit, Recommendation, Untried};
+use super::advice::{Candidate, Caveat, Fit, Recommendation, Untried, mb};
 use super::pricing::{GbSeconds, Pricing};
 use super::profile::{Profile, SizeProfile};
 use super::selection::{Point, Strategy, Value, plateau, select};
@@ -87,7 +87,7 @@ pub enum SizingError {
         high: u32,
     },
     /// Not even the largest function has so much memory.
-    #[error("{needed} are needed with headroom, and a function has {} at most", ByteSize::mib(LARGEST_MB))]
+    #[error("{} MB are needed with headroom, and a function has {LARGEST_MB} MB at most", mb(*needed))]
     #[non_exhaustive]
     TooLarge {
         /// What is needed.
