@@ -142,6 +142,11 @@ pub(super) fn mb(size: ByteSize) -> u64 {
     size.as_u64().div_ceil(1 << 20)
 }
 
+/// `20-30`, or `25` where both ends are one.
+fn span<T: PartialEq + fmt::Display>(low: T, high: T) -> impl fmt::Display {
+    fmt::from_fn(move |f| if low == high { write!(f, "{low}") } else { write!(f, "{low}-{high}") })
+}
+
 fn one_or_many(n: u64, one: &'static str) -> impl fmt::Display {
     fmt::from_fn(move |f| write!(f, "{n} {one}{}", if n == 1 { "" } else { "s" }))
 }
@@ -189,7 +194,7 @@ impl fmt::Display for Recommendation {
         let (peak, p99, p95) = (mb(self.peak), mb(self.p99), mb(self.p95));
         let reports = one_or_many(self.reports, "report");
         write!(f, "\npeak {peak} MB (p99 {p99}, p95 {p95}) of {reports}: ")?;
-        write!(f, "with {least}-{plenty} % headroom {low}-{high} MB")?;
+        write!(f, "with {} % headroom {} MB", span(*least, *plenty), span(low, high))?;
         if let (Some(selected), Some(plateau)) = (self.selected, self.plateau)
             && plateau < selected
         {
@@ -204,7 +209,7 @@ impl fmt::Display for Recommendation {
             let size = mb(candidate.memory_size);
             match candidate.fit {
                 Fit::Fits => {}
-                Fit::UnderHeadroom => write!(f, "\n{size} MB is under the {least} % rule: {low}-{high} MB")?,
+                Fit::UnderHeadroom => write!(f, "\n{size} MB is under the {least} % rule: {} MB", span(low, high))?,
                 Fit::OutOfMemory => write!(f, "\n{size} MB ran out of memory, or failed at its limit")?,
                 Fit::TimesOut => write!(f, "\n{size} MB times out in more than 1 run of 100")?,
                 Fit::NotMeasured => write!(f, "\n{size} MB has no run that ended well")?,
