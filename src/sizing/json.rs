@@ -103,14 +103,18 @@ fn named(text: &[u8]) -> Option<usize> {
 fn objects(mut text: &[u8], found: &mut dyn FnMut(Found)) -> Result<bool, serde_json::Error> {
     let mut any = false;
     while let Some(at) = named(text) {
-        let mut failure = None;
-        let mut end = None;
+        let whole = std::str::from_utf8(text).ok();
+        let (mut failure, mut end) = (None, None);
         for start in memchr_iter(b'{', text.get(..at).unwrap_or_default()).take(MAX_DEPTH) {
-            let mut values = serde_json::Deserializer::from_slice(text.get(start..).unwrap_or_default()).into_iter();
-            match values.next() {
+            // Text that is known to be UTF-8 is not tested value by value.
+            let (event, len) = match whole.and_then(|text| text.get(start..)) {
+                Some(text) => first(serde_json::Deserializer::from_str(text)),
+                None => first(serde_json::Deserializer::from_slice(text.get(start..).unwrap_or_default())),
+            };
+            match event {
                 Some(Ok(event)) if tell(&event, found) => {
                     any = true;
-                    end = Some(start + values.byte_offset());
+                    end = Some(start + len);
                     break;
                 }
                 Some(Err(error)) => failure = failure.or(Some(error)),
@@ -125,6 +129,15 @@ fn objects(mut text: &[u8], found: &mut dyn FnMut(Found)) -> Result<bool, serde_
         }
     }
     Ok(any)
+}
+
+/// The first value, and where it ends.
+fn first<'a, R>(json: serde_json::Deserializer<R>) -> (Option<serde_json::Result<Event<'a>>>, usize)
+where
+    R: serde_json::de::Read<'a>,
+{
+    let mut values = json.into_iter();
+    (values.next(), values.byte_offset())
 }
 
 /// Tells what the event reports; `false` if it is none of ours.

@@ -18,14 +18,16 @@ impl ShortText {
     /// The beginning of `bytes`, up to 64 bytes, a control character or what is not UTF-8; `None` if that is nothing.
     pub(super) fn new(bytes: &[u8]) -> Option<Self> {
         let bytes = bytes.get(..LEN).unwrap_or(bytes);
-        let valid = match std::str::from_utf8(bytes) {
-            Ok(text) => text,
-            Err(error) => std::str::from_utf8(bytes.get(..error.valid_up_to())?).ok()?,
+        let clean = if bytes.is_ascii() {
+            let end = bytes.iter().position(|byte| !byte.is_ascii_graphic());
+            end.and_then(|end| bytes.get(..end)).unwrap_or(bytes)
+        } else {
+            let valid = bytes.utf8_chunks().next()?.valid();
+            let end = valid.find(|c: char| c.is_control() || c.is_whitespace()).unwrap_or(valid.len());
+            bytes.get(..end)?
         };
-        let clean =
-            valid.find(|c: char| c.is_control() || c.is_whitespace()).map_or(valid, |end| valid.split_at(end).0);
         let mut text = Self { bytes: [0; LEN], len: u8::try_from(clean.len()).ok().filter(|len| *len > 0)? };
-        text.bytes.get_mut(..clean.len())?.copy_from_slice(clean.as_bytes());
+        text.bytes.get_mut(..clean.len())?.copy_from_slice(clean);
         Some(text)
     }
 

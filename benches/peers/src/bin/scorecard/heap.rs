@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::Options;
 use crate::programs::{NO_VALGRIND, ask, build, instructions};
-use crate::row::{Card, Peer, Row};
+use crate::row::{Better, Card, Peer, Row};
 
 const OURS: &str = "plimsoll";
 const PLAIN: &str = "plain";
@@ -215,7 +215,7 @@ fn compare(
     let plain = of(PLAIN)?;
     let peers = figures.iter().filter(|(name, _)| ![PLAIN, OURS].contains(name));
     let best_peer = Peer::best(peers.map(|&(name, figure)| Peer { name, figure: over(figure, plain) }));
-    Some(Row { metric, unit, ours: over(of(OURS)?, plain), goal, best_peer })
+    Some(Row { metric, unit, ours: over(of(OURS)?, plain), goal, better: Better::Less, best_peer })
 }
 
 /// Errors against an exact count, and the price of readings. The system's allocator lies beneath them all.
@@ -231,7 +231,7 @@ fn accuracy(programs: &[PathBuf], notes: &mut Vec<String>) -> Result<Vec<Row>, B
         let peers = figures.iter().filter(|(name, _)| *name != OURS);
         let best_peer = Peer::best(peers.map(|&(name, figure)| Peer { name, figure }));
         match figures.iter().find(|(name, _)| *name == OURS) {
-            Some(&(_, ours)) => rows.push(Row { metric, unit, ours, goal, best_peer }),
+            Some(&(_, ours)) => rows.push(Row { metric, unit, ours, goal, better: Better::Less, best_peer }),
             None => notes.push(format!("{metric}: not measured: the worker did not tell")),
         }
     }

@@ -6,6 +6,7 @@
 mod heap;
 mod programs;
 mod row;
+mod sizing;
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -26,8 +27,10 @@ struct Area {
     measure: fn(Options) -> Result<Card, Box<dyn Error>>,
 }
 
-const AREAS: [Area; 1] =
-    [Area { name: "heap", about: "tracking allocators: cost and accuracy", measure: heap::measure }];
+const AREAS: [Area; 2] = [
+    Area { name: "heap", about: "tracking allocators: cost and accuracy", measure: heap::measure },
+    Area { name: "sizing", about: "reading REPORT lines", measure: sizing::measure },
+];
 
 fn main() -> ExitCode {
     let mut options = Options { quick: false };

@@ -6,17 +6,34 @@ use std::path::Path;
 
 use serde_json::json;
 
-/// One figure of ours. Less is better.
+/// One figure of ours.
 #[derive(Debug)]
 pub(crate) struct Row {
     /// Its full name, the area in front.
     pub(crate) metric: &'static str,
     pub(crate) unit: &'static str,
     pub(crate) ours: f64,
-    /// Met if ours is not above it.
+    /// Met if ours is not on its wrong side.
     pub(crate) goal: f64,
+    pub(crate) better: Better,
     /// The best of the peers that have such a figure at all.
     pub(crate) best_peer: Option<Peer>,
+}
+
+/// Which of two figures is better.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Better {
+    Less,
+    More,
+}
+
+impl Better {
+    fn meets(self, ours: f64, goal: f64) -> bool {
+        match self {
+            Self::Less => ours <= goal,
+            Self::More => ours >= goal,
+        }
+    }
 }
 
 /// A peer and its figure.
@@ -49,7 +66,7 @@ impl Card {
         let mut lines = String::new();
         println!("\n{:<38} {:>10} {:>10}  {:<13} {:<7} best peer", "metric", "ours", "goal", "unit", "");
         for row in &self.rows {
-            let verdict = if row.ours <= row.goal { "met" } else { "missed" };
+            let verdict = if row.better.meets(row.ours, row.goal) { "met" } else { "missed" };
             let peer = row.best_peer.as_ref().map_or("-".into(), |p| format!("{} {}", short(p.figure), p.name));
             let (ours, goal) = (short(row.ours), short(row.goal));
             println!("{:<38} {ours:>10} {goal:>10}  {:<13} {verdict:<7} {peer}", row.metric, row.unit);
