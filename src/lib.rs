@@ -11,6 +11,7 @@
 //! | [`clock`] | milliseconds that never go back and that notice a frozen environment |
 //! | [`weigh`] | the heap bytes that a value owns |
 //! | [`stream`] | any input in fixed memory: lines, records and chunks of a bounded length |
+//! | `sizing` (feature) | the memory size that fits, and its cost, from the REPORT lines of a log |
 //! | [`size`] | sizes that know MB from MiB |
 //!
 //! Three words are never mixed: **heap** is what the program asked of the allocator, **reserved** is what a budget

@@ -2,17 +2,27 @@
 //!
 //! They are not part of this crate: a folder with `corpus.jsonl`, `vectors.jsonl` and `vectors_select.jsonl` is named
 //! by `PLIMSOLL_SIZING_CORPUS`. Without it these tests count as ignored.
-#![expect(unsafe_code, reason = "the shared test support")]
-#![expect(clippy::print_stdout, reason = "tells how many excerpts and figures were compared")]
+#![allow(
+    unsafe_code,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
+    reason = "a test with the shared support: it tells what it compared, counts in small figures and stops at the first surprise"
+)]
 
 mod support;
 
+use std::fmt::Write;
 use std::time::Duration;
 
 use plimsoll::ByteSize;
 use plimsoll::sizing::{
-    Architecture, Dollars, Entry, GbSeconds, OutOfMemory, Point, Pricing, Profile, ReportLine, ReportLog, Strategy,
-    read_log, select,
+    Architecture, Dollars, Entry, GbSeconds, OutOfMemory, Point, Pricing, Profile, ReportLine, ReportLog, Status,
+    Strategy, read_log, select,
 };
 use serde_json::Value;
 
@@ -102,12 +112,12 @@ fn field_of(report: &ReportLine, field: &str) -> Value {
         "request_id" => report.request_id.map(|id| id.to_string()).into(),
         "duration_ms" => ms(report.duration),
         "billed_ms" => ms(report.billed_duration),
-        "memory_mb" => report.memory_size.map(|size| size.as_mib_f64()).into(),
-        "max_used_mb" => report.max_memory_used.map(|size| size.as_mib_f64()).into(),
+        "memory_mb" => report.memory_size.map(ByteSize::as_mib_f64).into(),
+        "max_used_mb" => report.max_memory_used.map(ByteSize::as_mib_f64).into(),
         "init_ms" => ms(report.init_duration),
         "restore_ms" => ms(report.restore_duration),
         "billed_restore_ms" => ms(report.billed_restore_duration),
-        "status" => report.status.map(|status| status.as_str()).into(),
+        "status" => report.status.map(Status::as_str).into(),
         "error_type" => report.error_type.map(|text| text.to_string()).into(),
         "is_oom" => (report.out_of_memory() == OutOfMemory::Certain).into(),
         _ => panic!("no field {field}"),
@@ -147,13 +157,13 @@ fn log_of(measured: &Value, twice: bool) -> String {
         let restore = figure("billed_restore_ms", run);
         let billed = figure("billed_ms", run).unwrap() + if twice { restore.unwrap_or(0.0) } else { 0.0 };
         let (duration, power) = (figure("duration_ms", run).unwrap(), &measured["power"]);
-        log += &format!("REPORT RequestId: {run}\tDuration: {duration} ms\tBilled Duration: {billed} ms\t");
-        log += &format!("Memory Size: {power} MB\tMax Memory Used: 64 MB\t");
+        write!(log, "REPORT RequestId: {run}\tDuration: {duration} ms\tBilled Duration: {billed} ms\t").unwrap();
+        write!(log, "Memory Size: {power} MB\tMax Memory Used: 64 MB\t").unwrap();
         if let Some(init) = figure("init_ms", run) {
-            log += &format!("Init Duration: {init} ms\t");
+            write!(log, "Init Duration: {init} ms\t").unwrap();
         }
         if let Some(restored) = figure("restore_ms", run) {
-            log += &format!("Restore Duration: {restored} ms\tBilled Restore Duration: {} ms\t", restore.unwrap());
+            write!(log, "Restore Duration: {restored} ms\tBilled Restore Duration: {} ms\t", restore.unwrap()).unwrap();
         }
         log += "\n";
     }

@@ -1,5 +1,14 @@
 //! REPORT lines in the shapes that logs show, and what they mean for the memory.
 #![cfg(feature = "sizing")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
+    reason = "a test: it counts in small figures and stops at the first surprise"
+)]
 
 use std::time::Duration;
 
@@ -39,10 +48,12 @@ fn one(log: &str) -> ReportLine {
     read.reports[0]
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "as the fields of a report have it")]
 fn ms(ms: f64) -> Option<Duration> {
     Some(Duration::from_nanos((ms * 1e6).round() as u64))
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "as the fields of a report have it")]
 fn mb(mb: u64) -> Option<ByteSize> {
     Some(ByteSize::mib(mb))
 }
@@ -111,7 +122,7 @@ fn what_is_wrapped_over_lines_is_put_together() {
     let value: serde_json::Value = serde_json::from_str(JSON).unwrap();
     let pretty = serde_json::to_string_pretty(&value).unwrap();
     is_the_full_report(&one(&pretty));
-    let indented: String = pretty.lines().map(|line| format!("\t{line}\r\n")).collect();
+    let indented = format!("\t{}\r\n", pretty.lines().collect::<Vec<_>>().join("\r\n\t"));
     is_the_full_report(&one(&format!("some text\n{indented}REPORTED\n")));
 }
 
@@ -137,6 +148,23 @@ fn one_line_may_hold_many_reports() {
     assert_eq!(read(batch.as_bytes()).reports.iter().map(id).collect::<Vec<_>>(), ["3f1c-9", "next"]);
     let text = format!("{FULL} {}", FULL.replace("3f1c-9", "next"));
     assert_eq!(read(text.as_bytes()).reports.iter().map(id).collect::<Vec<_>>(), ["3f1c-9", "next"]);
+}
+
+#[test]
+fn a_batch_of_the_telemetry_api_gives_its_reports_and_nothing_else() {
+    let start = r#"{"type":"platform.start","record":{"requestId":"3f1c-9"}}"#;
+    let done = r#"{"type":"platform.runtimeDone","record":{"metrics":{"durationMs":1.0},"spans":[{},{},{"a":{}}]}}"#;
+    let event = format!("{start},{{\"type\":\"function\",\"record\":{{\"message\":{{}}}}}},{done},{JSON}");
+    let batch = |n| format!("[{}]", vec![event.as_str(); n].join(","));
+    assert_eq!(read(batch(1).as_bytes()).reports.iter().map(id).collect::<Vec<_>>(), ["3f1c-9"]);
+    let counts = read(format!("{{\"records\":{}}}", batch(500)).as_bytes()).counts;
+    assert_eq!((counts.reports, counts.copies, counts.malformed), (1, 499, 0));
+    // What does not read is told, and what does is told once.
+    let cut = read(&batch(2).as_bytes()[..batch(2).len() - 30]);
+    assert_eq!((cut.reports.len(), cut.faults.len(), cut.counts.copies), (1, 1, 0));
+    let bad = JSON.replace("\"status\":", "\"status\"");
+    let mixed = read(format!("{bad} {JSON}").as_bytes());
+    assert_eq!((mixed.reports.len(), mixed.faults.len()), (1, 1));
 }
 
 #[test]
@@ -283,7 +311,8 @@ fn a_line_that_is_too_long_is_counted_and_the_log_goes_on() {
 
 #[test]
 fn reports_come_in_their_order_and_none_is_lost() {
-    let log: String = (0..100).map(|n| format!("REPORT RequestId: {n}\tDuration: {n}.5 ms\n")).collect();
+    let lines: Vec<String> = (0..100).map(|n| format!("REPORT RequestId: {n}\tDuration: {n}.5 ms")).collect();
+    let log = lines.join("\n");
     let read = read(log.as_bytes());
     let expected: Vec<String> = (0..100).map(|n| n.to_string()).collect();
     assert_eq!(read.reports.iter().map(id).collect::<Vec<_>>(), expected);

@@ -3,6 +3,15 @@
 //! What each test is named after is what the document says, or what is true in its place; the page
 //! `sizing::source_document` lists them.
 #![cfg(feature = "sizing")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
+    reason = "a test: it counts in small figures and stops at the first surprise"
+)]
 
 use std::time::Duration;
 
@@ -180,7 +189,7 @@ fn process_exited_is_not_always_out_of_memory() {
         let log = log(&[(128, 88, used)]) + said;
         read_log(log.as_bytes(), |entry| {
             if let Entry::Report(report) = entry {
-                seen = Some(report)
+                seen = Some(report);
             }
         })
         .unwrap();

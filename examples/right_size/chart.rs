@@ -4,7 +4,9 @@ use std::error::Error;
 use std::ops::Range;
 
 use plimsoll::sizing::{Candidate, Fit, Point};
+use plotters::chart::DualCoordChartContext;
 use plotters::coord::ranged1d::{DefaultFormatting, KeyPointHint};
+use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
@@ -87,18 +89,7 @@ fn draw(study: &Study, root: &Area<'_>) -> Result<(), Box<dyn Error>> {
         .y_desc("dollars a million invocations")
         .draw()?;
 
-    // What memory asks for: the load line, and the band of plenty behind it.
-    let (from, to) = (doublings(advice.needed.0), doublings(advice.needed.1));
-    chart.draw_series([Rectangle::new([(from, 0.0), (to, top_ms)], LOAD_LINE.mix(0.10).filled())])?;
-    let dashes = (0..36).map(|n| f64::from(n) / 36.0 * top_ms);
-    chart.draw_series(
-        dashes.map(|at| PathElement::new([(from, at), (from, at + top_ms / 60.0)], LOAD_LINE.stroke_width(2))),
-    )?;
-    let is_right = from > low + 0.7 * (high - low);
-    let (edge, anchor) = if is_right { (from - 0.02 * WIDTH, HPos::Right) } else { (to + 0.02 * WIDTH, HPos::Left) };
-    let load_text = ("sans-serif", 14).into_font().color(&LOAD_LINE).pos(Pos::new(anchor, VPos::Top));
-    let load_line = format!("load line {} MB", mb(advice.needed.0));
-    chart.draw_series([Text::new(load_line, (edge, top_ms * 0.985), load_text)])?;
+    load_line(study, &mut chart, (low, high), top_ms)?;
 
     // What was not measured: a range for each curve, side by side.
     if let Some(untried) = untried {
@@ -123,6 +114,31 @@ fn draw(study: &Study, root: &Area<'_>) -> Result<(), Box<dyn Error>> {
     chart.draw_series(marks(&measured, |point| point.duration, DURATION))?;
     chart.draw_secondary_series(marks(&measured, million, COST))?;
     headings(study, root)
+}
+
+type Chart<'a, 'b> = DualCoordChartContext<'a, SVGBackend<'b>, Plane, Plane>;
+type Plane = Cartesian2d<Sizes, RangedCoordf64>;
+
+/// What memory asks for: the load line, and the band of plenty behind it.
+fn load_line(
+    study: &Study,
+    chart: &mut Chart<'_, '_>,
+    (low, high): (f64, f64),
+    top_ms: f64,
+) -> Result<(), Box<dyn Error>> {
+    let advice = &study.advice;
+    let (from, to) = (doublings(advice.needed.0), doublings(advice.needed.1));
+    chart.draw_series([Rectangle::new([(from, 0.0), (to, top_ms)], LOAD_LINE.mix(0.10).filled())])?;
+    let dashes = (0..36).map(|n| f64::from(n) / 36.0 * top_ms);
+    chart.draw_series(
+        dashes.map(|at| PathElement::new([(from, at), (from, at + top_ms / 60.0)], LOAD_LINE.stroke_width(2))),
+    )?;
+    let is_right = from > low + 0.7 * (high - low);
+    let (edge, anchor) = if is_right { (from - 0.02 * WIDTH, HPos::Right) } else { (to + 0.02 * WIDTH, HPos::Left) };
+    let load_text = ("sans-serif", 14).into_font().color(&LOAD_LINE).pos(Pos::new(anchor, VPos::Top));
+    let load_line = format!("load line {} MB", mb(advice.needed.0));
+    chart.draw_series([Text::new(load_line, (edge, top_ms * 0.985), load_text)])?;
+    Ok(())
 }
 
 /// A range between two ticks.
@@ -223,7 +239,7 @@ fn doublings(size: plimsoll::ByteSize) -> f64 {
 }
 
 /// `20-30`, or `25` where both ends are one.
-fn span<T: PartialEq + std::fmt::Display>(low: T, high: T) -> String {
+fn span<T: Copy + PartialEq + std::fmt::Display>(low: T, high: T) -> String {
     if low == high { low.to_string() } else { format!("{low}-{high}") }
 }
 

@@ -62,7 +62,7 @@ fn run(arguments: &Arguments) -> Result<String, Box<dyn Error>> {
     if let Some(path) = &arguments.svg {
         std::fs::write(path, chart::svg(&study)?).map_err(|error| format!("{path}: {error}"))?;
     }
-    Ok(if arguments.json { json::text(&study) } else { table::text(&study) })
+    Ok(if arguments.json { json::text(&study) } else { table::text(&study)? })
 }
 
 fn read_input(name: &str, profile: &mut Profile) -> Result<LogCounts, Box<dyn Error>> {

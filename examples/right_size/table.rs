@@ -1,5 +1,7 @@
 //! The table in the terminal.
 
+use std::fmt::{self, Write};
+
 use plimsoll::ByteSize;
 use plimsoll::sizing::{Candidate, Dollars, GbSeconds, SizeProfile, cpu_share};
 
@@ -28,7 +30,7 @@ const MONTH: usize = 12;
 /// Invocations whose cost one can read.
 const MILLION: u64 = 1_000_000;
 
-pub(crate) fn text(study: &Study) -> String {
+pub(crate) fn text(study: &Study) -> Result<String, fmt::Error> {
     let counts = &study.counts;
     let mut text = format!("{} lines: {} reports", counts.lines, counts.reports);
     for (n, what) in [
@@ -38,20 +40,22 @@ pub(crate) fn text(study: &Study) -> String {
         (counts.skipped, "skipped"),
     ] {
         if n > 0 {
-            text += &format!(", {n} {what}");
+            write!(text, ", {n} {what}")?;
         }
     }
-    text += &format!("; prices of {}, {}\n\n", study.pricing.as_of(), study.pricing.architecture().as_str());
-    text += &rows(study);
-    text += &format!("\n{}\n", study.advice);
-    if counts.killed_without_report > 0 {
-        text +=
-            &format!("? {} killed without a report: out of memory at an unknown size\n", counts.killed_without_report);
+    writeln!(text, "; prices of {}, {}\n", study.pricing.as_of(), study.pricing.architecture().as_str())?;
+    for row in rows(study) {
+        writeln!(text, "{}", row.trim_end())?;
     }
-    text
+    writeln!(text, "\n{}", study.advice)?;
+    if counts.killed_without_report > 0 {
+        writeln!(text, "? {} killed without a report: out of memory at an unknown size", counts.killed_without_report)?;
+    }
+    Ok(text)
 }
 
-fn rows(study: &Study) -> String {
+/// Head and rows, aligned.
+fn rows(study: &Study) -> Vec<String> {
     let sizes: Vec<(&SizeProfile, &Candidate)> = study.profile.sizes().zip(&study.advice.candidates).collect();
     let head = HEAD.iter().map(ToString::to_string).collect();
     let cells = sizes.iter().map(|(size, candidate)| cells(study, size, candidate));
@@ -63,14 +67,17 @@ fn rows(study: &Study) -> String {
         }
         let cells = || rows.iter().filter_map(|row| row.get(column));
         let width = cells().map(String::len).max().unwrap_or_default();
-        lines.iter_mut().zip(cells()).for_each(|(line, cell)| *line += &format!("{cell:>width$}  "));
+        for (line, cell) in lines.iter_mut().zip(cells()) {
+            line.extend([" ".repeat(width - cell.len()).as_str(), cell, "  "]);
+        }
     }
     let choice = study.advice.choice();
     let verdict = |candidate: &Candidate| {
         if choice == Some(candidate) { "<- recommended" } else { candidate.fit.as_str() }
     };
     let verdicts = std::iter::once("").chain(sizes.iter().map(|(_, candidate)| verdict(candidate)));
-    lines.iter().zip(verdicts).map(|(line, verdict)| format!("{}\n", format!("{line}{verdict}").trim_end())).collect()
+    lines.iter_mut().zip(verdicts).for_each(|(line, verdict)| line.push_str(verdict));
+    lines
 }
 
 fn cells(study: &Study, size: &SizeProfile, candidate: &Candidate) -> Vec<String> {

@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 use std::sync::LazyLock;
 
-use memchr::{memchr_iter, memmem::Finder};
+use memchr::{memchr, memmem::Finder};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -17,6 +17,9 @@ use super::text::ShortText;
 
 /// Objects around the one that is looked for: an event in a batch in a wrapper lies no deeper.
 const MAX_DEPTH: usize = 8;
+
+/// Names without a report, after which a line is given up: each may cost a reading of the whole line.
+const MAX_FRUITLESS: usize = 16;
 
 static PLATFORM: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("platform."));
 
@@ -70,43 +73,47 @@ pub(super) fn scan(text: &[u8], found: &mut dyn FnMut(Found)) -> bool {
     if !is_told(text) {
         return false;
     }
-    match objects(text, found) {
-        Ok(any) => any,
-        Err(error) => {
-            // The object may stand in a string of another: quotes are then escaped, or doubled in CSV.
-            let unquoted = unquoted(text);
-            if unquoted.len() < text.len() && objects(&unquoted, found).is_ok() {
-                return true;
-            }
-            found(Found::Fault(Fault::Json(error)));
-            true
+    let (any, error) = objects(text, found);
+    let Some(error) = error else { return any };
+    // The object may stand in a string of another: quotes are then escaped, or doubled in CSV.
+    if !any {
+        let unquoted = unquoted(text);
+        if unquoted.len() < text.len() && objects(&unquoted, found).0 {
+            return true;
         }
     }
+    found(Found::Fault(Fault::Json(error)));
+    true
 }
 
 /// Whether the text names one of the reports.
 pub(super) fn is_told(text: &[u8]) -> bool {
-    named(text).is_some()
+    named(text, 0).is_some()
 }
 
-/// Where the first report is named.
-fn named(text: &[u8]) -> Option<usize> {
-    PLATFORM.find_iter(text).find(|at| {
+/// Where a report is named from `position` on.
+fn named(text: &[u8], position: usize) -> Option<usize> {
+    let text = text.get(position..)?;
+    let mut names = PLATFORM.find_iter(text).filter(|at| {
         let name = text.get(at + PLATFORM.needle().len()..).unwrap_or_default();
         [&b"report"[..], b"initReport", b"restoreReport"]
             .iter()
             .any(|kind| name.strip_prefix(*kind).is_some_and(|rest| matches!(rest, [b'"', ..] | [b'\\', b'"', ..])))
-    })
+    });
+    Some(position + names.next()?)
 }
 
-/// Each object around a name in turn.
-fn objects(mut text: &[u8], found: &mut dyn FnMut(Found)) -> Result<bool, serde_json::Error> {
-    let mut any = false;
-    while let Some(at) = named(text) {
-        let whole = std::str::from_utf8(text).ok();
-        let (mut failure, mut end) = (None, None);
-        for start in memchr_iter(b'{', text.get(..at).unwrap_or_default()).take(MAX_DEPTH) {
-            // Text that is known to be UTF-8 is not tested value by value.
+/// Tells each object that names itself a report. Returns whether there was one, and why another does not read.
+fn objects(text: &[u8], found: &mut dyn FnMut(Found)) -> (bool, Option<serde_json::Error>) {
+    // Text that is known to be UTF-8 is not tested value by value.
+    let whole = std::str::from_utf8(text).ok();
+    let (mut any, mut failure) = (false, None);
+    let (mut position, mut fruitless) = (0, 0);
+    while let Some(name) = named(text, position)
+        && fruitless < MAX_FRUITLESS
+    {
+        let (mut depth, mut why) = (0, None);
+        while let Some(start) = brace(text, position).filter(|start| *start < name && depth < MAX_DEPTH) {
             let (event, len) = match whole.and_then(|text| text.get(start..)) {
                 Some(text) => first(serde_json::Deserializer::from_str(text)),
                 None => first(serde_json::Deserializer::from_slice(text.get(start..).unwrap_or_default())),
@@ -114,21 +121,32 @@ fn objects(mut text: &[u8], found: &mut dyn FnMut(Found)) -> Result<bool, serde_
             match event {
                 Some(Ok(event)) if tell(&event, found) => {
                     any = true;
-                    end = Some(start + len);
+                    position = start + len;
                     break;
                 }
-                Some(Err(error)) => failure = failure.or(Some(error)),
-                _ => {}
+                // Another event, in front.
+                Some(Ok(_)) if start + len <= name => position = start + len,
+                // One around it, or none.
+                event => {
+                    why = why.or(event.and_then(Result::err));
+                    position = start + 1;
+                    depth += 1;
+                }
             }
         }
-        match (end, failure) {
-            (Some(end), _) => text = text.get(end.max(at)..).unwrap_or_default(),
-            (None, Some(error)) => return Err(error),
-            // The name without an object: prose.
-            (None, None) => text = text.get(at + 1..).unwrap_or_default(),
+        if position <= name {
+            // Prose, or what does not read.
+            position = name + 1;
+            fruitless += 1;
+            failure = failure.or(why);
         }
     }
-    Ok(any)
+    (any, failure)
+}
+
+/// Where the first brace opens from `position` on.
+fn brace(text: &[u8], position: usize) -> Option<usize> {
+    Some(position + memchr(b'{', text.get(position..)?)?)
 }
 
 /// The first value, and where it ends.
@@ -211,16 +229,9 @@ fn unquoted(text: &[u8]) -> Vec<u8> {
     let mut plain = Vec::with_capacity(text.len());
     let mut rest = text;
     while let Some((first, after)) = rest.split_first() {
-        rest = match rest {
-            [b'\\' | b'"', b'"', after @ ..] => {
-                plain.push(b'"');
-                after
-            }
-            _ => {
-                plain.push(*first);
-                after
-            }
-        };
+        let (byte, after) = if let [b'\\' | b'"', b'"', after @ ..] = rest { (b'"', after) } else { (*first, after) };
+        plain.push(byte);
+        rest = after;
     }
     plain
 }

@@ -341,22 +341,12 @@ const fn is_separator(byte: u8) -> bool {
 
 /// The word that `text` begins with, up to a separator or a mark that quotes, lists or brackets, and what follows.
 fn word(text: &[u8]) -> (&[u8], &[u8]) {
-    const MARKS: &[u8] = b"\"'`,<>()[]{}";
-    /// Whether a byte ends a word.
-    const ENDS: [bool; 256] = {
-        let mut ends = [false; 256];
-        let mut byte = 0;
-        while byte < 128_u8 {
-            ends[byte as usize] = is_separator(byte) || byte.is_ascii_control();
-            byte += 1;
-        }
-        let mut mark = 0;
-        while mark < MARKS.len() {
-            ends[MARKS[mark] as usize] = true;
-            mark += 1;
-        }
-        ends
-    };
-    let end = text.iter().position(|byte| ENDS[usize::from(*byte)]);
-    text.split_at(end.unwrap_or(text.len()))
+    text.split_at(text.iter().position(|byte| ends_word(*byte)).unwrap_or(text.len()))
+}
+
+const fn ends_word(byte: u8) -> bool {
+    let is_blank = byte.is_ascii() && !byte.is_ascii_graphic();
+    is_blank
+        || matches!(byte, b'|' | b'\\' | b'"' | b'\'' | b'`' | b',')
+        || matches!(byte, b'<' | b'>' | b'(' | b')' | b'[' | b']' | b'{' | b'}')
 }
