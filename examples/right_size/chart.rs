@@ -221,7 +221,9 @@ impl Ranged for Sizes {
 
     fn map(&self, value: &f64, (from, to): (i32, i32)) -> i32 {
         let share = (value - self.range.start) / (self.range.end - self.range.start);
-        from + (share * f64::from(to - from)).round() as i32
+        #[expect(clippy::cast_possible_truncation, reason = "pixels")]
+        let along = (share * f64::from(to - from)).round() as i32;
+        from + along
     }
 
     fn key_points<Hint: KeyPointHint>(&self, _: Hint) -> Vec<f64> {

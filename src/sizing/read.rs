@@ -24,8 +24,8 @@ pub enum ReadLogError {
 
 /// Reads a whole log and tells `each` what is in it, in order.
 ///
-/// Holds at most 256 KiB, and [`MAX_LINE`] where a line is that long, whatever the size of the log; longer lines are
-/// counted and passed over. Other lines are skipped at the speed of a search.
+/// Holds at most 288 KiB, the longest line up to [`MAX_LINE`], and a copy of it where it quotes JSON, whatever the size of
+/// the log; longer lines are counted and passed over. Lines that are no reports are skipped at the speed of a search.
 ///
 /// # Errors
 ///
@@ -56,7 +56,7 @@ pub fn read_log(input: impl Read, mut each: impl FnMut(Entry)) -> Result<LogCoun
         match lines.next_record() {
             Ok(Some(line)) => {
                 pass_over(&mut log, line.number() - 1, &mut each);
-                log.push(line.number(), line.bytes(), &mut each);
+                log.push(line.number(), &line, &mut each);
             }
             Ok(None) => break Ok(()),
             Err(error) => break Err(error),

@@ -31,7 +31,7 @@ const TIMEOUTS_OF: u64 = 100;
 ///    failed or timed out give no durations.
 /// 2. **What is best of that**, by a [`Strategy`], exactly as aws-lambda-power-tuning selects.
 /// 3. **Where to stop.** A larger size than the one from which on "duration no longer decreases"
-///    ([`plateau`](super::plateau)) is not recommended.
+///    ([`plateau`]) is not recommended.
 ///
 /// # Examples
 ///

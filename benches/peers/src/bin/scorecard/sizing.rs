@@ -11,8 +11,11 @@ use crate::row::{Better, Card, Row};
 /// Lines of a log. The metric's log is nothing but reports, which are what takes time.
 const LINES: u64 = 100_000;
 
+/// The line with a number.
+type Line = fn(u64) -> String;
+
 /// Metric, the lines, and the goal in lines a second.
-const LOGS: [(&str, fn(u64) -> String, f64); 3] = [
+const LOGS: [(&str, Line, f64); 3] = [
     ("sizing.parse.lines_per_s", text, 1e6),
     ("sizing.parse.json.lines_per_s", json, 5e5),
     ("sizing.parse.mixed.lines_per_s", mixed, 1e6),
