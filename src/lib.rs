@@ -12,6 +12,7 @@
 //! | [`clock`] | milliseconds that never go back and that notice a frozen environment |
 //! | [`weigh`] | the heap bytes that a value owns |
 //! | [`stream`] | any input in fixed memory: lines, records and chunks of a bounded length |
+//! | `sizing` (feature) | the memory size that fits, and its cost, from the REPORT lines of a log |
 //! | [`size`] | sizes that know MB from MiB |
 //! | [`board`] | who holds memory: names and bytes that the alarm, the last words and the reports show |
 //! | [`monitor`] | one report line per invocation, alerts, the alarm before a kill, the large picture |
@@ -52,6 +53,8 @@ pub mod integration;
 pub mod monitor;
 pub mod os;
 pub mod size;
+#[cfg(feature = "sizing")]
+pub mod sizing;
 pub mod stream;
 mod sync;
 pub mod weigh;

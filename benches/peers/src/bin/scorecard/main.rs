@@ -8,6 +8,7 @@ mod heap;
 mod monitor;
 mod programs;
 mod row;
+mod sizing;
 mod stream;
 
 use std::error::Error;
@@ -31,11 +32,12 @@ struct Area {
     measure: fn(Options) -> Result<Card, Box<dyn Error>>,
 }
 
-const AREAS: [Area; 4] = [
+const AREAS: [Area; 5] = [
     Area { name: "heap", about: "tracking allocators: cost and accuracy", measure: heap::measure },
     Area { name: "monitor", about: "a report per invocation: time, start and size", measure: monitor::measure },
     Area { name: "budget", about: "reservations: cost, and bytes lost by many threads", measure: budget::measure },
     Area { name: "stream", about: "records, bodies and parallel maps: speed and memory", measure: stream::measure },
+    Area { name: "sizing", about: "reading REPORT lines", measure: sizing::measure },
 ];
 
 fn main() -> ExitCode {

@@ -1,0 +1,104 @@
+//! The command line.
+
+use std::ops::RangeInclusive;
+
+use plimsoll::sizing::{Architecture, Strategy};
+
+pub(crate) const HELP: &str = "\
+Recommends the memory size of a Lambda function from the REPORT lines in its logs.
+
+usage: right_size [OPTION].. [FILE]..     without a FILE, or for -, reads standard input
+
+  --json                       print JSON
+  --svg FILE                   write a chart of duration and cost over the memory size
+  --arch x86|arm               whose prices (default x86; us-east-1)
+  --strategy STRATEGY          cost (default), speed, balanced, balanced:WEIGHT (0 speed .. 1 cost)
+  --headroom LOW[-HIGH]        percent on top of the highest memory used (default 20-30)
+  --invocations-per-month N    also tell what a month costs
+  --free-tier                  take off the free tier of an account that has no other function
+  --help
+
+Text and JSON are read as CloudWatch, its exports, `aws logs tail` and the Telemetry API give them.
+All of them must be logs of one function.
+";
+
+pub(crate) enum Parsed {
+    Run(Arguments),
+    Help,
+}
+
+#[derive(Debug)]
+pub(crate) struct Arguments {
+    pub(crate) files: Vec<String>,
+    pub(crate) json: bool,
+    pub(crate) svg: Option<String>,
+    pub(crate) architecture: Architecture,
+    pub(crate) strategy: Strategy,
+    pub(crate) headroom: RangeInclusive<u32>,
+    pub(crate) monthly: Option<u64>,
+    pub(crate) free_tier: bool,
+}
+
+/// Reads the arguments; the error says what is wrong with them.
+pub(crate) fn parse(arguments: impl Iterator<Item = String>) -> Result<Parsed, String> {
+    let mut parsed = Arguments {
+        files: Vec::new(),
+        json: false,
+        svg: None,
+        architecture: Architecture::X86,
+        strategy: Strategy::Cost,
+        headroom: 20..=30,
+        monthly: None,
+        free_tier: false,
+    };
+    let mut rest = arguments;
+    while let Some(argument) = rest.next() {
+        // `--name value` and `--name=value`.
+        let (name, given) = match argument.split_once('=') {
+            Some((name, value)) if name.starts_with("--") => (name, Some(value.to_owned())),
+            _ => (argument.as_str(), None),
+        };
+        let has_value = given.is_some();
+        let mut value = || given.clone().or_else(|| rest.next()).ok_or_else(|| format!("{name} asks for a value"));
+        match name {
+            "--help" | "-h" => return Ok(Parsed::Help),
+            "--json" | "--free-tier" if has_value => return Err(format!("{name} takes no value")),
+            "--json" => parsed.json = true,
+            "--free-tier" => parsed.free_tier = true,
+            "--svg" => parsed.svg = Some(value()?),
+            "--arch" => parsed.architecture = architecture(&value()?)?,
+            "--strategy" => parsed.strategy = value()?.parse().map_err(|error| format!("{error}"))?,
+            "--headroom" => parsed.headroom = headroom(&value()?)?,
+            "--invocations-per-month" => parsed.monthly = Some(count(&value()?)?),
+            option if option.starts_with("--") => return Err(format!("there is no option {option}")),
+            _ => parsed.files.push(argument),
+        }
+    }
+    if parsed.files.is_empty() {
+        parsed.files.push("-".to_owned());
+    }
+    Ok(Parsed::Run(parsed))
+}
+
+fn architecture(text: &str) -> Result<Architecture, String> {
+    match text {
+        "x86" | "x86_64" => Ok(Architecture::X86),
+        "arm" | "arm64" => Ok(Architecture::Arm),
+        _ => Err(format!("`{text}` is no architecture: x86 or arm")),
+    }
+}
+
+fn headroom(text: &str) -> Result<RangeInclusive<u32>, String> {
+    let (low, high) = text.split_once('-').unwrap_or((text, text));
+    let percent = |text: &str| text.trim_end_matches('%').parse::<u32>().ok().filter(|percent| *percent <= 1_000);
+    match (percent(low), percent(high)) {
+        (Some(low), Some(high)) if low <= high => Ok(low..=high),
+        _ => Err(format!("`{text}` is no headroom: percent from 0 to 1000, as in 25 or 20-30")),
+    }
+}
+
+/// A number, in which `_` and `,` may group digits.
+fn count(text: &str) -> Result<u64, String> {
+    let digits: String = text.chars().filter(|c| !matches!(c, '_' | ',')).collect();
+    digits.parse().map_err(|_| format!("`{text}` is no number of invocations"))
+}

@@ -1,0 +1,237 @@
+//! The JSON forms: `platform.report` and its kin, as a log line, from the Telemetry API, or quoted in another text.
+//!
+//! Figures are taken as the digits stand there, without a detour over floats.
+
+use std::borrow::Cow;
+use std::sync::LazyLock;
+
+use memchr::{memchr, memmem::Finder};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::figure::{self, Unit};
+use super::log::Fault;
+use super::report_line::{InitReport, Marks, ReportLine, RestoreReport, Status};
+use super::scan::Found;
+use super::text::ShortText;
+
+/// Objects around the one that is looked for: an event in a batch in a wrapper lies no deeper.
+const MAX_DEPTH: usize = 8;
+
+/// Names without a report, after which a line is given up: each may cost a reading of the whole line.
+const MAX_FRUITLESS: usize = 16;
+
+static PLATFORM: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("platform."));
+
+/// Of an event what is asked for, each value as it stands in the text.
+#[derive(Deserialize)]
+struct Event<'a> {
+    #[serde(borrow, rename = "type")]
+    kind: Raw<'a>,
+    #[serde(borrow)]
+    record: Option<Record<'a>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct Record<'a> {
+    #[serde(borrow)]
+    request_id: Raw<'a>,
+    #[serde(borrow)]
+    status: Raw<'a>,
+    #[serde(borrow)]
+    error_type: Raw<'a>,
+    #[serde(borrow)]
+    phase: Raw<'a>,
+    #[serde(borrow)]
+    metrics: Option<Metrics<'a>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Metrics<'a> {
+    #[serde(borrow, rename = "durationMs")]
+    duration: Raw<'a>,
+    #[serde(borrow, rename = "billedDurationMs")]
+    billed: Raw<'a>,
+    #[serde(borrow, rename = "memorySizeMB")]
+    memory_size: Raw<'a>,
+    #[serde(borrow, rename = "maxMemoryUsedMB")]
+    max_memory_used: Raw<'a>,
+    #[serde(borrow, rename = "initDurationMs")]
+    init: Raw<'a>,
+    #[serde(borrow, rename = "restoreDurationMs")]
+    restore: Raw<'a>,
+    #[serde(borrow, rename = "billedRestoreDurationMs")]
+    billed_restore: Raw<'a>,
+}
+
+type Raw<'a> = Option<&'a RawValue>;
+
+/// Tells all platform reports of the text, one object or many. Returns whether it tells any, or should have.
+pub(super) fn scan(text: &[u8], found: &mut dyn FnMut(Found)) -> bool {
+    if !is_told(text) {
+        return false;
+    }
+    let (any, error) = objects(text, found);
+    let Some(error) = error else { return any };
+    // The object may stand in a string of another: quotes are then escaped, or doubled in CSV.
+    if !any {
+        let unquoted = unquoted(text);
+        if unquoted.len() < text.len() && objects(&unquoted, found).0 {
+            return true;
+        }
+    }
+    found(Found::Fault(Fault::Json(error)));
+    true
+}
+
+/// Whether the text names one of the reports.
+pub(super) fn is_told(text: &[u8]) -> bool {
+    named(text, 0).is_some()
+}
+
+/// Where a report is named from `position` on.
+fn named(text: &[u8], position: usize) -> Option<usize> {
+    let text = text.get(position..)?;
+    let mut names = PLATFORM.find_iter(text).filter(|at| {
+        let name = text.get(at + PLATFORM.needle().len()..).unwrap_or_default();
+        [&b"report"[..], b"initReport", b"restoreReport"]
+            .iter()
+            .any(|kind| name.strip_prefix(*kind).is_some_and(|rest| matches!(rest, [b'"', ..] | [b'\\', b'"', ..])))
+    });
+    Some(position + names.next()?)
+}
+
+/// Tells each object that names itself a report. Returns whether there was one, and why another does not read.
+fn objects(text: &[u8], found: &mut dyn FnMut(Found)) -> (bool, Option<serde_json::Error>) {
+    // Text that is known to be UTF-8 is not tested value by value.
+    let whole = std::str::from_utf8(text).ok();
+    let (mut any, mut failure) = (false, None);
+    let (mut position, mut fruitless) = (0, 0);
+    while let Some(name) = named(text, position)
+        && fruitless < MAX_FRUITLESS
+    {
+        let (mut depth, mut why) = (0, None);
+        while let Some(start) = brace(text, position).filter(|start| *start < name && depth < MAX_DEPTH) {
+            let (event, len) = match whole.and_then(|text| text.get(start..)) {
+                Some(text) => first(serde_json::Deserializer::from_str(text)),
+                None => first(serde_json::Deserializer::from_slice(text.get(start..).unwrap_or_default())),
+            };
+            match event {
+                Some(Ok(event)) if tell(&event, found) => {
+                    any = true;
+                    position = start + len;
+                    break;
+                }
+                // Another event, in front.
+                Some(Ok(_)) if start + len <= name => position = start + len,
+                // One around it, or none.
+                event => {
+                    why = why.or(event.and_then(Result::err));
+                    position = start + 1;
+                    depth += 1;
+                }
+            }
+        }
+        if position <= name {
+            // Prose, or what does not read.
+            position = name + 1;
+            fruitless += 1;
+            failure = failure.or(why);
+        }
+    }
+    (any, failure)
+}
+
+/// Where the first brace opens from `position` on.
+fn brace(text: &[u8], position: usize) -> Option<usize> {
+    Some(position + memchr(b'{', text.get(position..)?)?)
+}
+
+/// The first value, and where it ends.
+fn first<'a, R>(json: serde_json::Deserializer<R>) -> (Option<serde_json::Result<Event<'a>>>, usize)
+where
+    R: serde_json::de::Read<'a>,
+{
+    let mut values = json.into_iter();
+    (values.next(), values.byte_offset())
+}
+
+/// Tells what the event reports; `false` if it is none of ours.
+fn tell(event: &Event<'_>, found: &mut dyn FnMut(Found)) -> bool {
+    let kind = text(event.kind);
+    let kind = kind.as_deref().unwrap_or_default();
+    if !["platform.report", "platform.initReport", "platform.restoreReport"].contains(&kind) {
+        return false;
+    }
+    let (no_record, no_metrics) = (Record::default(), Metrics::default());
+    let record = event.record.as_ref().unwrap_or(&no_record);
+    let metrics = record.metrics.as_ref().unwrap_or(&no_metrics);
+
+    let mut read = |field, unit: Unit, value: Raw<'_>| {
+        let value = value?.get();
+        let figure = figure::decimal(value.as_bytes()).filter(|(_, rest)| rest.is_empty());
+        if figure.is_none() {
+            found(Found::Fault(Fault::Figure { field, unit: unit.name() }));
+        }
+        figure.map(|(millionths, _)| millionths)
+    };
+    let mut ms = |field, value| read(field, Unit::Ms, value).map(figure::milliseconds);
+    let duration = ms("durationMs", metrics.duration);
+    let billed_duration = ms("billedDurationMs", metrics.billed);
+    let init_duration = ms("initDurationMs", metrics.init);
+    let restore_duration = ms("restoreDurationMs", metrics.restore);
+    let billed_restore_duration = ms("billedRestoreDurationMs", metrics.billed_restore);
+    let mut mb = |field, value| read(field, Unit::Mb, value).map(figure::megabytes);
+    let memory_size = mb("memorySizeMB", metrics.memory_size);
+    let max_memory_used = mb("maxMemoryUsedMB", metrics.max_memory_used);
+
+    let status = text(record.status).map(|word| Status::from_word(word.as_bytes()));
+    let error_type = short(record.error_type);
+    found(match kind {
+        "platform.report" => Found::Report(ReportLine {
+            line: 0,
+            request_id: short(record.request_id),
+            duration,
+            billed_duration,
+            memory_size,
+            max_memory_used,
+            init_duration,
+            restore_duration,
+            billed_restore_duration,
+            status,
+            error_type,
+            marks: Marks::default(),
+        }),
+        "platform.initReport" => {
+            let phase = short(record.phase);
+            Found::Init(InitReport { line: 0, init_duration: duration, phase, status, error_type })
+        }
+        _ => Found::Restore(RestoreReport { line: 0, restore_duration: duration, status, error_type }),
+    });
+    true
+}
+
+/// The string that a value is, without an allocation where nothing in it is escaped.
+fn text(value: Raw<'_>) -> Option<Cow<'_, str>> {
+    let json = value?.get();
+    let inner = json.strip_prefix('"')?.strip_suffix('"')?;
+    if inner.contains('\\') { serde_json::from_str(json).ok().map(Cow::Owned) } else { Some(Cow::Borrowed(inner)) }
+}
+
+fn short(value: Raw<'_>) -> Option<ShortText> {
+    ShortText::new(text(value)?.as_bytes())
+}
+
+/// The text with `\"` and `""` as `"`.
+fn unquoted(text: &[u8]) -> Vec<u8> {
+    let mut plain = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((first, after)) = rest.split_first() {
+        let (byte, after) = if let [b'\\' | b'"', b'"', after @ ..] = rest { (b'"', after) } else { (*first, after) };
+        plain.push(byte);
+        rest = after;
+    }
+    plain
+}
