@@ -130,6 +130,10 @@ static PERCENTS: [AtomicU8; MAX_LOAD_LINES] = [const { AtomicU8::new(0) }; MAX_L
 static MEMORY_SIZE: AtomicUsize = AtomicUsize::new(0);
 /// Which lines are crossed, one bit each.
 static CROSSED: AtomicU8 = AtomicU8::new(0);
+/// How many looks were asked for since the one that is under way began; zero while there is none.
+static LOOKS: AtomicUsize = AtomicUsize::new(0);
+/// The largest request among them.
+static REQUESTED: AtomicUsize = AtomicUsize::new(0);
 /// A line of the ledger at or above this wakes the test.
 static WAKE_ABOVE: AtomicUsize = AtomicUsize::new(usize::MAX);
 /// A line of the ledger below this wakes it too, while a load line is crossed.
@@ -170,7 +174,7 @@ fn rss() -> ByteSize {
 /// Looks at the load now, as an invocation's end does with the `rss` it has read: flags rise and fall.
 pub(crate) fn look(rss: ByteSize) {
     if LINES.first().is_some_and(|line| line.load(SeqCst) != usize::MAX) {
-        weigh(LEDGER.line(), 0, rss.as_usize());
+        test(0, Some(rss));
     }
 }
 
@@ -180,11 +184,11 @@ pub fn crossed_load_line() -> Option<u8> {
     PERCENTS.iter().enumerate().rev().find(|(i, _)| crossed >> i & 1 != 0).map(|(_, percent)| percent.load(SeqCst))
 }
 
-/// Tests a risen line; `request` are the bytes that are about to be handed out.
+/// Tests a line that has risen; `request` are the bytes that are about to be handed out.
 #[inline]
 pub(super) fn rose(line: usize, request: usize) {
     if line >= WAKE_ABOVE.load(SeqCst) {
-        test(line, request);
+        test(request, None);
     }
 }
 
@@ -192,13 +196,27 @@ pub(super) fn rose(line: usize, request: usize) {
 #[inline]
 pub(super) fn fell(line: usize) {
     if line < WAKE_BELOW.load(SeqCst) {
-        test(line, 0);
+        test(0, None);
     }
 }
 
+/// Looks at the load, or leaves it to the thread that is looking already: it looks again, at a line that this thread has
+/// moved. So nobody waits, no rise goes unseen, and nobody judges by a line that others have left long since.
 #[cold]
-fn test(line: usize, request: usize) {
-    weigh(line, request, rss().as_usize());
+fn test(request: usize, mut rss_read: Option<ByteSize>) {
+    REQUESTED.fetch_max(request, SeqCst);
+    if LOOKS.fetch_add(1, SeqCst) > 0 {
+        return;
+    }
+    let mut asked_for = 1;
+    loop {
+        let rss = rss_read.take().unwrap_or_else(rss);
+        weigh(LEDGER.line(), REQUESTED.swap(0, SeqCst), rss.as_usize());
+        match LOOKS.compare_exchange(asked_for, 0, SeqCst, SeqCst) {
+            Ok(_) => return,
+            Err(more) => asked_for = more,
+        }
+    }
 }
 
 /// Holds the load against the load lines.
