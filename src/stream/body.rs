@@ -31,7 +31,7 @@ use super::storage::{Chunk, MAX_CHUNK};
 /// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
 /// let mut lines = LineReader::builder(ByteSize::kib(64)).build_async(&b"one\ntwo"[..])?;
 /// while let Some(line) = lines.next_record().await? {
-///     println!("{}: {:?}", line.number(), line.escape_ascii());
+///     println!("{}: {}", line.number(), line.escape_ascii());
 /// }
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// # })?;
@@ -76,7 +76,7 @@ pub struct AsyncRecordReader<R, F>(Driver<Asynchronous<R>, F>);
 /// let body = Body([Bytes::from("one\ntw"), Bytes::from("o\nthree")].into());
 /// let mut lines = LineReader::builder(ByteSize::kib(64)).build_stream(body)?;
 /// while let Some(line) = lines.next_record().await? {
-///     println!("{}: {:?}", line.number(), line.escape_ascii());
+///     println!("{}: {}", line.number(), line.escape_ascii());
 /// }
 /// assert_eq!(lines.stats().records, 3);
 /// # Ok::<(), Box<dyn std::error::Error>>(())

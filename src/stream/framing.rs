@@ -53,7 +53,7 @@ impl Delimiter {
     /// let input: &[u8] = b"one\0two\0three";
     /// let mut records = RecordReader::framed(Delimiter::byte(0), ByteSize::kib(64)).build(input)?;
     /// while let Some(record) = records.next_record()? {
-    ///     println!("{} at {}: {:?}", record.number(), record.offset(), record.bytes());
+    ///     println!("{} at {}: {}", record.number(), record.offset(), record.escape_ascii());
     /// }
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```

@@ -45,7 +45,7 @@ pub type LineReader<R> = RecordReader<R, Lines>;
 /// let input: &[u8] = b"short\nfar too long for us\r\nlast";
 /// let mut lines = LineReader::builder(ByteSize::bytes(8)).oversize(Oversize::Skip).build(input)?;
 /// while let Some(line) = lines.next_record()? {
-///     println!("line {} at byte {}: {:?}", line.number(), line.offset(), line.escape_ascii());
+///     println!("line {} at byte {}: {}", line.number(), line.offset(), line.escape_ascii());
 /// }
 /// assert_eq!((lines.stats().records, lines.stats().skipped), (2, 1));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
