@@ -168,7 +168,8 @@ fn into_io(error: impl Into<Box<dyn Error + Send + Sync>>) -> io::Error {
 
 impl<R: AsyncRead + Unpin, F: Framing> AsyncRecordReader<R, F> {
     pub(super) fn new(reader: R, cutter: Cutter<F>, chunk: ByteSize) -> Result<Self, BuildError> {
-        Ok(Self(Driver::new(Asynchronous { reader, chunk: Chunk::new(chunk)? }, cutter)))
+        let chunk = Chunk::new(chunk, &cutter.charge())?;
+        Ok(Self(Driver::new(Asynchronous { reader, chunk }, cutter)))
     }
 
     /// Gives the next record; `None` at the end of the input, and ever after.

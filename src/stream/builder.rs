@@ -3,9 +3,11 @@
 use std::io::Read;
 use std::time::SystemTime;
 
+use crate::budget::Account;
 use crate::clock::Clock;
 use crate::size::ByteSize;
 
+use super::charge::Charge;
 use super::error::BuildError;
 use super::framing::Framing;
 use super::reader::RecordReader;
@@ -37,6 +39,7 @@ pub struct StreamBuilder<K> {
     chunk: ByteSize,
     oversize: Oversize,
     resume_at: u64,
+    charge: Charge,
     watch: WatchSettings,
 }
 
@@ -45,8 +48,8 @@ impl<K> StreamBuilder<K> {
     pub(super) const CHUNK: ByteSize = ByteSize::kib(256);
 
     pub(super) fn new(kind: K, max: ByteSize, chunk: ByteSize) -> Self {
-        let (oversize, resume_at, watch) = (Oversize::Error, 0, WatchSettings::default());
-        Self { kind, max, chunk, oversize, resume_at, watch }
+        let (oversize, charge, watch) = (Oversize::Error, Charge::default(), WatchSettings::default());
+        Self { kind, max, chunk, oversize, resume_at: 0, charge, watch }
     }
 
     /// Says that the input begins at this byte of the whole, as the answer to a range request does. Default: 0.
@@ -55,6 +58,17 @@ impl<K> StreamBuilder<K> {
     /// `offset()` told: the start of a record. Numbers begin with 1 again.
     pub const fn resume_at(mut self, offset: u64) -> Self {
         self.resume_at = offset;
+        self
+    }
+
+    /// Charges the reader's buffers to an account, which reserves before they are made and grow. Default: none.
+    ///
+    /// Where the budget refuses, that is an error that says who holds the rest. While its pressure is not calm, chunks
+    /// are a quarter of their size, but 4 KiB at least; with calm they grow back. The buffers of
+    /// [`Parallel`](super::Parallel) are charged too; what its workers make of them is not. Costs two loads for each
+    /// chunk.
+    pub fn account(mut self, account: Account) -> Self {
+        self.charge = Charge::to(account);
         self
     }
 
@@ -83,9 +97,9 @@ impl<K> StreamBuilder<K> {
         self
     }
 
-    pub(super) fn parts(self) -> (K, ByteSize, u64, Watch) {
+    pub(super) fn parts(self) -> (K, ByteSize, u64, Charge, Watch) {
         let watch = Watch::new(self.watch, self.resume_at);
-        (self.kind, self.chunk, self.resume_at, watch)
+        (self.kind, self.chunk, self.resume_at, self.charge, watch)
     }
 }
 
@@ -144,7 +158,7 @@ impl<F: Framing> StreamBuilder<F> {
 
     pub(super) fn cutter(self) -> Result<Cutter<F>, BuildError> {
         let (max, oversize) = (self.max, self.oversize);
-        let (framing, _, offset, watch) = self.parts();
-        Ok(Cutter::new(Records::new(framing, max, oversize, offset)?, watch))
+        let (framing, _, offset, charge, watch) = self.parts();
+        Ok(Cutter::new(Records::new(framing, max, oversize, offset, &charge)?, watch))
     }
 }

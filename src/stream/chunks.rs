@@ -7,6 +7,7 @@ use bytes::Bytes;
 use crate::size::ByteSize;
 
 use super::builder::StreamBuilder;
+use super::charge::Charge;
 use super::error::{BuildError, StreamError};
 use super::record::Record;
 use super::records::Place;
@@ -60,9 +61,10 @@ impl StreamBuilder<Chunks> {
     ///
     /// [`BuildError`] for a chunk of 0 bytes, and where there is no memory for one.
     pub fn build<R: Read>(self, reader: R) -> Result<ChunkReader<R>, BuildError> {
-        let (_, size, offset, watch) = self.parts();
-        let source = ChunkSource { reader, size, watch, offset, number: 0, ended: false };
-        Ok(ChunkReader { source, chunk: Chunk::new(size)?, given: false })
+        let (_, size, offset, charge, watch) = self.parts();
+        let chunk = Chunk::new(size, &charge)?;
+        let source = ChunkSource { reader, size, charge, watch, offset, number: 0, ended: false };
+        Ok(ChunkReader { source, chunk, given: false })
     }
 }
 
@@ -128,6 +130,7 @@ impl<R> ChunkReader<R> {
 pub(super) struct ChunkSource<R> {
     reader: R,
     pub(super) size: ByteSize,
+    pub(super) charge: Charge,
     watch: Watch,
     /// Where the next chunk begins.
     offset: u64,

@@ -3,6 +3,7 @@
 use std::io;
 use std::task::{Context, Poll, ready};
 
+use super::charge::Charge;
 use super::error::StreamError;
 use super::framing::Framing;
 use super::record::{Cutter, Record};
@@ -34,6 +35,10 @@ pub(super) struct Driver<I, F> {
 impl<I, F: Framing> Driver<I, F> {
     pub(super) const fn new(input: I, cutter: Cutter<F>) -> Self {
         Self { input, cutter }
+    }
+
+    pub(super) fn charge(&self) -> Charge {
+        self.cutter.charge()
     }
 
     pub(super) const fn max(&self) -> usize {

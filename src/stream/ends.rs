@@ -1,6 +1,8 @@
 //! Between the two stages: where records end in the current piece, found and not yet handed out.
 
-use super::error::BuildError;
+use crate::size::ByteSize;
+
+use super::charge::{Charge, Held, NoRoom};
 use super::storage;
 
 /// A queue of the ends of records, filled by stage one when it is empty and emptied by stage two.
@@ -15,6 +17,8 @@ pub(super) struct Ends {
     next: usize,
     /// How many ends there are, the one at 0 not counted.
     len: usize,
+    /// For `found`.
+    _held: Held,
 }
 
 /// A record in the piece, from the start of its head to the end of its content.
@@ -32,10 +36,11 @@ impl Ends {
     pub(super) const WINDOW: usize = 32 * 1024;
 
     /// With the position 0.
-    pub(super) fn new(tail: usize) -> Result<Self, BuildError> {
+    pub(super) fn new(tail: usize, charge: &Charge) -> Result<Self, NoRoom> {
+        let held = charge.hold(ByteSize::bytes(size_of::<[u32; 1 + Self::ROOM]>() as u64))?;
         let found = storage::fixed(1 + Self::ROOM)?.into_boxed_slice();
-        let mut ends =
-            Self { found: found.try_into().unwrap_or_else(|_| Box::new([0; 1 + Self::ROOM])), next: 0, len: 0 };
+        let found = found.try_into().unwrap_or_else(|_| Box::new([0; 1 + Self::ROOM]));
+        let mut ends = Self { found, next: 0, len: 0, _held: held };
         ends.restart(0, tail);
         Ok(ends)
     }

@@ -3,7 +3,10 @@
 use std::collections::TryReserveError;
 use std::io;
 
+use crate::budget::BudgetExceeded;
 use crate::size::ByteSize;
+
+use super::charge::NoRoom;
 
 /// Why a stream gave no record or chunk. Offsets are bytes from the start of the whole input, numbers begin with 1.
 ///
@@ -70,9 +73,27 @@ pub enum StreamError {
         /// What the allocator says.
         source: TryReserveError,
     },
+    /// The budget did not grant what a buffer was to grow by. Free memory and call again, or stop.
+    #[error("record {number}, which begins at byte {offset}, needs a larger buffer than the budget grants")]
+    #[non_exhaustive]
+    Budget {
+        /// Where the record begins.
+        offset: u64,
+        /// Its number.
+        number: u64,
+        /// Who asked for how much, and who holds the rest.
+        source: BudgetExceeded,
+    },
 }
 
 impl StreamError {
+    pub(super) fn no_room(offset: u64, number: u64, why: NoRoom) -> Self {
+        match why {
+            NoRoom::Memory { wanted, source } => Self::Memory { offset, number, wanted, source },
+            NoRoom::Budget { source } => Self::Budget { offset, number, source },
+        }
+    }
+
     /// Tells the byte of the input that the error is about.
     pub const fn offset(&self) -> u64 {
         match self {
@@ -80,6 +101,7 @@ impl StreamError {
             | Self::Oversize { offset, .. }
             | Self::CutOff { offset, .. }
             | Self::Deadline { resume_at: offset, .. }
+            | Self::Budget { offset, .. }
             | Self::Memory { offset, .. } => *offset,
         }
     }
@@ -91,6 +113,7 @@ impl StreamError {
             | Self::Oversize { number, .. }
             | Self::CutOff { number, .. }
             | Self::Deadline { number, .. }
+            | Self::Budget { number, .. }
             | Self::Memory { number, .. } => *number,
         }
     }
@@ -118,4 +141,20 @@ pub enum BuildError {
         /// What the allocator says.
         source: TryReserveError,
     },
+    /// The budget did not grant the buffers.
+    #[error("the budget does not grant the buffers of a stream")]
+    #[non_exhaustive]
+    Budget {
+        /// Who asked for how much, and who holds the rest.
+        source: BudgetExceeded,
+    },
+}
+
+impl From<NoRoom> for BuildError {
+    fn from(why: NoRoom) -> Self {
+        match why {
+            NoRoom::Memory { wanted, source } => Self::Memory { wanted, source },
+            NoRoom::Budget { source } => Self::Budget { source },
+        }
+    }
 }

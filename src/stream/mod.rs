@@ -51,6 +51,7 @@
 #[cfg(feature = "tokio")]
 mod body;
 mod builder;
+mod charge;
 mod chunks;
 mod driver;
 mod ends;

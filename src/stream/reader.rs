@@ -6,6 +6,7 @@ use std::task::{Context, Poll, Waker};
 use crate::size::ByteSize;
 
 use super::builder::StreamBuilder;
+use super::charge::Charge;
 use super::driver::{Driver, Input};
 use super::error::{BuildError, StreamError};
 use super::framing::{Framing, Lines};
@@ -104,7 +105,8 @@ impl<F: Framing> RecordReader<(), F> {
 
 impl<R: Read, F: Framing> RecordReader<R, F> {
     pub(super) fn new(reader: R, cutter: Cutter<F>, chunk: ByteSize) -> Result<Self, BuildError> {
-        Ok(Self(Driver::new(Blocking { reader, chunk: Chunk::new(chunk)? }, cutter)))
+        let chunk = Chunk::new(chunk, &cutter.charge())?;
+        Ok(Self(Driver::new(Blocking { reader, chunk }, cutter)))
     }
 
     /// Gives the next record; `None` at the end of the input, and ever after.
@@ -132,6 +134,10 @@ impl<R, F: Framing> RecordReader<R, F> {
     /// Tells where the record begins that comes next: where to resume. All before it was given out, or dropped.
     pub fn offset(&self) -> u64 {
         self.0.offset()
+    }
+
+    pub(super) fn charge(&self) -> Charge {
+        self.0.charge()
     }
 
     pub(super) const fn max_record(&self) -> usize {

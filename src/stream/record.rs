@@ -3,6 +3,7 @@
 use std::fmt;
 use std::ops::Deref;
 
+use super::charge::Charge;
 use super::error::StreamError;
 use super::framing::Framing;
 use super::records::{Place, RecordStats, Records, Step};
@@ -85,6 +86,11 @@ pub(super) struct Cutter<F> {
 }
 
 impl<F: Framing> Cutter<F> {
+    /// Whom the buffers are charged to.
+    pub(super) fn charge(&self) -> Charge {
+        self.records.charge()
+    }
+
     pub(super) const fn new(records: Records<F>, watch: Watch) -> Self {
         Self { records, watch }
     }

@@ -9,6 +9,7 @@
 use crate::size::ByteSize;
 
 use super::Oversize;
+use super::charge::Charge;
 use super::ends::Ends;
 use super::error::{BuildError, StreamError};
 use super::framing::{Close, Framing};
@@ -104,10 +105,22 @@ pub(super) struct Records<F> {
 }
 
 impl<F: Framing> Records<F> {
+    /// Whom the buffers are charged to.
+    pub(super) fn charge(&self) -> Charge {
+        self.carry.charge()
+    }
+
     /// For an input whose first byte is byte `base` of the whole.
-    pub(super) fn new(framing: F, max: ByteSize, oversize: Oversize, base: u64) -> Result<Self, BuildError> {
+    pub(super) fn new(
+        framing: F,
+        max: ByteSize,
+        oversize: Oversize,
+        base: u64,
+        charge: &Charge,
+    ) -> Result<Self, BuildError> {
         let max = max.as_usize();
-        let (ends, carry) = (Ends::new(framing.tail())?, Carry::new(max.saturating_add(framing.slack())));
+        let ends = Ends::new(framing.tail(), charge)?;
+        let carry = Carry::new(max.saturating_add(framing.slack()), charge)?;
         Ok(Self {
             framing,
             oversize,
@@ -337,10 +350,8 @@ impl<F: Framing> Records<F> {
         if content.is_empty() || !wanted {
             return Ok(());
         }
-        let appended = self.carry.append(content).map_err(|(wanted, source)| {
-            let (offset, number, wanted) = (self.offset(), self.next_number(), ByteSize::bytes(wanted as u64));
-            StreamError::Memory { offset, number, wanted, source }
-        });
+        let appended = self.carry.append(content);
+        let appended = appended.map_err(|why| StreamError::no_room(self.offset(), self.next_number(), why));
         if self.fate == Fate::TooLong {
             self.carry.truncate(self.max);
         }

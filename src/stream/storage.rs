@@ -1,10 +1,11 @@
 //! The buffers of a reader: every byte of heap that a stream holds is allocated here.
 
-use std::collections::TryReserveError;
 use std::io::{self, Read};
 
+use crate::budget::Pressure;
 use crate::size::ByteSize;
 
+use super::charge::{Charge, Held, NoRoom};
 use super::error::BuildError;
 
 /// A buffer that never grows past its cap, and that says no instead of aborting where the allocator does.
@@ -13,11 +14,18 @@ pub(super) struct Carry {
     bytes: Vec<u8>,
     /// Most bytes it may hold.
     cap: usize,
+    /// For its capacity.
+    held: Held,
 }
 
 impl Carry {
-    pub(super) const fn new(cap: usize) -> Self {
-        Self { bytes: Vec::new(), cap }
+    pub(super) fn new(cap: usize, charge: &Charge) -> Result<Self, NoRoom> {
+        Ok(Self { bytes: Vec::new(), cap, held: charge.hold(ByteSize::ZERO)? })
+    }
+
+    /// Whom it is charged to.
+    pub(super) fn charge(&self) -> Charge {
+        self.held.charge()
     }
 
     #[inline]
@@ -25,17 +33,20 @@ impl Carry {
         &self.bytes
     }
 
-    /// Appends `more`, of which as much is dropped as does not fit under the cap. Changes nothing when it fails; the error
-    /// is by how many bytes it was to grow, and why it could not.
+    /// Appends `more`, of which as much is dropped as does not fit under the cap. Changes nothing when it fails.
     ///
     /// It grows to twice its size, so a record that comes byte by byte costs no more than a constant factor.
-    pub(super) fn append(&mut self, more: &[u8]) -> Result<(), (usize, TryReserveError)> {
+    pub(super) fn append(&mut self, more: &[u8]) -> Result<(), NoRoom> {
         let more = more.get(..self.cap.saturating_sub(self.bytes.len())).unwrap_or(more);
         let needed = self.bytes.len().saturating_add(more.len());
         if needed > self.bytes.capacity() {
             let target = needed.max(self.bytes.capacity().saturating_mul(2)).min(self.cap);
-            let wanted = target.saturating_sub(self.bytes.len());
-            self.bytes.try_reserve_exact(wanted).map_err(|source| (wanted, source))?;
+            let grown = target.saturating_sub(self.bytes.capacity());
+            self.held.try_grow(grown)?;
+            if let Err(no_room) = reserve(&mut self.bytes, target) {
+                self.held.shrink(grown);
+                return Err(no_room);
+            }
         }
         self.bytes.extend_from_slice(more);
         Ok(())
@@ -53,24 +64,34 @@ impl Carry {
 /// Most bytes of a chunk: positions in it fit 32 bits.
 pub(super) const MAX_CHUNK: ByteSize = ByteSize::gib(1);
 
-/// A buffer of one size, filled from the front.
+/// Under pressure a chunk is this part of its size, but not below [`LEAST_CHUNK`].
+const UNDER_PRESSURE: usize = 4;
+
+const LEAST_CHUNK: usize = 4096;
+
+/// A buffer of one size, filled from the front; smaller while the budget that it is charged to is under pressure.
 #[derive(Debug)]
 pub(super) struct Chunk {
     bytes: Vec<u8>,
     filled: usize,
+    /// The size where there is no pressure.
+    size: usize,
+    held: Held,
 }
 
 impl Chunk {
-    pub(super) fn new(size: ByteSize) -> Result<Self, BuildError> {
+    pub(super) fn new(size: ByteSize, charge: &Charge) -> Result<Self, BuildError> {
         if size == ByteSize::ZERO {
             return Err(BuildError::EmptyChunk);
         }
-        Ok(Self { bytes: fixed(size.min(MAX_CHUNK).as_usize())?, filled: 0 })
+        let size = size.min(MAX_CHUNK);
+        let held = charge.hold(size)?;
+        Ok(Self { bytes: fixed(size.as_usize())?, filled: 0, size: size.as_usize(), held })
     }
 
     /// No buffer.
-    pub(super) const fn none() -> Self {
-        Self { bytes: Vec::new(), filled: 0 }
+    pub(super) fn none() -> Self {
+        Self { bytes: Vec::new(), filled: 0, size: 0, held: Held::default() }
     }
 
     #[inline]
@@ -84,8 +105,25 @@ impl Chunk {
         &self.bytes
     }
 
+    /// Makes room for what is read next, as much as the budget's pressure lets it have.
     pub(super) fn clear(&mut self) {
         self.filled = 0;
+        let wanted = match self.held.pressure() {
+            Pressure::Calm => self.size,
+            _ => (self.size / UNDER_PRESSURE).max(LEAST_CHUNK).min(self.size),
+        };
+        let now = self.bytes.len();
+        if wanted < now {
+            self.bytes.truncate(wanted);
+            self.bytes.shrink_to_fit();
+            self.held.shrink(now - wanted);
+        } else if wanted > now && self.held.grows_calmly(wanted - now) {
+            match reserve(&mut self.bytes, wanted) {
+                Ok(()) => self.bytes.resize(wanted, 0),
+                // What it has is enough to go on with.
+                Err(_) => self.held.shrink(wanted - now),
+            }
+        }
     }
 
     pub(super) fn is_full(&self) -> bool {
@@ -124,12 +162,17 @@ impl Chunk {
 }
 
 /// A buffer of a fixed size, zeroed.
-pub(super) fn fixed<T: Clone + Default>(len: usize) -> Result<Vec<T>, BuildError> {
+pub(super) fn fixed<T: Clone + Default>(len: usize) -> Result<Vec<T>, NoRoom> {
     let mut buffer = Vec::new();
-    buffer.try_reserve_exact(len).map_err(|source| {
-        let bytes = (len as u64).saturating_mul(size_of::<T>() as u64);
-        BuildError::Memory { wanted: ByteSize::bytes(bytes), source }
-    })?;
+    reserve(&mut buffer, len)?;
     buffer.resize(len, T::default());
     Ok(buffer)
+}
+
+/// Room for `capacity` elements in all.
+fn reserve<T>(buffer: &mut Vec<T>, capacity: usize) -> Result<(), NoRoom> {
+    buffer.try_reserve_exact(capacity.saturating_sub(buffer.len())).map_err(|source| {
+        let more = capacity.saturating_sub(buffer.capacity()) as u64;
+        NoRoom::Memory { wanted: ByteSize::bytes(more.saturating_mul(size_of::<T>() as u64)), source }
+    })
 }

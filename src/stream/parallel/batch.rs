@@ -4,6 +4,7 @@ use std::io::Read;
 
 use crate::size::ByteSize;
 
+use super::super::charge::Held;
 use super::super::chunks::ChunkReader;
 use super::super::error::{BuildError, StreamError};
 use super::super::framing::Framing;
@@ -23,15 +24,18 @@ pub struct Batch {
     /// Bytes of records that are enough.
     enough: usize,
     places: Vec<Place>,
+    /// For `places`.
+    _held: Held,
     /// Where the record begins that comes behind them.
     pub(super) end: u64,
 }
 
 impl Batch {
     fn new(chunk: Chunk, copies: Carry, enough: usize, places: usize) -> Result<Self, BuildError> {
+        let held = copies.charge().hold(ByteSize::bytes((places * size_of::<Place>()) as u64))?;
         let mut places = storage::fixed(places)?;
         places.clear();
-        Ok(Self { chunk, copies, enough, places, end: 0 })
+        Ok(Self { chunk, copies, enough, places, _held: held, end: 0 })
     }
 
     pub(super) fn len(&self) -> usize {
@@ -54,10 +58,7 @@ impl Batch {
     fn copy(&mut self, record: Record<&[u8]>) -> Result<(), StreamError> {
         let (offset, number, truncated) = (record.offset(), record.number(), record.is_truncated());
         let start = self.copies.bytes().len();
-        self.copies.append(record.into_bytes()).map_err(|(wanted, source)| {
-            let wanted = ByteSize::bytes(wanted as u64);
-            StreamError::Memory { offset, number, wanted, source }
-        })?;
+        self.copies.append(record.into_bytes()).map_err(|why| StreamError::no_room(offset, number, why))?;
         let end = self.copies.bytes().len();
         self.places.push(Place { carried: true, start, end, offset, number, truncated });
         Ok(())
@@ -89,7 +90,8 @@ impl<R: Read + Send, F: Framing> Pull for RecordReader<R, F> {
 
     fn new_batch(&mut self, size: ByteSize, _first: bool) -> Result<Batch, BuildError> {
         let enough = size.as_usize().max(1);
-        Batch::new(Chunk::none(), Carry::new(enough.saturating_add(self.max_record())), enough, RECORDS)
+        let copies = Carry::new(enough.saturating_add(self.max_record()), &self.charge())?;
+        Batch::new(Chunk::none(), copies, enough, RECORDS)
     }
 
     fn pull(&mut self, batch: &mut Batch) -> Result<(), StreamError> {
@@ -114,8 +116,9 @@ impl<R: Read + Send> Pull for ChunkReader<R> {
     }
 
     fn new_batch(&mut self, _size: ByteSize, first: bool) -> Result<Batch, BuildError> {
-        let chunk = if first { self.take_chunk() } else { Chunk::new(self.source.size)? };
-        Batch::new(chunk, Carry::new(0), 0, 1)
+        let charge = self.source.charge.clone();
+        let chunk = if first { self.take_chunk() } else { Chunk::new(self.source.size, &charge)? };
+        Batch::new(chunk, Carry::new(0, &charge)?, 0, 1)
     }
 
     fn pull(&mut self, batch: &mut Batch) -> Result<(), StreamError> {

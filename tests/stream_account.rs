@@ -1,0 +1,150 @@
+//! The buffers of streams on an account: what is charged, what a refusal says, and what pressure does to a chunk.
+#![allow(unsafe_code, reason = "blocks of known layout in the shared support")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests without libtest's attribute")]
+
+mod support;
+
+use std::error::Error;
+
+use plimsoll::budget::{BudgetExceeded, MemoryBudget, Pressure};
+use plimsoll::stream::{BuildError, ChunkReader, LineReader, StreamError};
+use plimsoll::{ByteSize, TrackingAllocator};
+
+#[global_allocator]
+static GLOBAL: TrackingAllocator = TrackingAllocator::new();
+
+support::tests! {
+    what_is_charged_is_what_the_heap_holds,
+    a_chunk_that_is_not_granted_is_an_error_that_says_who_holds_the_rest,
+    a_record_that_is_not_granted_can_be_asked_for_again,
+    under_pressure_a_chunk_is_a_quarter_and_grows_back_with_calm,
+    under_pressure_records_are_the_same,
+    workers_charge_their_batches_and_give_them_back,
+}
+
+/// Lines of every length up to `longest`, again and again.
+fn lines(bytes: usize, longest: usize) -> Vec<u8> {
+    let mut input = Vec::with_capacity(bytes + longest + 1);
+    let mut length = 0;
+    while input.len() < bytes {
+        input.resize(input.len() + length, b'x');
+        input.push(b'\n');
+        length = (length + 37) % longest;
+    }
+    input
+}
+
+fn what_is_charged_is_what_the_heap_holds() {
+    let input = lines(3_000_000, 20_000);
+    let budget = MemoryBudget::new(ByteSize::mib(10));
+    let account = budget.account("lines");
+    // The account's own bookkeeping is there before and after.
+    let before = support::live();
+    let mut reader = LineReader::builder(ByteSize::kib(32))
+        .chunk(ByteSize::kib(64))
+        .account(account.clone())
+        .build(&*input)
+        .unwrap();
+    while reader.next_record().unwrap().is_some() {
+        let held = i64::try_from(account.held().as_u64()).unwrap();
+        // Beside the buffers, each reservation holds on to its account: some pointers.
+        let heap = support::live() - before;
+        assert!((heap - held).abs() < 512, "{heap} live, {held} charged");
+    }
+    assert!(account.peak() > ByteSize::kib(64 + 16), "the carry is charged as it grows: {}", account.peak());
+    drop(reader);
+    assert_eq!((account.held(), support::live()), (ByteSize::ZERO, before));
+}
+
+fn a_chunk_that_is_not_granted_is_an_error_that_says_who_holds_the_rest() {
+    let budget = MemoryBudget::new(ByteSize::kib(512));
+    let _cache = budget.account("orders").try_reserve(ByteSize::kib(400)).unwrap();
+    let account = budget.account("chunks");
+    for error in [
+        ChunkReader::builder(ByteSize::kib(200)).account(account.clone()).build(&b""[..]).map(drop).unwrap_err(),
+        LineReader::builder(ByteSize::kib(1)).account(account.clone()).build(&b""[..]).map(drop).unwrap_err(),
+    ] {
+        assert!(matches!(error, BuildError::Budget { .. }), "{error:?}");
+        let source = error.source().and_then(|source| source.downcast_ref::<BudgetExceeded>()).unwrap();
+        let said = source.to_string();
+        assert!(said.contains("chunks") && said.contains("orders 400.0 KiB"), "{said}");
+    }
+    assert_eq!(account.held(), ByteSize::ZERO, "nothing stays of what was not built");
+}
+
+fn a_record_that_is_not_granted_can_be_asked_for_again() {
+    let budget = MemoryBudget::new(ByteSize::kib(512));
+    let account = budget.account("lines");
+    let long = [&b"first\n"[..], &vec![b'x'; 150_000], b"\nlast\n"].concat();
+    let build =
+        |account| LineReader::builder(ByteSize::kib(256)).chunk(ByteSize::kib(16)).account(account).build(&*long);
+    let mut reader = build(account).unwrap();
+    let cache = budget.account("orders").try_reserve(ByteSize::kib(440)).unwrap();
+    assert_eq!(reader.next_record().unwrap().as_deref(), Some(&b"first"[..]));
+    let error = reader.next_record().unwrap_err();
+    assert!(matches!(error, StreamError::Budget { offset: 6, number: 2, .. }), "{error:?}");
+    assert!(
+        matches!(reader.next_record(), Err(StreamError::Budget { offset: 6, number: 2, .. })),
+        "nothing has changed"
+    );
+    drop(cache);
+    assert_eq!(reader.next_record().unwrap().map(|record| (record.len(), record.number())), Some((150_000, 2)));
+    assert_eq!(reader.next_record().unwrap().as_deref(), Some(&b"last"[..]));
+}
+
+fn under_pressure_a_chunk_is_a_quarter_and_grows_back_with_calm() {
+    let budget = MemoryBudget::new(ByteSize::kib(1000));
+    let account = budget.account("chunks");
+    let input = vec![7; 10_000_000];
+    let mut reader = ChunkReader::builder(ByteSize::kib(100)).account(account.clone()).build(&*input).unwrap();
+    let mut next = || reader.next_chunk().unwrap().map(|chunk| chunk.len() / 1024);
+    assert_eq!(next(), Some(100));
+    let cache = budget.account("orders").try_reserve(ByteSize::kib(750)).unwrap();
+    assert_eq!(budget.pressure(), Pressure::High);
+    assert_eq!((next(), account.held()), (Some(25), ByteSize::kib(25)));
+    assert_eq!(next(), Some(25), "calm only since it shrank: it does not grow and shrink in turn");
+    drop(cache);
+    assert_eq!((next(), account.held()), (Some(100), ByteSize::kib(100)));
+}
+
+fn under_pressure_records_are_the_same() {
+    let input = lines(2_000_000, 9_000);
+    let read = |squeeze: bool| {
+        let budget = MemoryBudget::new(ByteSize::kib(1000));
+        let builder = LineReader::builder(ByteSize::kib(10)).chunk(ByteSize::kib(64)).account(budget.account("lines"));
+        let mut reader = builder.build(&*input).unwrap();
+        let (mut seen, mut cache) = (Vec::new(), None);
+        while let Some(record) = reader.next_record().unwrap() {
+            seen.push((record.offset(), record.number(), record.len()));
+            if squeeze && seen.len() % 50 == 0 {
+                cache = match cache {
+                    None => Some(budget.account("orders").try_reserve(ByteSize::kib(850)).unwrap()),
+                    Some(_) => None,
+                };
+            }
+        }
+        seen
+    };
+    let plain = read(false);
+    assert!(plain.len() > 400);
+    assert_eq!(read(true), plain);
+}
+
+fn workers_charge_their_batches_and_give_them_back() {
+    let input = lines(3_000_000, 5_000);
+    let budget = MemoryBudget::new(ByteSize::mib(4));
+    let account = budget.account("lines");
+    let reader = LineReader::builder(ByteSize::kib(8)).account(account.clone()).build(&*input).unwrap();
+    let lone = account.held();
+    let mut bytes = 0;
+    let report = reader
+        .into_parallel(2)
+        .map(|record| Ok::<_, std::convert::Infallible>(record.len()))
+        .for_each_in_order(|length| {
+            bytes += length;
+            Ok::<_, std::convert::Infallible>(())
+        });
+    assert_eq!(bytes + usize::try_from(report.unwrap().stats.records).unwrap(), input.len());
+    assert!(account.peak() > lone.saturating_add(ByteSize::kib(64)), "{} and {lone}", account.peak());
+    assert_eq!(account.held(), ByteSize::ZERO);
+}
