@@ -15,10 +15,10 @@ use bytes::Bytes;
 use futures_core::Stream;
 use plimsoll::ByteSize;
 use plimsoll::stream::{Framing, LineReader, RecordReader, RecordStats, StreamError};
-use support::{Case, Pieces, Said, all_said, assert_twin, bytes, with_framing};
+use support::{Case, Pieces, Said, all_said, assert_twin, bytes, cases, with_framing};
 use tokio::io::{AsyncRead, ReadBuf};
 
-const CASES: u64 = if cfg!(miri) { 200 } else { 24_000 };
+const CASES: u64 = 24_000;
 
 /// An input that is not always ready.
 struct Waits<'a>(Pieces<'a>);
@@ -96,7 +96,7 @@ fn stream<F: Framing>(framing: F, case: &Case, seed: u64) -> (Vec<Said>, RecordS
 
 #[test]
 fn an_async_read_says_what_the_twin_says() {
-    for seed in 0..CASES {
+    for seed in 0..cases(CASES) {
         let case = Case::random(seed);
         assert_twin(seed, &case, &with_framing!(case, read, &case, seed));
     }
@@ -104,7 +104,7 @@ fn an_async_read_says_what_the_twin_says() {
 
 #[test]
 fn a_stream_of_bytes_says_what_the_twin_says() {
-    for seed in 0..CASES {
+    for seed in 0..cases(CASES) {
         let case = Case::random(seed);
         assert_twin(seed, &case, &with_framing!(case, stream, &case, seed));
     }

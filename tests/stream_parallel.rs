@@ -20,9 +20,9 @@ use plimsoll::clock::ManualClock;
 use plimsoll::stream::{
     ChunkReader, Framing, LineReader, Oversize, ParallelError, ParallelReport, Record, RecordReader, StreamError,
 };
-use support::{Case, Random, Said, bytes, with_framing};
+use support::{Case, Random, Said, bytes, cases, with_framing};
 
-const CASES: u64 = if cfg!(miri) { 20 } else { 4_000 };
+const CASES: u64 = 4_000;
 
 type Nothing = std::convert::Infallible;
 type Own = (u64, u64, Vec<u8>);
@@ -99,7 +99,7 @@ fn hush() {
 
 #[test]
 fn in_order_all_results_come_as_from_one_thread() {
-    for seed in 0..CASES {
+    for seed in 0..cases(CASES) {
         let (case, records) = quiet(seed);
         let (out, report) = with_framing!(case, run, &case, seed, true, Fail::Never);
         assert!(out == records, "seed {seed}, {case:?}: {out:?}");
@@ -116,7 +116,7 @@ fn in_order_all_results_come_as_from_one_thread() {
 
 #[test]
 fn in_any_order_all_results_come_once() {
-    for seed in 0..CASES {
+    for seed in 0..cases(CASES) {
         let (case, records) = quiet(seed);
         let (mut out, _) = with_framing!(case, run, &case, seed, false, Fail::Never);
         out.sort();
@@ -127,7 +127,7 @@ fn in_any_order_all_results_come_once() {
 #[test]
 fn the_first_failure_in_the_input_stops_all_and_says_where_to_resume() {
     hush();
-    for seed in 0..CASES {
+    for seed in 0..cases(CASES) {
         let (case, records) = quiet(seed);
         let Some(at) = Random::new(seed).below(records.len() + 1).checked_sub(1) else { continue };
         let (offset, number, _) = records[at];
@@ -155,7 +155,7 @@ fn the_first_failure_in_the_input_stops_all_and_says_where_to_resume() {
 #[test]
 fn in_any_order_a_failure_stops_all_and_what_is_committed_was_given() {
     hush();
-    for seed in 0..CASES {
+    for seed in 0..cases(CASES) {
         let (case, records) = quiet(seed);
         let Some(at) = Random::new(seed).below(records.len() + 1).checked_sub(1) else { continue };
         for fail in [Fail::Map(records[at].1), Fail::Sink(at), Fail::SinkPanic(at)] {
@@ -171,7 +171,7 @@ fn in_any_order_a_failure_stops_all_and_what_is_committed_was_given() {
 
 #[test]
 fn chunks_come_in_order_and_whole() {
-    for seed in 0..CASES {
+    for seed in 0..cases(CASES) {
         let random = &mut Random::new(seed);
         let input: Vec<u8> = (0..random.below(3000)).map(|_| random.below(256) as u8).collect();
         let size = 1 + random.below(400);

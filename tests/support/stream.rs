@@ -15,6 +15,16 @@ use std::ops::Deref;
 use plimsoll::ByteSize;
 use plimsoll::stream::{Oversize, Record, RecordStats, StreamError};
 
+/// How many random cases to try: all of them, but one in a hundred where each instruction is interpreted. The variable
+/// `PLIMSOLL_CASES` says another number, for emulators and checkers.
+pub fn cases(all: u64) -> u64 {
+    match std::env::var("PLIMSOLL_CASES") {
+        Ok(number) => number.parse::<u64>().unwrap().min(all),
+        Err(_) if cfg!(miri) => all / 100,
+        Err(_) => all,
+    }
+}
+
 /// A small generator (xorshift64*), so that a failure repeats from its seed.
 #[derive(Clone)]
 pub struct Random(u64);
