@@ -114,13 +114,17 @@ impl<R: Read + Send> Pull for ChunkReader<R> {
     }
 
     fn new_batch(&mut self, _size: ByteSize, first: bool) -> Result<Batch, BuildError> {
-        let chunk = if first { self.take_chunk() } else { Chunk::new(self.source.size)? };
+        // One that was begun before an error stays, for whoever pulls first.
+        let chunk = if first && !self.has_begun() { self.take_chunk() } else { Chunk::new(self.source.size)? };
         Batch::new(chunk, Carry::new(0), 0, 1)
     }
 
     fn pull(&mut self, batch: &mut Batch) -> Result<(), StreamError> {
         batch.clear();
         batch.end = self.offset();
+        if self.has_begun() {
+            batch.chunk = self.take_chunk();
+        }
         if let Some(place) = self.source.fill(&mut batch.chunk)? {
             batch.places.push(place);
             batch.end = self.offset();
