@@ -24,11 +24,12 @@ use tokio::sync::RwLock;
 #[global_allocator]
 static GLOBAL: TrackingAllocator = TrackingAllocator::new(); // plimsoll
 
-/// Notes by name; at most [`MAX_NOTES`] of at most [`MAX_BODY`] bytes.
+/// Notes by name; at most [`MAX_NOTES`] of at most [`MAX_BODY`] bytes: some 70 MB.
 type Notes = Arc<RwLock<HashMap<String, String>>>;
 
-const MAX_NOTES: usize = 10_000;
+const MAX_NOTES: usize = 1000;
 const MAX_BODY: usize = 64 * 1024;
+const MAX_NAME: usize = 256;
 
 /// How often each word occurs.
 async fn words(text: String) -> Json<HashMap<String, u32>> {
@@ -44,6 +45,9 @@ async fn read_note(State(notes): State<Notes>, Path(name): Path<String>) -> Resu
 }
 
 async fn write_note(State(notes): State<Notes>, Path(name): Path<String>, text: String) -> StatusCode {
+    if name.len() > MAX_NAME {
+        return StatusCode::URI_TOO_LONG;
+    }
     let mut notes = notes.write().await;
     if notes.len() >= MAX_NOTES && !notes.contains_key(&name) {
         return StatusCode::INSUFFICIENT_STORAGE;

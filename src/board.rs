@@ -16,6 +16,7 @@
 //! There is room for 64 names; holders beyond them share the name `other`. Nothing here blocks or is ever freed, and
 //! nothing but a budget's new account allocates, so a reader may be a signal handler or the allocator itself.
 
+use std::fmt::{self, Write};
 use std::ops::Deref;
 use std::sync::OnceLock;
 use std::sync::atomic::{
@@ -111,16 +112,34 @@ impl Drop for Meter {
     }
 }
 
+/// A name as lines show it: at most 48 bytes of it, and nothing that could end a line, forge one, or would need an
+/// escape in JSON.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Clean(pub(crate) &'static str);
+
+impl fmt::Display for Clean {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut left = 48_usize;
+        for letter in self.0.chars() {
+            let Some(rest) = left.checked_sub(letter.len_utf8()) else { break };
+            left = rest;
+            f.write_char(if letter.is_control() || matches!(letter, '"' | '\\') { '?' } else { letter })?;
+        }
+        Ok(())
+    }
+}
+
 /// A name on the board, under which bytes are published. A copy publishes under the same name.
 #[derive(Clone, Copy, Debug)]
 pub struct Holder(&'static Entry);
 
 /// Finds the name on the board, or puts it there with zero bytes; beyond [`SLOTS`] names, the common one `other`.
 ///
-/// Names should be short and constant; they go into reports as they are. The same name is the same holder. Costs a
+/// Names should be short and constant: lines show the first 48 bytes of them. The same name is the same holder. Costs a
 /// search of the board: keep the holder, rather than the name.
 pub fn holder(name: &'static str) -> Holder {
-    let entry = ENTRIES.iter().find(|entry| *entry.name.get_or_init(|| name) == name);
+    let own = |entry: &&Entry| *entry.name.get_or_init(|| name) == name;
+    let entry = if name == "other" { None } else { ENTRIES.iter().find(own) };
     Holder(entry.unwrap_or_else(|| {
         OTHER.name.get_or_init(|| "other");
         &OTHER
@@ -133,7 +152,7 @@ impl Holder {
         self.0.bytes.store(signed(bytes), Relaxed);
     }
 
-    /// Publishes that so much more is held. Costs one atomic addition.
+    /// Publishes that so much more is held. Costs one atomic addition; beyond 8 EiB the sum reads as zero.
     pub fn add(&self, bytes: ByteSize) {
         self.0.bytes.fetch_add(signed(bytes), Relaxed);
     }

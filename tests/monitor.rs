@@ -18,7 +18,7 @@ use plimsoll::heap;
 use plimsoll::monitor::{
     Alert, InvocationReport, Monitor, MonitorBuilder, MonitorError, Outcome, ReportPolicy, RequestId,
 };
-use plimsoll::{ByteDelta, ByteSize, TrackingAllocator, board};
+use plimsoll::{ByteDelta, ByteSize, ManualClock, TrackingAllocator, board};
 
 use support::Block;
 
@@ -37,6 +37,12 @@ support::tests! {
     a_guard_dropped_or_unwound_is_unfinished,
     near_limit_is_said_once_until_it_clears,
     a_refused_allocation_is_an_alert_of_its_invocation,
+    refusals_of_many_threads_are_counted_once,
+    every_last_invocation_to_end_runs_the_hooks,
+    a_start_notices_that_the_environment_was_frozen,
+    the_rss_counts_where_the_heap_does_not_show_it if cfg!(all(target_os = "linux", not(miri))), else "needs the rss",
+    the_end_of_an_invocation_looks_at_the_load if cfg!(all(target_os = "linux", not(miri))), else "needs fork and the rss",
+    the_alarm_names_whom_it_can if cfg!(all(target_os = "linux", not(miri))), else "needs fork and the rss",
     an_invocation_allocates_nothing_and_leaves_nothing,
     a_start_alone_corrects_the_budget_and_the_report_tells_its_drift,
     request_ids_are_clean,
@@ -122,6 +128,8 @@ fn overlapping_invocations_of_eight_threads_are_all_counted_and_end_with_none_in
 
 fn hooks_run_when_none_is_left_in_flight() {
     static CALLS: AtomicUsize = AtomicUsize::new(0);
+    static TRIMS: AtomicUsize = AtomicUsize::new(0);
+    plimsoll::os::set_trim_hook(|| TRIMS.fetch_add(1, SeqCst) == 0);
     let block = Mutex::new(Some(Block::new(2 << 20)));
     let monitor = builder()
         .at_end(|| {
@@ -135,10 +143,19 @@ fn hooks_run_when_none_is_left_in_flight() {
     assert_eq!(first.finish().growth, ByteDelta::bytes(0));
     assert_eq!(CALLS.load(SeqCst), 0);
     let report = second.finish();
-    assert_eq!(CALLS.load(SeqCst), 1);
+    assert_eq!((CALLS.load(SeqCst), TRIMS.load(SeqCst)), (1, 1));
     assert_eq!(report.growth, ByteDelta::bytes(-(2 << 20)), "the hook came before the report");
     drop(monitor.start("dropped"));
     assert_eq!(CALLS.load(SeqCst), 2, "unfinished ones end too");
+}
+
+/// Panics when it is dropped, as nobody should.
+struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        panic!("dropped");
+    }
 }
 
 fn a_hook_or_an_observer_that_panics_harms_nobody() {
@@ -149,6 +166,7 @@ fn a_hook_or_an_observer_that_panics_harms_nobody() {
     let counted = Arc::clone(&seen);
     let monitor = builder()
         .at_end(|| panic!("hook"))
+        .at_end(|| std::panic::panic_any(Bomb))
         .on_report(|_| panic!("observer"))
         .on_report(move |report| {
             counted.fetch_add(usize::from(report.invocations > 0), SeqCst);
@@ -202,6 +220,117 @@ fn a_refused_allocation_is_an_alert_of_its_invocation() {
     assert_eq!(refused(invoke(&monitor, fail)), (1, vec![Alert::Refused]));
     assert_eq!(refused(invoke(&monitor, || ())), (0, vec![]));
     assert_eq!(refused(invoke(&monitor, fail)), (1, vec![Alert::Refused]));
+}
+
+fn refusals_of_many_threads_are_counted_once() {
+    let seen = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&seen);
+    let monitor = builder()
+        .on_report(move |report| {
+            counted.fetch_add(usize::try_from(report.refused).unwrap(), SeqCst);
+        })
+        .build()
+        .unwrap();
+    heap::set_limit(ByteSize::mib(50)).unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..500 {
+                    drop(invoke(&monitor, || assert!(Vec::<u8>::new().try_reserve(60 << 20).is_err())).alerts());
+                }
+            });
+        }
+    });
+    heap::clear_limit();
+    assert_eq!(seen.load(SeqCst), 2000);
+}
+
+fn every_last_invocation_to_end_runs_the_hooks() {
+    static CALLS: AtomicUsize = AtomicUsize::new(0);
+    let monitor = builder().at_end(|| drop(CALLS.fetch_add(1, SeqCst).to_string())).build().unwrap();
+    let both = std::sync::Barrier::new(2);
+    for round in 1..=500 {
+        let invocations = [monitor.start("1"), monitor.start("2")];
+        std::thread::scope(|scope| {
+            for invocation in invocations {
+                scope.spawn(|| {
+                    both.wait();
+                    invocation.finish()
+                });
+            }
+        });
+        assert_eq!(CALLS.load(SeqCst), round);
+    }
+}
+
+fn a_start_notices_that_the_environment_was_frozen() {
+    let hands = ManualClock::new();
+    let (clock, monitor) = (hands.clock(), builder().clock(hands.clock()).build().unwrap());
+    let before = clock.now();
+    // A wall clock that leads and a monotonic one that stood still: only a look at both sees it.
+    hands.freeze(std::time::Duration::from_secs(60));
+    let _report = monitor.start("after a freeze").finish();
+    assert!(clock.now() >= before + 60_000, "{before} and {}", clock.now());
+}
+
+/// Memory that the kernel counts and the ledger does not, as a C library's; for good.
+fn beside_the_heap(bytes: usize) {
+    let layout = std::alloc::Layout::from_size_align(bytes, 4096).unwrap();
+    // SAFETY: the size is not zero, the block is never freed, and all of it is written.
+    unsafe { std::alloc::GlobalAlloc::alloc(&std::alloc::System, layout).write_bytes(1, bytes) };
+}
+
+fn the_rss_counts_where_the_heap_does_not_show_it() {
+    let ended = support::in_child(|| {
+        let monitor = Monitor::builder().memory_size(ByteSize::mib(300)).environment_share(ByteSize::ZERO);
+        let monitor = monitor.report(ReportPolicy::Off).build().unwrap();
+        let touched = invoke(&monitor, || drop(std::hint::black_box(vec![1u8; 100 << 20])));
+        assert!(touched.peak_rss.unwrap() >= ByteSize::mib(100), "{touched:?}");
+        if plimsoll::os::reset_peak_rss().is_ok() {
+            let after = invoke(&monitor, || ());
+            assert!(after.peak_rss.unwrap() < ByteSize::mib(50), "a peak of its own: {after:?}");
+        }
+        let near = invoke(&monitor, || beside_the_heap(280 << 20));
+        assert_eq!(near.alerts().collect::<Vec<_>>(), [Alert::NearLimit], "{near:?}");
+    });
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+}
+
+fn the_end_of_an_invocation_looks_at_the_load() {
+    let ended = support::in_child(|| {
+        let monitor = Monitor::builder().memory_size(ByteSize::mib(300)).environment_share(ByteSize::ZERO);
+        let monitor = monitor.report(ReportPolicy::Off).build().unwrap();
+        monitor.install().unwrap();
+        let report = invoke(&monitor, || beside_the_heap(230 << 20));
+        assert_eq!(report.crossed, Some(70));
+    });
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+}
+
+fn the_alarm_names_whom_it_can() {
+    let alarm = |work: &dyn Fn(&Monitor)| {
+        let ended = support::in_child(|| {
+            let monitor = Monitor::builder().memory_size(ByteSize::mib(300)).environment_share(ByteSize::ZERO);
+            let monitor = monitor.report(ReportPolicy::Off).build().unwrap();
+            monitor.install().unwrap();
+            work(&monitor);
+        });
+        let alarm: serde_json::Value = serde_json::from_str(&ended.stderr).unwrap();
+        alarm["request_id"].as_str().unwrap().to_owned()
+    };
+    let most = || drop(Block::with(295 << 20, 1, true));
+    assert_eq!(alarm(&|monitor| drop(invoke(monitor, most).alerts())), "r");
+    let beside_a_later_one = alarm(&|monitor| {
+        let (_earlier, _later) = (monitor.start("earlier"), monitor.start("later"));
+        most();
+    });
+    assert_eq!(beside_a_later_one, "later");
+    let after_a_later_one = alarm(&|monitor| {
+        let _earlier = monitor.start("earlier");
+        drop(monitor.start("later"));
+        most();
+    });
+    assert_eq!(after_a_later_one, "", "nobody rather than who is not there any more");
 }
 
 fn an_invocation_allocates_nothing_and_leaves_nothing() {
@@ -287,6 +416,8 @@ fn impossible_settings_are_errors_that_say_what() {
     assert!(matches!(rising, MonitorError::LoadLines { .. }));
     let source = std::error::Error::source(&rising).unwrap().to_string();
     assert!(source.contains("70 %"), "{source}");
+    let report = invoke(&builder().window(usize::MAX).build().unwrap(), || ());
+    assert_eq!(report.invocations, 1, "a window has an end");
     for hostile in [ByteSize::ZERO, ByteSize::bytes(1), ByteSize::MAX] {
         for share in [ByteSize::ZERO, ByteSize::MAX] {
             let monitor = builder().memory_size(hostile).environment_share(share).window(0).build().unwrap();
@@ -316,7 +447,7 @@ fn the_line_reads_as_documented() {
     assert!(lines[1].starts_with("plimsoll cutshort heap") && lines[1].contains(" | unfinished"), "{}", lines[1]);
 }
 
-/// Which of ten invocations printed: every one a 40 MiB larger peak of 400 MiB than the one before, from the sixth on.
+/// Which of ten invocations printed: from the seventh on each has a peak larger by 101 MiB, of 1000, than the one before.
 fn printed(policy: ReportPolicy) -> Vec<usize> {
     let ended = support::in_child(|| {
         let monitor = Monitor::builder().memory_size(ByteSize::mib(1000)).environment_share(ByteSize::ZERO);
@@ -338,6 +469,18 @@ fn the_policy_decides_which_lines_are_printed() {
     assert_eq!(printed(every(1)).len(), 10);
     assert_eq!(printed(ReportPolicy::OnChange), [0, 6, 7, 8, 9]);
     assert!(printed(ReportPolicy::Off).is_empty());
+
+    let ended = support::in_child(|| {
+        let monitor = Monitor::builder().memory_size(ByteSize::mib(1000)).environment_share(ByteSize::ZERO);
+        let monitor = monitor.report(ReportPolicy::OnChange).build().unwrap();
+        for percent in [29, 31, 29, 31, 38, 40, 30] {
+            let invocation = monitor.start(&*percent.to_string());
+            drop(Block::with(percent * (10 << 20) + (5 << 20), 1, true));
+            drop(invocation);
+        }
+    });
+    let printed: Vec<_> = ended.stderr.lines().map(|line| line.split(' ').nth(1).unwrap()).collect();
+    assert_eq!(printed, ["29", "40", "30"], "a peak that plays about a tenth is no change, nor is being unfinished");
 }
 
 fn the_variable_overrides_the_policy() {

@@ -40,6 +40,9 @@ use serde_json::{Value, json};
 #[global_allocator]
 static GLOBAL: TrackingAllocator = TrackingAllocator::new();
 
+/// How long a function may take to die or to answer; none took a tenth of it.
+const PATIENCE: Duration = Duration::from_mins(5);
+
 /// What a function of 128 MB has for itself.
 const CAGE_MIB: u64 = 116;
 
@@ -96,7 +99,9 @@ impl Ended {
             stderr.read_to_string(&mut text).map(|_| text)
         });
         let (mut calls, mut answers) = (Vec::new(), 0);
+        let started = std::time::SystemTime::now();
         while answers < last {
+            assert!(started.elapsed().unwrap_or_default() < PATIENCE, "neither dead nor done: {} calls", calls.len());
             match api.calls.recv_timeout(Duration::from_millis(20)) {
                 Ok(call) => {
                     answers += usize::from(matches!(call, Call::Posted { .. }));

@@ -20,7 +20,7 @@ use plimsoll::clock::ManualClock;
 use plimsoll::stream::{
     ChunkReader, Framing, LineReader, Oversize, ParallelError, ParallelReport, Record, RecordReader, StreamError,
 };
-use support::{Case, Random, Said, bytes, cases, with_framing};
+use support::{Case, Pieces, Random, Said, bytes, cases, with_framing};
 
 const CASES: u64 = 4_000;
 
@@ -192,6 +192,53 @@ fn chunks_come_in_order_and_whole() {
         assert!(out == expected, "seed {seed}");
         assert_eq!((report.records, report.offset), (expected.len() as u64, 1000 + input.len() as u64));
     }
+}
+
+#[test]
+fn a_chunk_begun_before_an_error_goes_to_the_workers() {
+    let input = b"0123456789";
+    for seed in 0..200 {
+        let mut chunks = ChunkReader::builder(bytes(4)).build(Pieces::new(input, seed)).unwrap();
+        while chunks.next_chunk().is_ok_and(|chunk| chunk.is_some()) {}
+        let from = usize::try_from(chunks.offset()).unwrap();
+        let mut out = Vec::new();
+        let map = chunks.into_parallel(3).map(|chunk| Ok::<_, Nothing>(own(chunk)));
+        let end = map.for_each_in_order(|(offset, _, chunk)| {
+            assert_eq!(chunk, input[offset as usize..][..chunk.len()], "seed {seed}");
+            out.extend(chunk);
+            Ok::<_, Nothing>(())
+        });
+        let end = end.map_or_else(|error| error.committed(), |report| report.offset);
+        assert_eq!(out, input[from..usize::try_from(end).unwrap()], "seed {seed}");
+    }
+}
+
+#[test]
+fn workers_without_number_are_as_many_as_count() {
+    let reader = LineReader::builder(bytes(10)).build(&b"1\n2\n3"[..]).unwrap();
+    let map = reader.into_parallel(usize::MAX).map(|_| Ok::<_, Nothing>(()));
+    assert_eq!(map.for_each_in_order(|()| Ok::<_, Nothing>(())).unwrap().records, 3);
+}
+
+#[test]
+fn a_run_inside_of_a_panic_is_as_any_other() {
+    hush();
+    struct Runs<'a>(&'a mut u64);
+    impl Drop for Runs<'_> {
+        fn drop(&mut self) {
+            let input = b"x\n".repeat(3000);
+            let reader = LineReader::builder(bytes(10)).build(&input[..]).unwrap();
+            let map = reader.into_parallel(3).batch(bytes(4)).map(|_| Ok::<_, Nothing>(()));
+            *self.0 = map.for_each_in_order(|()| Ok::<_, Nothing>(())).unwrap().records;
+        }
+    }
+    let mut records = 0;
+    let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let _runs = Runs(&mut records);
+        panic!("no way");
+    }));
+    assert!(panicked.is_err());
+    assert_eq!(records, 3000);
 }
 
 #[test]

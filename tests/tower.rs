@@ -161,8 +161,8 @@ async fn the_layer_fits_the_runtime_that_runs_one_or_many_at_a_time() {
         ("AWS_LAMBDA_RUNTIME_API", "127.0.0.1:1"),
     ];
     for (name, value) in variables {
-        #[expect(unsafe_code, reason = "the only test that touches the environment, before its other threads")]
-        // SAFETY: no other thread of this program reads or writes the environment.
+        #[expect(unsafe_code, reason = "the runtime reads its address from nowhere else")]
+        // SAFETY: what other tests do with the environment goes through std, which holds its lock.
         unsafe {
             std::env::set_var(name, value);
         }

@@ -242,20 +242,23 @@ fn book_around(more: usize, asked: usize, request: impl FnOnce() -> *mut u8) -> 
     let block = if limit == usize::MAX {
         // With nothing to hold it back, it is booked when it is there: a hopeless request must not show in other
         // threads' figures meanwhile.
+        lines::will_rise(more, 0);
         let block = request();
-        if !block.is_null()
-            && let Ok(rise) = LEDGER.book(slot, more, limit)
-        {
-            lines::rose(rise.height, more);
+        if block.is_null() {
+            lines::came_to_nothing();
+        } else if let Ok(rise) = LEDGER.book(slot, more, limit) {
+            lines::rose(rise.height);
             LEDGER.settle(rise);
         }
         block
     } else if let Ok(rise) = LEDGER.book(slot, more, limit) {
-        lines::rose(rise.height, more);
+        lines::will_rise(more, more);
         let block = request();
         if block.is_null() {
             LEDGER.cancel(slot, more);
+            lines::came_to_nothing();
         } else {
+            lines::rose(rise.height);
             LEDGER.settle(rise);
         }
         block

@@ -3,7 +3,7 @@
 //! A refusal alone is recorded in silence, as `try_reserve` copes with it. Whoever cannot cope aborts, and the signal
 //! handler then says what is known. Where nothing was refused it says nothing: the abort has another cause.
 
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 
 use crate::os::{self, OsError};
 use crate::size::ByteSize;
@@ -23,7 +23,18 @@ static SAID: AtomicBool = AtomicBool::new(false);
 ///
 /// [`OsError`] where the handler cannot be installed, or signals are not available.
 pub(crate) fn install() -> Result<(), OsError> {
-    os::on_abort(speak)
+    os::on_abort(speak, survived)
+}
+
+/// The limit that was lifted for a handler behind this one; `usize::MAX` while there is none.
+static LIFTED: AtomicUsize = AtomicUsize::new(usize::MAX);
+
+/// Puts the limit back where the process goes on after all.
+fn survived() {
+    let limit = LIFTED.swap(usize::MAX, SeqCst);
+    if limit != usize::MAX {
+        LEDGER.set_limit(limit);
+    }
 }
 
 fn speak() {
@@ -35,8 +46,9 @@ fn speak() {
 /// In a frame of its own: after a stack overflow the handler has little stack, and nothing to say.
 #[inline(never)]
 fn say() {
-    // The abort is sure now. Who chains behind us, a backtrace above all, may need memory.
+    // Who chains behind us, a backtrace above all, may need memory.
     let limit = LEDGER.limit();
+    LIFTED.store(limit, SeqCst);
     LEDGER.set_limit(usize::MAX);
     let heap = super::size(LEDGER.live());
     // No slot is asked for: binding one is no business of a signal handler.
@@ -56,9 +68,7 @@ fn say() {
         line.put(format_args!(" limit {} |", super::size(limit)));
     }
     let unaccounted: ByteSize = note::for_top_holders(heap, |name, bytes| {
-        line.put(format_args!(" "));
-        line.put_name(name);
-        line.put(format_args!(" {bytes}"));
+        line.put(format_args!(" {name} {bytes}"));
     });
     line.put(format_args!(" unaccounted {unaccounted}"));
     line.write();

@@ -3,12 +3,12 @@
 //! A kill by the kernel leaves no time for words, so the alarm must come before. What is tested is
 //!
 //! ```text
-//!   max( heap, rss now + the request at hand )
+//!   max( heap + what the rss had beside the heap when the lines were set,  rss now + the request at hand )
 //! ```
 //!
 //! because pages are counted when they are touched, which is after they were asked for. It is tested on the allocator's
-//! slow path only, behind one compare: when the line has risen by 1 MiB since the last look, or to where the next load
-//! line could be. A flag falls again when the load is a twentieth under its line.
+//! slow path only, behind one compare: when the line has risen by 1 MiB since the last look or the lowest point after
+//! it, or to where the next load line could be. A flag falls again when the load is a twentieth under its line.
 
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering::SeqCst};
 
@@ -16,6 +16,7 @@ use crate::env::ENVIRONMENT_SHARE;
 use crate::os;
 use crate::size::ByteSize;
 
+use super::NotInstalled;
 use super::note::{self, Line};
 use super::thread::LEDGER;
 
@@ -130,10 +131,16 @@ static PERCENTS: [AtomicU8; MAX_LOAD_LINES] = [const { AtomicU8::new(0) }; MAX_L
 static MEMORY_SIZE: AtomicUsize = AtomicUsize::new(0);
 /// Which lines are crossed, one bit each.
 static CROSSED: AtomicU8 = AtomicU8::new(0);
+/// What the rss had beside the heap when the lines were set, in bytes: code and stacks.
+static BESIDE: AtomicUsize = AtomicUsize::new(0);
+/// How far the line may rise from where it was at the last look until the next one.
+static ROOM: AtomicUsize = AtomicUsize::new(usize::MAX);
 /// How many looks were asked for since the one that is under way began; zero while there is none.
 static LOOKS: AtomicUsize = AtomicUsize::new(0);
 /// The largest request among them.
 static REQUESTED: AtomicUsize = AtomicUsize::new(0);
+/// The most that one of them is to add to the line.
+static UNBOOKED: AtomicUsize = AtomicUsize::new(0);
 /// A line of the ledger at or above this wakes the test.
 static WAKE_ABOVE: AtomicUsize = AtomicUsize::new(usize::MAX);
 /// A line of the ledger below this wakes it too, while a load line is crossed.
@@ -153,8 +160,19 @@ static WAKE_BELOW: AtomicUsize = AtomicUsize::new(0);
 /// [`board`](crate::board), `unaccounted` is what of the heap no holder names, and `largest_growth` the most that the
 /// heap grew over any one invocation before.
 ///
+/// The alarm comes before the request that would cross is served. It cannot foresee what is no request: a block that the
+/// inner allocator moves in `realloc` exists twice for a moment, and memory that C code takes is seen at the heap's next
+/// rise by 1 MiB, and at an invocation's end.
+///
 /// Costs one reading of the rss each time the heap has grown by 1 MiB, about a microsecond.
-pub fn set_load_lines(lines: &LoadLines) {
+///
+/// # Errors
+///
+/// [`NotInstalled`] where the allocator was forgotten: an alarm that cannot sound is not set in silence.
+pub fn set_load_lines(lines: &LoadLines) -> Result<(), NotInstalled> {
+    if !super::is_installed() {
+        return Err(NotInstalled);
+    }
     WAKE_ABOVE.store(usize::MAX, SeqCst);
     for ((line, level), percent) in LINES.iter().zip(&PERCENTS).zip(lines.percents) {
         let at = if percent == 0 { usize::MAX } else { lines.at(percent).as_usize() };
@@ -163,7 +181,10 @@ pub fn set_load_lines(lines: &LoadLines) {
     }
     MEMORY_SIZE.store(lines.memory_size.as_usize(), SeqCst);
     CROSSED.store(0, SeqCst);
-    look(rss());
+    let rss = rss();
+    BESIDE.store(rss.as_usize().saturating_sub(LEDGER.line()), SeqCst);
+    look(rss);
+    Ok(())
 }
 
 /// The rss, or zero where it cannot be read: then the heap alone decides.
@@ -184,19 +205,50 @@ pub fn crossed_load_line() -> Option<u8> {
     PERCENTS.iter().enumerate().rev().find(|(i, _)| crossed >> i & 1 != 0).map(|(_, percent)| percent.load(SeqCst))
 }
 
-/// Tests a line that has risen; `request` are the bytes that are about to be handed out.
+/// Tests the line before `request` is served, of which `booked` bytes are on the line already. What is larger than all
+/// memory is tested when it is there: most likely it will not be.
 #[inline]
-pub(super) fn rose(line: usize, request: usize) {
-    if line >= WAKE_ABOVE.load(SeqCst) {
+pub(super) fn will_rise(request: usize, booked: usize) {
+    let unbooked = request.saturating_sub(booked);
+    let line = LEDGER.line().saturating_add(unbooked);
+    if line >= WAKE_ABOVE.load(SeqCst) && request <= MEMORY_SIZE.load(SeqCst) {
+        UNBOOKED.fetch_max(unbooked, SeqCst);
         test(request, None);
     }
 }
 
-/// Tests a fallen line.
+/// Tests a line that has risen.
+#[inline]
+pub(super) fn rose(line: usize) {
+    if line >= WAKE_ABOVE.load(SeqCst) {
+        test(0, None);
+    }
+}
+
+/// Tests a line that has fallen, and has the next rise counted from there.
 #[inline]
 pub(super) fn fell(line: usize) {
     if line < WAKE_BELOW.load(SeqCst) {
         test(0, None);
+    } else {
+        wake_above(line.saturating_add(ROOM.load(SeqCst)));
+    }
+}
+
+/// Tests anew after a request that came to nothing.
+#[cold]
+pub(super) fn came_to_nothing() {
+    if CROSSED.load(SeqCst) == 0 {
+        fell(LEDGER.line());
+    } else {
+        test(0, None);
+    }
+}
+
+/// Has a line at or above `line` tested, if it would not be already.
+fn wake_above(line: usize) {
+    if line < WAKE_ABOVE.load(SeqCst) {
+        WAKE_ABOVE.fetch_min(line, SeqCst);
     }
 }
 
@@ -221,14 +273,15 @@ fn test(request: usize, mut rss_read: Option<ByteSize>) {
 
 /// Holds the load against the load lines.
 fn weigh(line: usize, request: usize, rss: usize) {
-    let load = line.max(rss.saturating_add(request));
+    let heap = line.saturating_add(UNBOOKED.swap(0, SeqCst));
+    let load = heap.saturating_add(BESIDE.load(SeqCst)).max(rss.saturating_add(request));
     let mut room = LOOK_AGAIN;
-    let mut any = false;
+    let mut fall = usize::MAX;
     for (index, at) in LINES.iter().enumerate() {
         let at = at.load(SeqCst);
         let bit = 1 << index;
         if load >= at {
-            any = true;
+            fall = fall.min(at / 40);
             let crosses = CROSSED.fetch_or(bit, SeqCst) & bit == 0;
             if crosses && LINES.get(index + 1).is_none_or(|above| above.load(SeqCst) == usize::MAX) {
                 alarm(line, rss, request);
@@ -238,13 +291,17 @@ fn weigh(line: usize, request: usize, rss: usize) {
             // Until then crossed, if it was: a load that plays about its line alarms once.
             if load < at - at / 20 {
                 CROSSED.fetch_and(!bit, SeqCst);
-            } else {
-                any |= CROSSED.load(SeqCst) & bit != 0;
+            } else if CROSSED.load(SeqCst) & bit != 0 {
+                fall = fall.min(at / 40);
             }
         }
     }
+    ROOM.store(room, SeqCst);
     WAKE_ABOVE.store(line.saturating_add(room), SeqCst);
-    WAKE_BELOW.store(if any { line.saturating_sub(LOOK_AGAIN) } else { 0 }, SeqCst);
+    // Where a flag is up, small falls are watched too, so that it comes down in time.
+    WAKE_BELOW.store(if fall == usize::MAX { 0 } else { line.saturating_sub(fall.min(LOOK_AGAIN)) }, SeqCst);
+    // Others may have lowered the line since it was read, and the mark before it was set.
+    wake_above(LEDGER.line().saturating_add(room));
 }
 
 /// Says once that the kernel may kill the process any moment now, and who holds the memory.
@@ -259,9 +316,7 @@ fn alarm(heap: usize, rss: usize, requested: usize) {
     line.put(format_args!(r#","holders":{{"#));
     let mut comma = "";
     let unaccounted = note::for_top_holders(ByteSize::bytes(heap as u64), |name, bytes| {
-        line.put(format_args!("{comma}\""));
-        line.put_name(name);
-        line.put(format_args!("\":{}", bytes.as_u64()));
+        line.put(format_args!(r#"{comma}"{name}":{}"#, bytes.as_u64()));
         comma = ",";
     });
     let (unaccounted, growth) = (unaccounted.as_u64(), note::largest_growth());

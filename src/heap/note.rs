@@ -3,6 +3,7 @@
 use std::fmt::{self, Write};
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 
+use crate::board::Clean;
 use crate::os;
 use crate::size::ByteSize;
 
@@ -11,9 +12,6 @@ pub(crate) const CONTEXT_LEN: usize = 64;
 
 /// Room for a line: a request id, a dozen figures and the names of a few holders.
 const LINE_LEN: usize = 1024;
-
-/// The longest name that is written in full, in bytes: a line cut short would be no JSON.
-const NAME_LEN: usize = 48;
 
 /// A line built on the stack; what does not fit is left out.
 pub(super) struct Line {
@@ -30,14 +28,6 @@ impl Line {
     pub(super) fn put(&mut self, arguments: fmt::Arguments<'_>) {
         // A full line is the only error, and what is in it is still worth saying.
         let _full: fmt::Result = self.write_fmt(arguments);
-    }
-
-    /// Adds a name, or the start of a long one, as JSON text would have it. What would need an escape becomes `?`.
-    pub(super) fn put_name(&mut self, name: &str) {
-        for byte in name.bytes().take(NAME_LEN) {
-            let plain = matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\');
-            self.put_byte(if plain { byte } else { b'?' });
-        }
     }
 
     fn put_byte(&mut self, byte: u8) -> bool {
@@ -109,10 +99,10 @@ pub(super) fn largest_growth() -> usize {
 }
 
 /// The largest holders of the board, each handed to `each`, and what of `live` they do not account for.
-pub(super) fn for_top_holders(live: ByteSize, mut each: impl FnMut(&'static str, ByteSize)) -> ByteSize {
+pub(super) fn for_top_holders(live: ByteSize, mut each: impl FnMut(Clean, ByteSize)) -> ByteSize {
     let (top, held) = crate::board::largest::<5>();
     for (name, bytes) in top.into_iter().flatten() {
-        each(name, bytes);
+        each(Clean(name), bytes);
     }
     live.saturating_sub(held)
 }

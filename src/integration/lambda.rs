@@ -27,7 +27,8 @@ impl HasRequestId for LambdaInvocation {
 /// Runtime::new(service_fn(handler)).layer(ReportLayer::new(&monitor)).run().await
 /// ```
 ///
-/// The picture is a dozen lines in one write to standard error; it takes some tens of microseconds and one allocation.
+/// The picture is a dozen lines in one write to standard error; it takes some tens of microseconds and some small
+/// allocations.
 pub fn final_picture(monitor: &Monitor) -> impl FnOnce() -> Ready<()> + Send + 'static {
     let monitor = monitor.clone();
     move || {

@@ -96,7 +96,7 @@ impl MonitorBuilder {
         self
     }
 
-    /// Sets what the environment takes of it. Default: 12 MiB on Lambda, nothing under a cgroup.
+    /// Sets what the environment takes of it. Default: 12 MiB, but nothing where the size is that of a cgroup.
     pub const fn environment_share(mut self, share: ByteSize) -> Self {
         self.environment_share = Some(share);
         self
@@ -114,7 +114,7 @@ impl MonitorBuilder {
         self
     }
 
-    /// Sets how many invocations the percentiles and trends look back on, at 32 bytes each. Default: 256; at least 1.
+    /// Sets how many invocations the percentiles and trends look back on, at 24 bytes each: 1 to 65,536. Default: 256.
     pub const fn window(mut self, invocations: usize) -> Self {
         self.window = invocations;
         self
@@ -139,14 +139,15 @@ impl MonitorBuilder {
     /// Adds what to do at the end of an invocation that leaves none in flight, before the report: sweep a cache, say.
     ///
     /// Hooks run in the order of their adding, on the thread that ends the invocation, after the answer was sent but
-    /// within what is billed. A panic in one is caught; the others run.
+    /// within what is billed; another may begin meanwhile. A panic in one is caught where panics unwind; the others run.
     pub fn at_end(mut self, hook: impl Fn() + Send + Sync + 'static) -> Self {
         self.hooks.push(Box::new(hook));
         self
     }
 
     /// Adds who is shown every report, whatever the policy prints: to send figures on, say. Called on the thread that
-    /// ends the invocation, before the line is printed. A panic in it is caught.
+    /// ends the invocation, before the line is printed. A panic in it is caught where panics unwind. One that ends an
+    /// invocation of this monitor itself is called for that one too.
     pub fn on_report(mut self, observer: impl Fn(&InvocationReport) + Send + Sync + 'static) -> Self {
         self.observers.push(Box::new(observer));
         self

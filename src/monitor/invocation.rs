@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::board;
 use crate::clock::Stopwatch;
-use crate::heap;
+use crate::heap::{self, HeapPeak};
 use crate::os;
 use crate::size::{ByteDelta, ByteSize};
 
@@ -26,6 +26,8 @@ pub(super) struct State {
     in_flight: usize,
     /// How many times a second one began beside another: a number to see whether it happened meanwhile.
     overlaps: u64,
+    /// How many ever began: the number of the one that the alarm names.
+    named: u64,
     /// What the last report saw, for the budget.
     seen: Option<Seen>,
     /// The highest rss of any invocation, in bytes.
@@ -46,12 +48,20 @@ pub(super) struct Seen {
     pub(super) peak: ByteSize,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 struct Printed {
-    /// The peak in tenths of the capacity.
-    tenths: u64,
+    /// The peak in percent of the capacity.
+    percent: u64,
     crossed: Option<u8>,
     fits_mb: Option<u64>,
+}
+
+impl Printed {
+    /// Whether it is worth a line of its own; a peak that plays about a tenth is not.
+    fn differs_from(self, other: Self) -> bool {
+        let apart = self.percent.abs_diff(other.percent) >= 10;
+        apart || (self.crossed, self.fits_mb) != (other.crossed, other.fits_mb)
+    }
 }
 
 impl State {
@@ -61,6 +71,7 @@ impl State {
             window,
             in_flight: 0,
             overlaps: 0,
+            named: 0,
             seen: None,
             highest_rss: 0,
             alerts: Alerts::default(),
@@ -76,6 +87,8 @@ impl State {
 pub struct Invocation {
     shared: Arc<Shared>,
     id: RequestId,
+    /// Which one it is of all that ever began.
+    number: u64,
     started: Stopwatch,
     live_before: ByteSize,
     /// The state's `overlaps` when it began; differs at the end if another ran beside it.
@@ -100,13 +113,16 @@ impl Invocation {
         let overlaps = state.overlaps;
         // Under the lock, as only one may set it at a time. With several in flight the alarm names the latest.
         heap::set_context(id.as_str());
+        state.named += 1;
+        let number = state.named;
         let seen = state.seen.take();
         drop(state);
         let live_before = heap::stats().map_or(ByteSize::ZERO, |stats| stats.live);
         if !shared_start {
             shared.correct_budget(live_before, seen);
         }
-        Self { shared, id, started: Stopwatch::start(), live_before, overlaps, shared_start, reported: false }
+        let started = Stopwatch::start();
+        Self { shared, id, number, started, live_before, overlaps, shared_start, reported: false }
     }
 
     /// The cleaned request id.
@@ -122,11 +138,14 @@ impl Invocation {
     fn end(&mut self, outcome: Outcome) -> InvocationReport {
         self.reported = true;
         let micros = self.started.micros();
+        // Read while this one is in flight: the next to begin alone resets both.
+        let peak = heap::stats().map_or(HeapPeak::ZERO, |books| books.peak);
         let peak_rss = os::peak_rss().ok();
-        if self.shared.state().in_flight == 1 {
+        let (concurrent, last) = self.leave();
+        if last {
             self.shared.run_hooks();
         }
-        let (report, print) = self.conclude(outcome, micros, peak_rss);
+        let (report, print) = self.conclude(outcome, micros, peak, peak_rss, concurrent);
         self.shared.show(&report);
         if print {
             report.print();
@@ -134,22 +153,40 @@ impl Invocation {
         report
     }
 
+    /// Is in flight no longer; tells whether another was meanwhile, and whether none is left.
+    fn leave(&self) -> (bool, bool) {
+        let mut state = self.shared.state();
+        state.in_flight = state.in_flight.saturating_sub(1);
+        (self.shared_start || state.overlaps != self.overlaps, state.in_flight == 0)
+    }
+
     /// Builds the report and tells whether it is to be printed.
-    fn conclude(&self, outcome: Outcome, micros: u64, peak_rss: Option<ByteSize>) -> (InvocationReport, bool) {
+    fn conclude(
+        &self,
+        outcome: Outcome,
+        micros: u64,
+        peak: HeapPeak,
+        peak_rss: Option<ByteSize>,
+        concurrent: bool,
+    ) -> (InvocationReport, bool) {
         let rss = os::rss().ok().map(|rss| rss.total);
         heap::look_at_load(rss.unwrap_or_default());
         let (holders, held) = board::largest::<3>();
         let Ok(books) = heap::stats() else {
             return (InvocationReport::unknown(self.id, outcome, self.shared.lines, micros), true);
         };
+        // A hook may have left more behind than there was before.
+        let peak = HeapPeak { at_most: peak.at_most.max(books.live), ..peak };
         let mut state = self.shared.state();
-        state.in_flight = state.in_flight.saturating_sub(1);
+        if state.named == self.number {
+            heap::set_context("");
+        }
         state.highest_rss = state.highest_rss.max(peak_rss.max(rss).unwrap_or_default().as_u64());
         let refused = books.refused.saturating_sub(state.refused);
-        state.refused = books.refused;
-        let peak = books.peak;
+        // Others may have read the books later and come here earlier.
+        state.refused = state.refused.max(books.refused);
         state.seen = rss.map(|rss| Seen { rss, peak: peak.at_most });
-        state.window.push(Sample { peak: peak.at_most.as_u64(), live: books.live.as_u64(), micros });
+        state.window.push(Sample { peak: peak.at_most.as_u64(), micros });
         heap::note_growth(books.live.saturating_sub(self.live_before));
         let mut report = InvocationReport {
             id: self.id,
@@ -168,7 +205,7 @@ impl Invocation {
             holders,
             unaccounted: books.live.saturating_sub(held),
             micros,
-            concurrent: self.shared_start || state.overlaps != self.overlaps,
+            concurrent,
             invocations: state.window.count(),
             alerts: Alerts::default(),
         };
@@ -211,14 +248,14 @@ impl State {
     }
 
     fn is_due(&mut self, report: &InvocationReport, policy: ReportPolicy) -> bool {
-        let now = Printed { tenths: report.percent() / 10, crossed: report.crossed, fits_mb: report.fits_mb() };
+        let now = Printed { percent: report.percent(), crossed: report.crossed, fits_mb: report.fits_mb() };
         let due = match policy {
             ReportPolicy::Off => return false,
             ReportPolicy::Each => true,
             ReportPolicy::Every(n) => (report.invocations - 1).is_multiple_of(u64::from(n.get())),
-            ReportPolicy::OnChange => self.printed != Some(now),
+            ReportPolicy::OnChange => self.printed.is_none_or(|printed| now.differs_from(printed)),
         };
-        let due = due || !report.alerts.is_empty() || report.outcome == Outcome::Unfinished;
+        let due = due || !report.alerts.is_empty();
         if due {
             self.printed = Some(now);
         }
@@ -237,7 +274,7 @@ mod tests {
         let lines = LoadLines::new(ByteSize::mib(1024));
         let report = InvocationReport::unknown(RequestId::new("r"), Outcome::Finished, lines, 0);
         let mut raised = |(peak, micros)| {
-            state.window.push(Sample { peak, micros, ..Sample::default() });
+            state.window.push(Sample { peak, micros });
             state.new_alerts(&report).iter().collect::<Vec<_>>()
         };
         samples.map(&mut raised).enumerate().filter(|(_, alerts)| !alerts.is_empty()).collect()

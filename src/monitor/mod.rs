@@ -34,6 +34,8 @@ mod snapshot;
 mod window;
 
 use std::fmt;
+use std::mem::ManuallyDrop;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use crate::budget::MemoryBudget;
@@ -56,7 +58,9 @@ use invocation::{Seen, State};
 
 /// Watches the memory of a process from invocation to invocation, and reports.
 ///
-/// A clone watches the same process. See the [module](self).
+/// Peaks, load lines and last words belong to the process, so there should be one monitor in it, and no one else who
+/// resets the peaks: two that run invocations side by side falsify each other's figures. A clone is the same monitor.
+/// See the [module](self).
 #[derive(Clone)]
 pub struct Monitor {
     shared: Arc<Shared>,
@@ -101,8 +105,9 @@ impl Monitor {
     /// # Errors
     ///
     /// [`MonitorError::LastWords`] where the handler of SIGABRT cannot be installed; the load lines are in force then.
+    /// [`MonitorError::Allocator`] where the allocator is not installed, which building has ruled out.
     pub fn install(&self) -> Result<(), MonitorError> {
-        heap::set_load_lines(&self.shared.lines);
+        heap::set_load_lines(&self.shared.lines).map_err(|source| MonitorError::Allocator { source })?;
         heap::install_last_words().or_else(|error| match error {
             os::OsError::NotAvailable { .. } => Ok(()),
             source => Err(MonitorError::LastWords { source }),
@@ -112,7 +117,8 @@ impl Monitor {
     /// Begins an invocation; the guard ends it, and reports it as unfinished when it is dropped.
     ///
     /// Where no other is in flight, the peaks of heap and rss begin anew here and are this invocation's own; else they
-    /// are the environment's, and the report says so. Costs some microseconds, most for the rss; no allocation.
+    /// are the environment's, and the report says so. So one that never ends makes all others concurrent. Costs some
+    /// microseconds, most for the rss; no allocation.
     pub fn start(&self, id: impl Into<RequestId>) -> Invocation {
         Invocation::start(Arc::clone(&self.shared), id.into())
     }
@@ -167,7 +173,10 @@ impl Shared {
 /// Calls code of the user's. A panic has printed its message; it must neither take down the runtime that is about to
 /// ask for the next event, nor turn an unwinding drop into an abort.
 fn unless_it_panics(call: impl FnOnce()) {
-    drop(std::panic::catch_unwind(std::panic::AssertUnwindSafe(call)));
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(call)) {
+        // Dropping what it panicked with may panic again; what that leaves is let go.
+        let _leaked = catch_unwind(AssertUnwindSafe(|| drop(payload))).map_err(ManuallyDrop::new);
+    }
 }
 
 /// The memory size found, for a builder that was given none.

@@ -6,7 +6,7 @@ use std::str::FromStr;
 /// The environment variable that overrides the policy a program was built with.
 pub const POLICY_VARIABLE: &str = "PLIMSOLL";
 
-/// Which invocations print their report line. What an alert has to say is printed whatever the policy, but `Off`.
+/// Which invocations print their report line, finished or not. An alert is printed whatever the policy, but `Off`.
 ///
 /// Reads as `each`, `every(100)`, `on_change` or `off`, in the variable `PLIMSOLL` as elsewhere.
 ///
@@ -24,7 +24,7 @@ pub enum ReportPolicy {
     Each,
     /// The first of every so many.
     Every(NonZeroU32),
-    /// Those whose load line, fitting memory size or peak (by a tenth of the capacity) differ from the line printed last.
+    /// Those whose load line, fitting memory size or peak (by a tenth of the capacity) differs from the line printed last.
     OnChange,
     /// None. The alarm and the last words are no reports; they are written all the same.
     Off,

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io::Write;
 
+use crate::board::Clean;
 use crate::budget::{MemoryBudget, Pressure};
 use crate::heap::{HeapPeak, LoadLines};
 use crate::os;
@@ -149,10 +150,10 @@ impl InvocationReport {
 
     /// Writes the line to standard error with one system call.
     pub(super) fn print(&self) {
-        let mut line = [0; 512];
+        // Three names of 48 bytes, an id of 64 and all else there may be take some 600.
+        let mut line = [0; 1024];
         let mut rest = &mut line[..];
-        // A line that is too long is cut; no figure in it is worth an allocation.
-        let _cut = writeln!(rest, "{self}");
+        let _fits = writeln!(rest, "{self}");
         let left = rest.len();
         let used = line.len() - left;
         os::write_stderr(line.get(..used).unwrap_or_default());
@@ -177,14 +178,16 @@ fn mib(size: ByteSize) -> impl fmt::Display {
 
 impl fmt::Display for InvocationReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (live, peak, capacity) = (mib(self.live), mib(self.peak.at_most), self.lines.capacity());
-        write!(f, "plimsoll {} heap {live} peak {peak} of {:.0} ({} %)", self.id, capacity, self.percent())?;
+        let (live, peak) = (mib(self.live), mib(self.peak.at_most));
+        // In MiB whatever its size, as all figures before and behind it.
+        let capacity = self.lines.capacity().saturating_add(ByteSize::kib(512)).as_u64() >> 20;
+        write!(f, "plimsoll {} heap {live} peak {peak} of {capacity} MiB ({} %)", self.id, self.percent())?;
         if let Some(rss) = self.rss {
             write!(f, " rss {}", mib(rss))?;
         }
         write!(f, " {} |", self.growth)?;
         for (name, bytes) in self.holders.iter().flatten() {
-            write!(f, " {name} {}", mib(*bytes))?;
+            write!(f, " {} {}", Clean(name), mib(*bytes))?;
         }
         write!(f, " unaccounted {}", mib(self.unaccounted))?;
         if let (Some(reserved), Some(drift)) = (self.reserved, self.drift()) {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::board;
+use crate::board::{self, Clean};
 use crate::budget::Holding;
 use crate::heap::{self, HeapPeak, LoadLines};
 use crate::os;
@@ -65,7 +65,7 @@ impl Snapshot {
         report::fits_mb(self.highest_rss, &self.lines)
     }
 
-    /// Writes the picture to standard error with one system call. Makes one string of it.
+    /// Writes the picture to standard error with one system call, from a string.
     pub fn print(&self) {
         os::write_stderr(self.to_string().as_bytes());
     }
@@ -75,7 +75,7 @@ impl fmt::Display for Snapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let scale = self.lines.memory_size();
         let columns = |size: ByteSize| (size.saturating_mul(WIDTH).as_u64() / scale.as_u64().max(1)).min(WIDTH);
-        let load_line = columns(self.lines.capacity());
+        let load_line = columns(self.lines.capacity()).min(WIDTH - 1);
         writeln!(f, "plimsoll: memory against {scale}, of which {} are this process's", self.lines.capacity())?;
         let rows = [
             ("heap now", Some(self.live)),
@@ -102,12 +102,12 @@ impl fmt::Display for Snapshot {
             }
         }
         for (name, bytes) in &self.holders {
-            writeln!(f, "  {name}: {bytes}")?;
+            writeln!(f, "  {}: {bytes}", Clean(name))?;
         }
         if let Some((reserved, accounts)) = &self.reserved {
             write!(f, "  {reserved} MiB:")?;
             for Holding { name, held, peak, .. } in accounts {
-                write!(f, " {name} {held} (peak {peak})")?;
+                write!(f, " {} {held} (peak {peak})", Clean(name))?;
             }
             writeln!(f)?;
         }

@@ -5,8 +5,6 @@
 pub(super) struct Sample {
     /// Peak heap in bytes.
     pub(super) peak: u64,
-    /// Live heap at the end in bytes.
-    pub(super) live: u64,
     /// Duration in microseconds.
     pub(super) micros: u64,
 }
@@ -25,7 +23,10 @@ pub struct Percentiles {
     pub max: u64,
 }
 
-/// A ring of samples and room to sort one figure of them: 32 bytes for each.
+/// The most samples there may be.
+const MOST: usize = 1 << 16;
+
+/// A ring of samples and room to sort one figure of them: 24 bytes for each.
 #[derive(Debug)]
 pub(super) struct Window {
     samples: Box<[Sample]>,
@@ -35,9 +36,9 @@ pub(super) struct Window {
 }
 
 impl Window {
-    /// Room for `len` samples; one at least.
+    /// Room for `len` samples; one at least, and [`MOST`] at most.
     pub(super) fn new(len: usize) -> Self {
-        let len = len.max(1);
+        let len = len.clamp(1, MOST);
         Self { samples: vec![Sample::default(); len].into(), scratch: vec![0; len].into(), count: 0 }
     }
 
@@ -106,7 +107,7 @@ mod tests {
     use super::*;
 
     fn sample(peak: u64) -> Sample {
-        Sample { peak, ..Sample::default() }
+        Sample { peak, micros: 0 }
     }
 
     /// The twin: keep all, cut to the last ones, sort.

@@ -13,14 +13,16 @@ const WHAT: &str = "a handler of SIGABRT";
 /// What to call, and what was installed before.
 struct Handlers {
     speak: fn(),
+    survived: fn(),
     before: libc::sigaction,
 }
 
 static HANDLERS: OnceLock<Handlers> = OnceLock::new();
 
-/// Calls `speak` when the process aborts, then whatever handled SIGABRT before. The first call counts; later ones change
-/// nothing. `speak` runs in a signal handler: it must not allocate, lock or panic.
-pub(crate) fn on_abort(speak: fn()) -> Result<(), OsError> {
+/// Calls `speak` when the process aborts, then whatever handled SIGABRT before, and `survived` where that returns: the
+/// signal may have been sent by somebody whom it was to survive. The first call counts; later ones change nothing. Both
+/// run in a signal handler: they must not allocate, lock or panic.
+pub(crate) fn on_abort(speak: fn(), survived: fn()) -> Result<(), OsError> {
     let failed = || OsError::Io { what: WHAT, source: io::Error::last_os_error() };
     let mut before = MaybeUninit::<libc::sigaction>::zeroed();
     // SAFETY: a null action only asks for the present one, written to `before`, which has room for it.
@@ -32,7 +34,7 @@ pub(crate) fn on_abort(speak: fn()) -> Result<(), OsError> {
     let mut first = false;
     HANDLERS.get_or_init(|| {
         first = true;
-        Handlers { speak, before }
+        Handlers { speak, survived, before }
     });
     if !first {
         return Ok(());
@@ -55,11 +57,11 @@ extern "C" fn handle(signal: libc::c_int, info: *mut libc::siginfo_t, context: *
     (handlers.speak)();
     set_errno(errno);
     let before = handlers.before.sa_sigaction;
-    // By default `abort` goes on to end the process when this returns, as it does where the signal was ignored.
-    if before == libc::SIG_DFL || before == libc::SIG_IGN {
-        return;
-    }
-    if handlers.before.sa_flags & libc::SA_SIGINFO == 0 {
+    if before == libc::SIG_DFL {
+        die_of(signal);
+    } else if before == libc::SIG_IGN {
+        // Nothing is called, and `abort` ends the process when this returns.
+    } else if handlers.before.sa_flags & libc::SA_SIGINFO == 0 {
         // SAFETY: without SA_SIGINFO the kernel was given a function that takes the signal's number.
         let before = unsafe { std::mem::transmute::<libc::sighandler_t, extern "C" fn(libc::c_int)>(before) };
         before(signal);
@@ -69,6 +71,15 @@ extern "C" fn handle(signal: libc::c_int, info: *mut libc::siginfo_t, context: *
         let before = unsafe { std::mem::transmute::<libc::sighandler_t, Informed>(before) };
         before(signal, info, context);
     }
+    (handlers.survived)();
+}
+
+/// Ends the process as the signal would have without a handler: it is pending until the handler returns.
+fn die_of(signal: libc::c_int) {
+    // SAFETY: takes any signal and the default action; POSIX lists it as safe in handlers.
+    unsafe { libc::signal(signal, libc::SIG_DFL) };
+    // SAFETY: raises a signal in this thread; POSIX lists it as safe in handlers.
+    unsafe { libc::raise(signal) };
 }
 
 #[cfg(any(target_os = "linux", target_os = "emscripten"))]

@@ -126,11 +126,11 @@ pub fn rss() -> Result<Rss, OsError> {
 /// program started by a large one would be told the large one's peak.
 ///
 /// Costs one `getpid` and one `pread` of a kept descriptor, which makes the kernel print the whole page: about 7 us.
-/// Takes 2 KiB of stack.
+/// Takes 4 KiB of stack.
 ///
 /// # Errors
 ///
-/// As for [`rss()`]; [`OsError::Malformed`] if there is no `VmHWM` line in the first 2 KiB.
+/// As for [`rss()`]; [`OsError::Malformed`] if there is no `VmHWM` line in the first 4 KiB.
 ///
 /// # Examples
 ///
@@ -241,7 +241,7 @@ pub(crate) use abort::on_abort;
 
 /// Calls `speak` when the process aborts: not here, where there are no signals.
 #[cfg(not(unix))]
-pub(crate) fn on_abort(_speak: fn()) -> Result<(), OsError> {
+pub(crate) fn on_abort(_speak: fn(), _survived: fn()) -> Result<(), OsError> {
     Err(OsError::NotAvailable { what: "a handler of SIGABRT", here: std::env::consts::OS })
 }
 

@@ -38,7 +38,7 @@ use super::watch::Watch;
 #[derive(Debug)]
 pub struct ChunkReader<R> {
     pub(super) source: ChunkSource<R>,
-    pub(super) chunk: Chunk,
+    chunk: Chunk,
     /// Whether what is in the chunk was given out.
     given: bool,
 }
@@ -107,6 +107,11 @@ impl<R> ChunkReader<R> {
     /// Tells whether the deadline had passed before the start, and was ignored.
     pub fn deadline_ignored(&self) -> bool {
         self.source.watch.deadline_ignored()
+    }
+
+    /// Whether an error stands between the chunk's beginning and its end.
+    pub(super) fn has_begun(&self) -> bool {
+        !self.given && !self.chunk.filled().is_empty()
     }
 
     /// Takes the chunk away, for a worker.

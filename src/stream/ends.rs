@@ -33,7 +33,7 @@ impl Ends {
     pub(super) const ROOM: usize = 1023;
 
     /// Bytes of a piece that stage one looks at in one go: their records are then handed out from the first-level cache.
-    pub(super) const WINDOW: usize = 32 * 1024;
+    pub(super) const WINDOW: usize = 16 * 1024;
 
     /// With the position 0.
     pub(super) fn new(tail: usize, charge: &Charge) -> Result<Self, NoRoom> {

@@ -117,6 +117,8 @@ impl<R: Read + Send> Pull for ChunkReader<R> {
 
     fn new_batch(&mut self, _size: ByteSize, first: bool) -> Result<Batch, BuildError> {
         let charge = self.source.charge.clone();
+        // One that was begun before an error stays, for whoever pulls first.
+        let first = first && !self.has_begun();
         let chunk = if first { self.take_chunk() } else { Chunk::new(self.source.size, &charge)? };
         Batch::new(chunk, Carry::new(0, &charge)?, 0, 1)
     }
@@ -124,6 +126,9 @@ impl<R: Read + Send> Pull for ChunkReader<R> {
     fn pull(&mut self, batch: &mut Batch) -> Result<(), StreamError> {
         batch.clear();
         batch.end = self.offset();
+        if self.has_begun() {
+            batch.chunk = self.take_chunk();
+        }
         if let Some(place) = self.source.fill(&mut batch.chunk)? {
             batch.places.push(place);
             batch.end = self.offset();

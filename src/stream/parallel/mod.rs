@@ -30,6 +30,9 @@ use window::{Hand, Stopped, Window};
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
+/// Workers that count. More have nothing to do where one at a time reads.
+const MAX_WORKERS: usize = 256;
+
 /// Work in parallel on the records of a reader, to be told what to do with [`map`](Self::map).
 ///
 /// # Memory
@@ -65,7 +68,8 @@ impl<S, M> fmt::Debug for ParallelMap<S, M> {
 }
 
 impl<R: Read + Send, F: Framing> RecordReader<R, F> {
-    /// Has records worked on by so many threads, the calling one included; 0 is one for each processor there is.
+    /// Has records worked on by so many threads, the calling one included, 256 at most; 0 is one for each
+    /// processor there is.
     ///
     /// Records are copied to the workers' buffers, many at a time.
     ///
@@ -91,10 +95,10 @@ impl<R: Read + Send, F: Framing> RecordReader<R, F> {
 }
 
 impl<R: Read + Send> ChunkReader<R> {
-    /// Has chunks worked on by so many threads, the calling one included; 0 is one for each processor there is.
+    /// Has chunks worked on by so many threads, the calling one included, 256 at most; 0 is one for each
+    /// processor there is.
     ///
-    /// Chunks are read into the workers' buffers, and not copied. Ask before the first chunk was given out, or behind
-    /// it: one that was begun before an error is lost.
+    /// Chunks are read into the workers' buffers, and not copied.
     pub fn into_parallel(self, workers: usize) -> Parallel<Self> {
         Parallel::new(self, workers)
     }
@@ -103,7 +107,7 @@ impl<R: Read + Send> ChunkReader<R> {
 impl<S> Parallel<S> {
     fn new(source: S, workers: usize) -> Self {
         let processors = || thread::available_parallelism().map_or(1, usize::from);
-        let workers = if workers == 0 { processors() } else { workers };
+        let workers = if workers == 0 { processors() } else { workers }.min(MAX_WORKERS);
         Self { source, workers, batch: ByteSize::kib(128), window: ByteSize::mib(1) }
     }
 
@@ -233,6 +237,21 @@ struct Turn<S> {
     ended: bool,
 }
 
+/// A worker that a panic takes away, as that of a result being dropped, must not leave the others waiting.
+struct Lost<'a, T: Send, K: FnMut(T) -> Result<(), BoxError> + Send> {
+    window: &'a Window<T, K>,
+    /// Whether the worker went of itself.
+    left: bool,
+}
+
+impl<T: Send, K: FnMut(T) -> Result<(), BoxError> + Send> Drop for Lost<'_, T, K> {
+    fn drop(&mut self) {
+        if !self.left {
+            self.window.lose();
+        }
+    }
+}
+
 /// What a mutex holds, whoever panicked: nothing is left half done under one, but by an input whose panic ends the run.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -247,23 +266,16 @@ where
 {
     /// What each thread does until there is nothing left, or all stop.
     fn work(&self, mut batch: Batch) {
-        /// A result that panics when it is dropped must not leave the others waiting.
-        struct Lost<'a, T: Send, K: FnMut(T) -> Result<(), BoxError> + Send>(&'a Window<T, K>);
-        impl<T: Send, K: FnMut(T) -> Result<(), BoxError> + Send> Drop for Lost<'_, T, K> {
-            fn drop(&mut self) {
-                if thread::panicking() {
-                    self.0.lose();
-                }
-            }
-        }
-        let _lost = Lost(&self.window);
+        let mut lost = Lost { window: &self.window, left: false };
         while let Some((number, cause)) = self.pull(&mut batch) {
             let mut hand = self.window.hand(number, batch.len());
-            let Ok(done) = self.map_all(&batch, &mut hand) else { return };
-            if self.window.finish(hand, batch.end, done.or(cause)).is_err() {
-                return;
+            let mapped = self.map_all(&batch, &mut hand);
+            let finished = mapped.and_then(|failed| self.window.finish(hand, batch.end, failed.or(cause)));
+            if finished.is_err() {
+                break;
             }
         }
+        lost.left = true;
     }
 
     /// Takes the turn to read, and a number for what it brought. `None` if there is nothing more, or no need of it.
