@@ -99,8 +99,10 @@ fn crossing_the_top_line_alarms_once_and_again_only_after_a_fall() {
 /// Memory that the kernel counts and the ledger does not, as a C library's.
 fn beside_the_heap(bytes: usize) {
     let layout = std::alloc::Layout::from_size_align(bytes, 4096).unwrap();
-    // SAFETY: the size is not zero, the block is never freed, and all of it is written.
-    unsafe { std::alloc::GlobalAlloc::alloc(&std::alloc::System, layout).write_bytes(1, bytes) };
+    // SAFETY: the size is not zero.
+    let block = unsafe { std::alloc::GlobalAlloc::alloc(&std::alloc::System, layout) };
+    // SAFETY: the block has so many bytes, and is never freed.
+    unsafe { block.write_bytes(1, bytes) };
 }
 
 fn memory_that_the_heap_kept_after_a_fall_counts_from_the_next_mib_on() {

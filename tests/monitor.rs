@@ -268,7 +268,7 @@ fn a_start_notices_that_the_environment_was_frozen() {
     let (clock, monitor) = (hands.clock(), builder().clock(hands.clock()).build().unwrap());
     let before = clock.now();
     // A wall clock that leads and a monotonic one that stood still: only a look at both sees it.
-    hands.freeze(std::time::Duration::from_secs(60));
+    hands.freeze(std::time::Duration::from_mins(1));
     let _report = monitor.start("after a freeze").finish();
     assert!(clock.now() >= before + 60_000, "{before} and {}", clock.now());
 }
@@ -276,8 +276,10 @@ fn a_start_notices_that_the_environment_was_frozen() {
 /// Memory that the kernel counts and the ledger does not, as a C library's; for good.
 fn beside_the_heap(bytes: usize) {
     let layout = std::alloc::Layout::from_size_align(bytes, 4096).unwrap();
-    // SAFETY: the size is not zero, the block is never freed, and all of it is written.
-    unsafe { std::alloc::GlobalAlloc::alloc(&std::alloc::System, layout).write_bytes(1, bytes) };
+    // SAFETY: the size is not zero.
+    let block = unsafe { std::alloc::GlobalAlloc::alloc(&std::alloc::System, layout) };
+    // SAFETY: the block has so many bytes, and is never freed.
+    unsafe { block.write_bytes(1, bytes) };
 }
 
 fn the_rss_counts_where_the_heap_does_not_show_it() {
