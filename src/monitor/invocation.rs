@@ -112,6 +112,7 @@ impl Invocation {
         if self.shared.state().in_flight == 1 {
             self.shared.run_hooks();
         }
+        self.shared.resources.invocation_ended();
         let (report, print) = self.conclude(outcome, micros, peak_rss);
         self.shared.show(&report);
         if print {
@@ -128,6 +129,7 @@ impl Invocation {
         let Ok(books) = heap::stats() else {
             return (InvocationReport::unknown(self.id, outcome, self.shared.lines, micros), true);
         };
+        let resources = self.shared.resources.counts();
         let mut state = self.shared.state();
         state.in_flight = state.in_flight.saturating_sub(1);
         state.highest_rss = state.highest_rss.max(peak_rss.max(rss).unwrap_or_default().as_u64());
@@ -151,6 +153,7 @@ impl Invocation {
             refused,
             holders,
             unaccounted: books.live.saturating_sub(held),
+            resources,
             micros,
             concurrent: self.shared_start || state.overlaps != self.overlaps,
             invocations: state.window.count(),

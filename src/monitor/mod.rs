@@ -30,6 +30,7 @@ mod invocation;
 mod policy;
 mod report;
 mod request_id;
+mod resources;
 mod snapshot;
 mod window;
 
@@ -47,10 +48,12 @@ pub use invocation::Invocation;
 pub use policy::{POLICY_VARIABLE, ParsePolicyError, ReportPolicy};
 pub use report::{InvocationReport, Outcome};
 pub use request_id::RequestId;
+pub use resources::ResourceCounts;
 pub use snapshot::Snapshot;
 pub use window::Percentiles;
 
 use invocation::State;
+use resources::Resources;
 
 /// Watches the memory of a process from invocation to invocation, and reports.
 ///
@@ -73,6 +76,7 @@ struct Shared {
     /// Shown every report.
     observers: Vec<Observer>,
     trim: bool,
+    resources: Resources,
     state: std::sync::Mutex<State>,
 }
 

@@ -9,6 +9,7 @@ use crate::size::{ByteDelta, ByteSize};
 
 use super::alert::{Alert, Alerts};
 use super::request_id::RequestId;
+use super::resources::ResourceCounts;
 
 /// Below this many invocations a recommendation carries a question mark.
 const ENOUGH_INVOCATIONS: u64 = 20;
@@ -58,6 +59,8 @@ pub struct InvocationReport {
     pub holders: [Option<(&'static str, ByteSize)>; 3],
     /// Live heap that no holder on the board accounts for.
     pub unaccounted: ByteSize,
+    /// How the watched resources stand.
+    pub resources: ResourceCounts,
     /// How long it ran, in microseconds.
     pub micros: u64,
     /// Whether another was in flight meanwhile: peaks and growth are the environment's then.
@@ -101,6 +104,7 @@ impl InvocationReport {
             refused: 0,
             holders: [None; 3],
             unaccounted: ByteSize::ZERO,
+            resources: ResourceCounts::default(),
             micros,
             concurrent: false,
             invocations: 0,
@@ -148,6 +152,9 @@ impl fmt::Display for InvocationReport {
             write!(f, " {name} {}", mib(*bytes))?;
         }
         write!(f, " unaccounted {}", mib(self.unaccounted))?;
+        if !self.resources.is_empty() {
+            write!(f, " | {}", self.resources)?;
+        }
         if let Some(crossed) = self.crossed {
             write!(f, " | over the {crossed} % line")?;
         }

@@ -4,6 +4,7 @@ use std::fmt;
 
 use crate::board;
 use crate::heap::{self, HeapPeak, LoadLines};
+use crate::lazy::ResourceStatus;
 use crate::os;
 use crate::size::ByteSize;
 
@@ -29,6 +30,8 @@ pub struct Snapshot {
     pub lines: LoadLines,
     /// What the board holds, in the order of the names' coming.
     pub holders: Vec<(&'static str, ByteSize)>,
+    /// The watched resources, in the order of their naming.
+    pub resources: Vec<ResourceStatus>,
     /// Invocations reported so far; the percentiles are of the last of them.
     pub invocations: u64,
     /// Peak heap of the invocations in the window, in bytes.
@@ -49,6 +52,7 @@ impl Snapshot {
             highest_rss: os::peak_rss().ok().max(rss).unwrap_or_default().max(ByteSize::bytes(state.highest_rss)),
             lines: shared.lines,
             holders: board::holders().collect(),
+            resources: shared.resources.statuses().collect(),
             invocations: state.window.count(),
             peaks: state.window.percentiles(|sample| sample.peak),
             micros: state.window.percentiles(|sample| sample.micros),
@@ -98,6 +102,9 @@ impl fmt::Display for Snapshot {
         }
         for (name, bytes) in &self.holders {
             writeln!(f, "  {name}: {bytes}")?;
+        }
+        for status in &self.resources {
+            writeln!(f, "  resource {status}")?;
         }
         let Percentiles { p50, p95, p99, max } = self.peaks;
         let size = ByteSize::bytes;
