@@ -85,10 +85,9 @@ where
         let caller = Location::caller();
         async move {
             self.core.touch(caller);
-            match self.core.find() {
-                Found::Fresh(pin) => Ok(pin),
-                Found::Stale(pin) => self.load(Some(pin)).await,
-                Found::Nothing => self.load(None).await,
+            match self.core.pin() {
+                Some(pin) => Ok(pin),
+                None => self.find_or_load().await,
             }
         }
     }
@@ -99,10 +98,14 @@ where
     ///
     /// As [`get`](Self::get).
     pub async fn prefetch(&self) -> Result<(), LazyError<E>> {
+        self.find_or_load().await.map(drop)
+    }
+
+    async fn find_or_load(&self) -> Result<Pinned<T>, LazyError<E>> {
         match self.core.find() {
-            Found::Fresh(_) => Ok(()),
-            Found::Stale(pin) => self.load(Some(pin)).await.map(drop),
-            Found::Nothing => self.load(None).await.map(drop),
+            Found::Fresh(pin) => Ok(pin),
+            Found::Stale(pin) => self.load(Some(pin)).await,
+            Found::Nothing => self.load(None).await,
         }
     }
 

@@ -25,6 +25,7 @@ impl Backoff {
 }
 
 /// Whole milliseconds, the largest number if they are more.
+#[expect(clippy::cast_possible_truncation, reason = "tested right before")]
 pub(super) const fn millis(duration: Duration) -> u64 {
     let millis = duration.as_millis();
     if millis > u64::MAX as u128 { u64::MAX } else { millis as u64 }

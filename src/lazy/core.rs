@@ -131,8 +131,13 @@ impl<T, E> Core<T, E> {
         }
     }
 
-    /// Looks into the slot.
+    /// Pins what is in the slot where that cannot be stale: the fast path, without a move that is not needed.
     #[inline]
+    pub(super) fn pin(&self) -> Option<Pinned<T>> {
+        if self.refresh_after == NEVER { Pinned::of_slot(self.slot.load()) } else { None }
+    }
+
+    /// Looks into the slot, and at the clock where that matters.
     pub(super) fn find(&self) -> Found<T> {
         match Pinned::of_slot(self.slot.load()) {
             Some(pin) if self.refresh_after == NEVER => Found::Fresh(pin),

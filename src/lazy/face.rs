@@ -8,6 +8,7 @@ macro_rules! face {
             ///
             /// A load that does not fit is refused before it allocates. What it keeps beyond or below that is corrected
             /// after it, as far as the [`TrackingAllocator`](crate::heap::TrackingAllocator) knows.
+            #[must_use = "a setting makes a new resource"]
             pub const fn expecting(mut self, size: ByteSize) -> Self {
                 self.core.expecting = size;
                 self
@@ -15,6 +16,7 @@ macro_rules! face {
 
             /// Sets the wait after a failed load, doubled after each further one in a row, up to `most`. Default: 100 ms
             /// to 30 s. Zero tries again at each call.
+            #[must_use = "a setting makes a new resource"]
             pub const fn retry_after(mut self, first: Duration, most: Duration) -> Self {
                 self.core.backoff = Backoff::new(first, most);
                 self
@@ -25,12 +27,14 @@ macro_rules! face {
             /// One caller loads; the others go on with the value there is, as does he if the load fails: his pin
             /// [`is_stale`](Pinned::is_stale), and the back-off runs. Old and new value live side by side until the
             /// pins of the old one have gone. Costs each `get` a reading of the clock, some 10 ns.
+            #[must_use = "a setting makes a new resource"]
             pub const fn refresh_after(mut self, age: Duration) -> Self {
                 self.core.refresh_after = millis(age);
                 self
             }
 
             /// Sets how dear it is to lose: the lowest is asked to unload first. Default: [`Rank::RESOURCE`].
+            #[must_use = "a setting makes a new resource"]
             pub const fn rank(mut self, rank: Rank) -> Self {
                 self.core.rank = rank;
                 self
@@ -40,12 +44,14 @@ macro_rules! face {
             ///
             /// What is idle is unloaded when others need memory and the pressure is high; what is not, at critical
             /// pressure alone. What is pinned never is.
+            #[must_use = "a setting makes a new resource"]
             pub const fn idle_after(mut self, invocations: u64) -> Self {
                 self.core.idle_after = invocations;
                 self
             }
 
             /// Sets the clock for back-off and refresh. Default: the system's.
+            #[must_use = "a setting makes a new resource"]
             pub fn clock(mut self, clock: Clock) -> Self {
                 self.core.clock = clock;
                 self

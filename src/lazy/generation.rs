@@ -128,6 +128,6 @@ impl<T> Deref for Pinned<T> {
 
 impl<T: fmt::Debug> fmt::Debug for Pinned<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Pinned").field("value", &**self).field("stale", &self.stale).finish()
+        f.debug_struct("Pinned").field("value", &**self).field("stale", &self.stale).finish_non_exhaustive()
     }
 }

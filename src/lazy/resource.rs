@@ -73,10 +73,9 @@ impl<T, E, F: Fn() -> Result<T, E>> LazyResource<T, E, F> {
     #[track_caller]
     pub fn get(&self) -> Result<Pinned<T>, LazyError<E>> {
         self.core.touch(Location::caller());
-        match self.core.find() {
-            Found::Fresh(pin) => Ok(pin),
-            Found::Stale(pin) => self.load(Some(pin)),
-            Found::Nothing => self.load(None),
+        match self.core.pin() {
+            Some(pin) => Ok(pin),
+            None => self.find_or_load(),
         }
     }
 
@@ -86,14 +85,18 @@ impl<T, E, F: Fn() -> Result<T, E>> LazyResource<T, E, F> {
     ///
     /// As [`get`](Self::get).
     pub fn prefetch(&self) -> Result<(), LazyError<E>> {
+        self.find_or_load().map(drop)
+    }
+
+    #[inline(never)]
+    fn find_or_load(&self) -> Result<Pinned<T>, LazyError<E>> {
         match self.core.find() {
-            Found::Fresh(_) => Ok(()),
-            Found::Stale(pin) => self.load(Some(pin)).map(drop),
-            Found::Nothing => self.load(None).map(drop),
+            Found::Fresh(pin) => Ok(pin),
+            Found::Stale(pin) => self.load(Some(pin)),
+            Found::Nothing => self.load(None),
         }
     }
 
-    #[cold]
     fn load(&self, stale: Option<Pinned<T>>) -> Result<Pinned<T>, LazyError<E>> {
         let stale = match stale {
             Some(pin) if self.core.stays_stale() => return Ok(pin.into_stale()),
