@@ -15,6 +15,7 @@
 //! | `sizing` (feature) | the memory size that fits, and its cost, from the REPORT lines of a log |
 //! | [`size`] | sizes that know MB from MiB |
 //! | [`board`] | who holds memory: names and bytes that the alarm, the last words and the reports show |
+//! | [`lazy`] | values loaded when they are first asked for, which know what they cost, and unload |
 //! | [`monitor`] | one report line per invocation, alerts, the alarm before a kill, the large picture |
 //! | [`integration`] | the same hooked into `tower`, axum and `lambda_runtime` by one line (features) |
 //!
@@ -46,10 +47,10 @@ pub mod board;
 pub mod budget;
 pub mod clock;
 pub mod env;
-#[cfg_attr(not(test), expect(dead_code, unused_imports, reason = "caches and lazy resources will load through it"))]
 mod flight;
 pub mod heap;
 pub mod integration;
+pub mod lazy;
 pub mod monitor;
 pub mod os;
 pub mod size;
@@ -65,6 +66,7 @@ pub use env::{EnvError, InitializationType, LambdaEnv, LimitSource, MemoryLimit}
 pub use heap::TrackingAllocator;
 #[cfg(feature = "tower")]
 pub use integration::{HasRequestId, ReportLayer};
+pub use lazy::{AsyncLazyResource, LazyError, LazyResource, Pinned};
 pub use monitor::Monitor;
 pub use size::{ByteDelta, ByteSize, ParseByteSizeError};
 pub use weigh::HeapSize;

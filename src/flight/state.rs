@@ -47,12 +47,25 @@ impl<T, E> Flight<T, E> {
 
     /// Forgets the value or the failure, so that the next caller loads anew. `false` where there was neither, or a
     /// load is running.
+    #[cfg_attr(not(test), allow(dead_code, reason = "a lazy resource takes its value out by `take_if`"))]
     pub(crate) fn reset(&self) -> bool {
         let mut state = self.state.lock();
         let settled = matches!(*state, State::Ready(_) | State::Failed(_));
         let before = if settled { Some(std::mem::replace(&mut *state, State::Idle)) } else { None };
         drop(state);
         before.is_some()
+    }
+
+    /// Takes the value out if it is the one meant, so that the next caller loads anew.
+    pub(crate) fn take_if(&self, is_meant: impl FnOnce(&T) -> bool) -> Option<T> {
+        let mut state = self.state.lock();
+        if !matches!(&*state, State::Ready(value) if is_meant(value)) {
+            return None;
+        }
+        match std::mem::replace(&mut *state, State::Idle) {
+            State::Ready(value) => Some(value),
+            State::Idle | State::Running(_) | State::Failed(_) => None,
+        }
     }
 
     /// The failure that the last attempt ended with; `None` once a new one has begun.

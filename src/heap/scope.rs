@@ -29,7 +29,7 @@ pub struct HeapDelta {
 
 impl HeapDelta {
     /// This delta followed by `next`.
-    fn then(self, next: Self) -> Self {
+    pub(crate) fn then(self, next: Self) -> Self {
         let retained = self.retained.as_i64();
         let peak_of_next = retained.saturating_add_unsigned(next.peak.as_u64());
         Self {

@@ -3,16 +3,18 @@
 use std::fmt;
 use std::sync::{Arc, Mutex};
 
-use crate::budget::MemoryBudget;
+use crate::budget::{Account, MemoryBudget};
 use crate::clock::Clock;
 use crate::env::{EnvError, LimitSource};
 use crate::heap::{self, LoadLines, LoadLinesError, NotInstalled};
+use crate::lazy::Resource;
 use crate::os::OsError;
 use crate::size::ByteSize;
 
 use super::invocation::State;
 use super::policy::{POLICY_VARIABLE, ParsePolicyError, ReportPolicy};
 use super::report::InvocationReport;
+use super::resources::Resources;
 use super::window::Window;
 use super::{Hook, Monitor, Observer, Shared, detect};
 
@@ -48,6 +50,13 @@ pub enum MonitorError {
         /// Says what it holds.
         source: ParsePolicyError,
     },
+    /// A resource's account cannot be what it was told to be.
+    #[error("the resource {name} is charged to another account already")]
+    #[non_exhaustive]
+    Resource {
+        /// The resource's name.
+        name: &'static str,
+    },
     /// The handler that says the last words could not be installed.
     #[error("the last words could not be installed")]
     #[non_exhaustive]
@@ -70,6 +79,7 @@ pub struct MonitorBuilder {
     observers: Vec<Observer>,
     budget: Option<MemoryBudget>,
     trim: bool,
+    resources: Vec<(&'static dyn Resource, Account)>,
 }
 
 impl Default for MonitorBuilder {
@@ -85,6 +95,7 @@ impl Default for MonitorBuilder {
             observers: Vec::new(),
             budget: None,
             trim: false,
+            resources: Vec::new(),
         }
     }
 }
@@ -160,12 +171,21 @@ impl MonitorBuilder {
         self
     }
 
+    /// Watches a [lazy resource](crate::lazy): charges the account for it, has it unloaded when others need memory, and
+    /// reports what is loaded, what failed and what was never used.
+    ///
+    /// It is asked to unload for as long as a clone of the monitor lives.
+    pub fn resource(mut self, resource: &'static impl Resource, account: Account) -> Self {
+        self.resources.push((resource, account));
+        self
+    }
+
     /// Builds the monitor. Nothing is in force until [`Monitor::install`].
     ///
     /// # Errors
     ///
-    /// [`MonitorError`] where no memory size is known, the allocator is not installed, the load lines do not rise or
-    /// the variable `PLIMSOLL` does not read.
+    /// [`MonitorError`] where no memory size is known, the allocator is not installed, the load lines do not rise, the
+    /// variable `PLIMSOLL` does not read or a resource is charged to an account already.
     pub fn build(self) -> Result<Monitor, MonitorError> {
         let books = heap::stats().map_err(|source| MonitorError::Allocator { source })?;
         let (memory_size, share) = if let Some(size) = self.memory_size {
@@ -184,9 +204,11 @@ impl MonitorBuilder {
             Some(text) => text.to_string_lossy().parse().map_err(|source| MonitorError::Policy { source })?,
             None => self.policy,
         };
+        let resources = Resources::watch(self.resources)?;
         let state = Mutex::new(State::new(Window::new(self.window), books.refused));
         let Self { clock, hooks, observers, budget, trim, .. } = self;
-        Ok(Monitor { shared: Arc::new(Shared { lines, policy, clock, hooks, observers, budget, trim, state }) })
+        let shared = Shared { lines, policy, clock, hooks, observers, budget, trim, resources, state };
+        Ok(Monitor { shared: Arc::new(shared) })
     }
 }
 

@@ -145,6 +145,7 @@ impl Invocation {
         if last {
             self.shared.run_hooks();
         }
+        self.shared.resources.invocation_ended();
         let (report, print) = self.conclude(outcome, micros, peak, peak_rss, concurrent);
         self.shared.show(&report);
         if print {
@@ -177,6 +178,7 @@ impl Invocation {
         };
         // A hook may have left more behind than there was before.
         let peak = HeapPeak { at_most: peak.at_most.max(books.live), ..peak };
+        let resources = self.shared.resources.counts();
         let mut state = self.shared.state();
         if state.named == self.number {
             heap::set_context("");
@@ -204,6 +206,7 @@ impl Invocation {
             refused,
             holders,
             unaccounted: books.live.saturating_sub(held),
+            resources,
             micros,
             concurrent,
             invocations: state.window.count(),

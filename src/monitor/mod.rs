@@ -30,6 +30,7 @@ mod invocation;
 mod policy;
 mod report;
 mod request_id;
+mod resources;
 mod snapshot;
 mod window;
 
@@ -51,10 +52,12 @@ pub use invocation::Invocation;
 pub use policy::{POLICY_VARIABLE, ParsePolicyError, ReportPolicy};
 pub use report::{InvocationReport, Outcome, Reserved};
 pub use request_id::RequestId;
+pub use resources::ResourceCounts;
 pub use snapshot::Snapshot;
 pub use window::Percentiles;
 
 use invocation::{Seen, State};
+use resources::Resources;
 
 /// Watches the memory of a process from invocation to invocation, and reports.
 ///
@@ -80,6 +83,7 @@ struct Shared {
     observers: Vec<Observer>,
     budget: Option<MemoryBudget>,
     trim: bool,
+    resources: Resources,
     state: std::sync::Mutex<State>,
 }
 

@@ -11,6 +11,7 @@ use crate::size::{ByteDelta, ByteSize};
 
 use super::alert::{Alert, Alerts};
 use super::request_id::RequestId;
+use super::resources::ResourceCounts;
 
 /// Below this many invocations a recommendation carries a question mark.
 const ENOUGH_INVOCATIONS: u64 = 20;
@@ -62,6 +63,8 @@ pub struct InvocationReport {
     pub holders: [Option<(&'static str, ByteSize)>; 3],
     /// Live heap that no holder on the board accounts for.
     pub unaccounted: ByteSize,
+    /// How the watched resources stand.
+    pub resources: ResourceCounts,
     /// How long it ran, in microseconds.
     pub micros: u64,
     /// Whether another was in flight meanwhile: peaks and growth are the environment's then.
@@ -141,6 +144,7 @@ impl InvocationReport {
             refused: 0,
             holders: [None; 3],
             unaccounted: ByteSize::ZERO,
+            resources: ResourceCounts::default(),
             micros,
             concurrent: false,
             invocations: 0,
@@ -192,6 +196,12 @@ impl fmt::Display for InvocationReport {
         write!(f, " unaccounted {}", mib(self.unaccounted))?;
         if let (Some(reserved), Some(drift)) = (self.reserved, self.drift()) {
             write!(f, " | {reserved} drift {drift}")?;
+        }
+        if !self.resources.is_empty() {
+            write!(f, " | {}", self.resources)?;
+            if self.resources.never_used > 0 {
+                write!(f, " in {} invocations", self.invocations)?;
+            }
         }
         if let Some(crossed) = self.crossed {
             write!(f, " | over the {crossed} % line")?;

@@ -5,6 +5,7 @@ use std::fmt;
 use crate::board::{self, Clean};
 use crate::budget::Holding;
 use crate::heap::{self, HeapPeak, LoadLines};
+use crate::lazy::ResourceStatus;
 use crate::os;
 use crate::size::ByteSize;
 
@@ -33,6 +34,8 @@ pub struct Snapshot {
     pub holders: Vec<(&'static str, ByteSize)>,
     /// The budget and its accounts, if the monitor was given one.
     pub reserved: Option<(Reserved, Vec<Holding>)>,
+    /// The watched resources, in the order of their naming.
+    pub resources: Vec<ResourceStatus>,
     /// Invocations reported so far; the percentiles are of the last of them.
     pub invocations: u64,
     /// Peak heap of the invocations in the window, in bytes.
@@ -54,6 +57,7 @@ impl Snapshot {
             lines: shared.lines,
             holders: board::holders().collect(),
             reserved: shared.budget.as_ref().map(|budget| (Reserved::of(budget), budget.holders().collect())),
+            resources: shared.resources.statuses().collect(),
             invocations: state.window.count(),
             peaks: state.window.percentiles(|sample| sample.peak),
             micros: state.window.percentiles(|sample| sample.micros),
@@ -110,6 +114,9 @@ impl fmt::Display for Snapshot {
                 write!(f, " {} {held} (peak {peak})", Clean(name))?;
             }
             writeln!(f)?;
+        }
+        for status in &self.resources {
+            writeln!(f, "  resource {status}")?;
         }
         let Percentiles { p50, p95, p99, max } = self.peaks;
         let size = ByteSize::bytes;

@@ -5,6 +5,7 @@
 
 pub mod budget;
 pub mod heap;
+pub mod lazy;
 pub mod stream;
 
 /// A xorshift64 generator: a few cycles, and the same sequence in every program.

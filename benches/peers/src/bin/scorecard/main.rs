@@ -5,6 +5,7 @@
 
 mod budget;
 mod heap;
+mod lazy;
 mod monitor;
 mod programs;
 mod row;
@@ -32,12 +33,13 @@ struct Area {
     measure: fn(Options) -> Result<Card, Box<dyn Error>>,
 }
 
-const AREAS: [Area; 5] = [
+const AREAS: [Area; 6] = [
     Area { name: "heap", about: "tracking allocators: cost and accuracy", measure: heap::measure },
     Area { name: "monitor", about: "a report per invocation: time, start and size", measure: monitor::measure },
     Area { name: "budget", about: "reservations: cost, and bytes lost by many threads", measure: budget::measure },
     Area { name: "stream", about: "records, bodies and parallel maps: speed and memory", measure: stream::measure },
     Area { name: "sizing", about: "reading REPORT lines", measure: sizing::measure },
+    Area { name: "lazy", about: "values loaded late: reading them, held and asked for", measure: lazy::measure },
 ];
 
 fn main() -> ExitCode {

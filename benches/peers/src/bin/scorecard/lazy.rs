@@ -1,0 +1,53 @@
+//! Area `lazy`: reading a value that was loaded late, beside the cells of std and others.
+//!
+//! All run in this process, interleaved in rounds; the median over the rounds of each round's quickest chunk counts.
+
+use std::error::Error;
+
+use plimsoll_peers::lazy::{KINDS, Times};
+
+use crate::Options;
+use crate::row::{Card, Peer, Row};
+
+/// Measures all of it.
+pub(crate) fn measure(options: Options) -> Result<Card, Box<dyn Error>> {
+    let (rounds, chunks) = if options.quick { (7, 40) } else { (21, 80) };
+    let mut seen = KINDS.map(|kind| (kind, Vec::new()));
+    for _ in 0..rounds {
+        for (kind, times) in &mut seen {
+            times.push((kind.measure)(chunks));
+        }
+    }
+    let settled = seen.each_ref().map(|(kind, times)| {
+        (kind, median(times.iter().map(|times: &Times| times.alone)), median(times.iter().map(|times| times.together)))
+    });
+    println!("{:<20} {:>8} {:>8}   ns per read", "lazy", "1t", "2t");
+    for (kind, alone, together) in &settled {
+        println!("{:<20} {alone:>8.2} {together:>8.2}{}", kind.name, if kind.unloads { "   can unload" } else { "" });
+    }
+    let [pinned, lazy_lock, get, peers @ ..] = &seen;
+    let over = median(pinned.1.iter().zip(&lazy_lock.1).map(|(pinned, lazy_lock)| pinned.alone / lazy_lock.alone));
+    let row = |metric, goal, figure: fn(&Times) -> f64| Row {
+        metric,
+        unit: "ns",
+        ours: median(get.1.iter().map(figure)),
+        goal,
+        best_peer: Peer::best(
+            peers
+                .iter()
+                .filter(|(kind, _)| kind.unloads)
+                .map(|(kind, times)| Peer { name: kind.name, figure: median(times.iter().map(figure)) }),
+        ),
+    };
+    let mut card = Card::default();
+    card.rows.push(Row { metric: "lazy.pinned.over_lazylock", unit: "times", ours: over, goal: 1.2, best_peer: None });
+    card.rows.push(row("lazy.get.1t.ns", 6.0, |times| times.alone));
+    card.rows.push(row("lazy.get.2t.ns", 12.0, |times| times.together));
+    Ok(card)
+}
+
+fn median(figures: impl Iterator<Item = f64>) -> f64 {
+    let mut figures: Vec<f64> = figures.collect();
+    figures.sort_by(f64::total_cmp);
+    figures.get(figures.len() / 2).copied().unwrap_or(f64::NAN)
+}

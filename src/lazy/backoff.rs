@@ -1,0 +1,46 @@
+//! When a load that failed is tried again.
+
+use std::time::Duration;
+
+/// The wait after the first failure, doubled after each further one in a row, up to a bound.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Backoff {
+    /// In milliseconds, as the next.
+    first: u64,
+    most: u64,
+}
+
+impl Backoff {
+    pub(super) const DEFAULT: Self = Self { first: 100, most: 30_000 };
+
+    pub(super) const fn new(first: Duration, most: Duration) -> Self {
+        Self { first: millis(first), most: millis(most) }
+    }
+
+    /// How long nobody tries after so many failures in a row, in milliseconds.
+    pub(super) fn wait(self, failures: u32) -> u64 {
+        let doubled = 2_u64.checked_pow(failures.saturating_sub(1)).and_then(|times| self.first.checked_mul(times));
+        doubled.unwrap_or(u64::MAX).min(self.most)
+    }
+}
+
+/// Whole milliseconds, the largest number if they are more.
+#[expect(clippy::cast_possible_truncation, reason = "tested right before")]
+pub(super) const fn millis(duration: Duration) -> u64 {
+    let millis = duration.as_millis();
+    if millis > u64::MAX as u128 { u64::MAX } else { millis as u64 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_wait_doubles_up_to_its_bound_and_never_wraps() {
+        let backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(1));
+        let waits: Vec<u64> = [1, 2, 3, 4, 5, 64, 65, u32::MAX].map(|failures| backoff.wait(failures)).into();
+        assert_eq!(waits, [100, 200, 400, 800, 1000, 1000, 1000, 1000]);
+        assert_eq!(Backoff::new(Duration::ZERO, Duration::MAX).wait(9), 0);
+        assert_eq!(Backoff::new(Duration::MAX, Duration::MAX).wait(9), u64::MAX);
+    }
+}

@@ -1,0 +1,115 @@
+//! Why a resource is not there, and where to look.
+
+use std::error::Error;
+use std::fmt;
+use std::panic::Location;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::budget::BudgetExceeded;
+
+/// Why [`get`](super::LazyResource::get) has nothing to give.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LazyError<E> {
+    /// The load failed: now, or before and it is not yet time to try again.
+    #[error(transparent)]
+    Failed(Box<LoadFailure<E>>),
+    /// The budget has no room for what the resource is [expected](super::LazyResource::expecting) to take. The next
+    /// call asks again.
+    #[error("{name} cannot be loaded")]
+    #[non_exhaustive]
+    OverBudget {
+        /// The resource's name.
+        name: &'static str,
+        /// Who holds the memory.
+        source: BudgetExceeded,
+    },
+    /// The load of the resource asked for the resource.
+    #[error("the load of {name} asks for {name} itself")]
+    #[non_exhaustive]
+    Reentrant {
+        /// The resource's name.
+        name: &'static str,
+    },
+    /// The load that this caller began panicked while another waiter polled it. The next call begins anew.
+    #[error("the load of {name} panicked")]
+    #[non_exhaustive]
+    Panicked {
+        /// The resource's name.
+        name: &'static str,
+    },
+}
+
+/// A load that failed. All who ask within the back-off get the same error.
+///
+/// ```text
+/// model could not be loaded: attempt 3 failed 120 ms ago, the next is due in 280 ms (declared at src/main.rs:14, first used at src/handler.rs:40)
+/// ```
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct LoadFailure<E> {
+    /// The resource's name.
+    pub name: &'static str,
+    /// What the load returned.
+    pub error: Arc<E>,
+    /// How many attempts have failed in a row.
+    pub attempts: u32,
+    /// How long ago the last one failed.
+    pub age: Duration,
+    /// How long nobody tries again; zero if the next caller does.
+    pub retry_in: Duration,
+    /// Where the resource was made.
+    pub declared: Site,
+    /// Where it was first asked for.
+    pub first_used: Option<Site>,
+}
+
+impl<E> fmt::Display for LoadFailure<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, attempts, age, retry_in, declared, first_used, .. } = self;
+        let (age, retry_in) = (age.as_millis(), retry_in.as_millis());
+        write!(f, "{name} could not be loaded: attempt {attempts} failed {age} ms ago, ")?;
+        if retry_in == 0 {
+            f.write_str("the next is due now")?;
+        } else {
+            write!(f, "the next is due in {retry_in} ms")?;
+        }
+        write!(f, " (declared at {declared}")?;
+        if let Some(site) = first_used {
+            write!(f, ", first used at {site}")?;
+        }
+        f.write_str(")")
+    }
+}
+
+impl<E: Error + 'static> Error for LoadFailure<E> {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&*self.error)
+    }
+}
+
+/// A place in the source, as a report may show it: a path within its crate, and a line.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Site(pub(super) &'static Location<'static>);
+
+impl Site {
+    /// Tells the file: from the crate's folder on, where the compiler knows it by more.
+    pub fn file(&self) -> &'static str {
+        let file = self.0.file();
+        let folders = ["/src/", "/tests/", "/examples/", "/benches/"];
+        let inside = folders.iter().filter_map(|folder| file.rfind(folder)).max();
+        inside.and_then(|at| file.get(at + 1..)).unwrap_or(file)
+    }
+
+    /// Tells the line, from 1.
+    pub fn line(&self) -> u32 {
+        self.0.line()
+    }
+}
+
+impl fmt::Display for Site {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.file(), self.line())
+    }
+}

@@ -1,0 +1,133 @@
+//! One loaded value, from its load to its last pin.
+
+use std::fmt;
+use std::mem::size_of;
+use std::ops::Deref;
+use std::sync::Arc;
+
+use arc_swap::Guard;
+use once_cell::sync::OnceCell;
+
+use crate::budget::{Account, Reservation};
+use crate::heap::HeapDelta;
+use crate::size::ByteSize;
+
+/// What a load cost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LoadCost {
+    /// How long it took, in microseconds; an async one with all its waiting.
+    pub micros: u64,
+    /// Heap that the value keeps: what the load left behind on its thread, and the value itself. `None` where the
+    /// [`TrackingAllocator`](crate::heap::TrackingAllocator) is not installed.
+    pub retained: Option<ByteSize>,
+    /// The most heap that the load held at any moment.
+    pub peak: Option<ByteSize>,
+}
+
+impl LoadCost {
+    pub(super) fn new<T>(micros: u64, delta: Option<HeapDelta>) -> Self {
+        // The block in which the value and its counts lie is allocated after the load.
+        let block = ByteSize::bytes((size_of::<Generation<T>>() + 2 * size_of::<usize>()) as u64);
+        let left = |delta: HeapDelta| ByteSize::bytes(u64::try_from(delta.retained.as_i64()).unwrap_or(0));
+        Self {
+            micros,
+            retained: delta.map(|delta| left(delta).saturating_add(block)),
+            peak: delta.map(|delta| delta.peak),
+        }
+    }
+}
+
+impl fmt::Display for LoadCost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(retained) = self.retained {
+            write!(f, "{retained} ")?;
+        }
+        write!(f, "loaded in {} ms", self.micros / 1000)?;
+        self.peak.map_or(Ok(()), |peak| write!(f, " at a peak of {peak}"))
+    }
+}
+
+/// A value and what is kept with it. The charge goes after the value: released after freeing.
+pub(super) struct Generation<T> {
+    value: T,
+    /// When its load began: no part of it is older.
+    pub(super) loaded_at: u64,
+    pub(super) cost: LoadCost,
+    charge: OnceCell<Reservation>,
+}
+
+impl<T> Generation<T> {
+    pub(super) fn new(value: T, loaded_at: u64, cost: LoadCost, charge: Option<Reservation>) -> Self {
+        Self { value, loaded_at, cost, charge: charge.map_or_else(OnceCell::new, OnceCell::with_value) }
+    }
+
+    /// Enters under the account what the value keeps, unless that was done before it was loaded.
+    pub(super) fn charge_to(&self, account: &Account, expected: ByteSize) {
+        self.charge.get_or_init(|| account.book(self.cost.retained.unwrap_or(expected)));
+    }
+
+    /// What is charged for it.
+    pub(super) fn charged(&self) -> ByteSize {
+        self.charge.get().map_or(ByteSize::ZERO, Reservation::size)
+    }
+}
+
+/// A loaded value that cannot go while this is held: [`LazyResource::get`](super::LazyResource::get) returns it.
+///
+/// Dereferencing costs a test and no more. Unloading and refreshing pass it by: it goes on showing the value that it
+/// was made for, and the last pin of an unloaded value frees it. Keep pins for one piece of work, not for ever.
+///
+/// A thread holds eight pins at the full speed; each beyond them costs an atomic count when it is made and dropped. A pin
+/// may go to another thread.
+#[must_use = "a pin does nothing but keep the value from being freed"]
+pub struct Pinned<T> {
+    /// Never empty.
+    guard: Guard<Option<Arc<Generation<T>>>>,
+    stale: bool,
+}
+
+impl<T> Pinned<T> {
+    /// Makes a pin of what was found in the slot; gives that back if it is nothing.
+    #[inline]
+    pub(super) fn of_slot(guard: Guard<Option<Arc<Generation<T>>>>) -> Option<Self> {
+        guard.is_some().then(|| Self { guard, stale: false })
+    }
+
+    pub(super) fn of(generation: Arc<Generation<T>>) -> Self {
+        Self { guard: Guard::from_inner(Some(generation)), stale: false }
+    }
+
+    pub(super) fn into_stale(self) -> Self {
+        Self { stale: true, ..self }
+    }
+
+    /// Whether the value is older than [`refresh_after`](super::LazyResource::refresh_after) allows: a refresh has failed
+    /// or is under way. The resource's [`failure`](super::LazyResource::failure) says which, and why.
+    pub fn is_stale(&self) -> bool {
+        self.stale
+    }
+
+    #[inline]
+    pub(super) fn generation(&self) -> &Arc<Generation<T>> {
+        match &*self.guard {
+            Some(generation) => generation,
+            None => unreachable!("both constructors put one in"),
+        }
+    }
+}
+
+impl<T> Deref for Pinned<T> {
+    type Target = T;
+
+    #[inline]
+    fn deref(&self) -> &T {
+        &self.generation().value
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for Pinned<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pinned").field("value", &**self).field("stale", &self.stale).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,35 @@
+//! Resources that are loaded when they are first asked for, know what they cost, and go when others need the memory.
+//!
+//! ```
+//! use std::io;
+//! use plimsoll::{ByteSize, LazyResource};
+//! # struct Model;
+//! # impl Model { fn open(_: &str) -> io::Result<Self> { Ok(Self) } fn score(&self, _: &str) -> u32 { 7 } }
+//!
+//! static MODEL: LazyResource<Model, io::Error> =
+//!     LazyResource::new("model", || Model::open("model.bin")).expecting(ByteSize::mib(24));
+//!
+//! fn handle(event: &str) -> Result<u32, Box<dyn std::error::Error>> {
+//!     let model = MODEL.get()?; // a pin: a plain deref while it is held
+//!     Ok(model.score(event))
+//! }
+//! # assert_eq!(handle("x").unwrap(), 7);
+//! ```
+//!
+//! A monitor that is told of a resource, by [`MonitorBuilder::resource`](crate::monitor::MonitorBuilder::resource), charges
+//! an account for it, unloads it under pressure and reports what was never used.
+
+mod asynchronous;
+mod backoff;
+mod core;
+mod error;
+mod face;
+mod generation;
+mod resource;
+mod status;
+
+pub use asynchronous::{AsyncLazyResource, BoxedLoad};
+pub use error::{LazyError, LoadFailure, Site};
+pub use generation::{LoadCost, Pinned};
+pub use resource::LazyResource;
+pub use status::{Resource, ResourceState, ResourceStatus};

@@ -1,0 +1,126 @@
+//! The resource that is loaded on its caller's thread.
+
+use std::cell::Cell;
+use std::fmt;
+use std::panic::Location;
+use std::time::Duration;
+
+use crate::budget::{Account, Pressure, Rank, Reclaim};
+use crate::clock::Clock;
+use crate::heap;
+use crate::size::ByteSize;
+
+use super::backoff::{Backoff, millis};
+use super::core::{Core, Found};
+use super::error::{LazyError, LoadFailure};
+use super::face::face;
+use super::generation::Pinned;
+use super::status::sealed::Sealed;
+use super::status::{Resource, ResourceStatus};
+
+/// Loads a value when it is first asked for, keeps it until it is unloaded, and knows what it costs.
+///
+/// Made in a `static`, for nothing. One thread loads, others that ask meanwhile block until it is done. A load that fails
+/// is tried again after a while that doubles from failure to failure; who asks sooner gets the stored error. A panic in
+/// the load passes through to the caller who ran it, and the next one tries again.
+///
+/// # Cost
+///
+/// A `get` of a loaded value is two loads and an atomic swap, a few nanoseconds on any number of threads, and the
+/// [pin](Pinned) is as good as a reference. A load makes three allocations of its own.
+///
+/// # Examples
+///
+/// ```
+/// use std::{fs, io};
+/// use plimsoll::{ByteSize, LazyError, LazyResource};
+///
+/// static HOSTS: LazyResource<String, io::Error> =
+///     LazyResource::new("hosts", || fs::read_to_string("Cargo.toml")).expecting(ByteSize::kib(64));
+///
+/// fn handle() -> Result<usize, LazyError<io::Error>> {
+///     let hosts = HOSTS.get()?; // loaded here, once
+///     Ok(hosts.lines().count())
+/// }
+///
+/// assert!(handle()? > 0);
+/// assert_eq!(HOSTS.unload(), Some(0)); // no pin is left, so the memory has gone back
+/// # Ok::<(), LazyError<io::Error>>(())
+/// ```
+pub struct LazyResource<T, E, F = fn() -> Result<T, E>> {
+    core: Core<T, E>,
+    load: F,
+}
+
+impl<T, E, F> LazyResource<T, E, F> {
+    /// Makes a resource; nothing is loaded yet. The name goes into reports as it is.
+    #[track_caller]
+    pub const fn new(name: &'static str, load: F) -> Self {
+        Self { core: Core::new(name, Location::caller()), load }
+    }
+}
+
+impl<T, E, F: Fn() -> Result<T, E>> LazyResource<T, E, F> {
+    /// Gets the value, loading it on this thread if it is not there.
+    ///
+    /// Blocks while another thread loads it. What that load returns is what this call gets, even where it is unloaded
+    /// meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// [`LazyError::Failed`], now or stored; [`LazyError::OverBudget`]; [`LazyError::Reentrant`] inside the load itself.
+    #[inline]
+    #[track_caller]
+    pub fn get(&self) -> Result<Pinned<T>, LazyError<E>> {
+        self.core.touch(Location::caller());
+        match self.core.pin() {
+            Some(pin) => Ok(pin),
+            None => self.find_or_load(),
+        }
+    }
+
+    /// Loads the value if it is not there, without counting as a use: for the init phase, for what every request needs.
+    ///
+    /// # Errors
+    ///
+    /// As [`get`](Self::get).
+    pub fn prefetch(&self) -> Result<(), LazyError<E>> {
+        self.find_or_load().map(drop)
+    }
+
+    #[inline(never)]
+    fn find_or_load(&self) -> Result<Pinned<T>, LazyError<E>> {
+        match self.core.find() {
+            Found::Fresh(pin) => Ok(pin),
+            Found::Stale(pin) => self.load(Some(pin)),
+            Found::Nothing => self.load(None),
+        }
+    }
+
+    fn load(&self, stale: Option<Pinned<T>>) -> Result<Pinned<T>, LazyError<E>> {
+        let stale = match stale {
+            Some(pin) if self.core.stays_stale() => return Ok(pin.into_stale()),
+            stale => stale,
+        };
+        let failures = Cell::new(0);
+        let loaded = self.core.flight.get_or_load(
+            |failure| {
+                failures.set(failure.error.attempts());
+                self.core.is_due(failure)
+            },
+            || self.core.clock.now(),
+            || match self.core.begin(failures.get())? {
+                Ok(generation) => Ok(generation),
+                Err(begun) => {
+                    let (loaded, delta) = heap::scope(&self.load);
+                    Core::made(begun, loaded, delta)
+                }
+            },
+        );
+        let pin = self.core.conclude(loaded, stale);
+        self.core.settle();
+        pin
+    }
+}
+
+face!(LazyResource,);

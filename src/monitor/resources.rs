@@ -1,0 +1,97 @@
+//! The lazy resources that a monitor watches.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::budget::{Account, Pressure, Reclaim};
+use crate::lazy::{Resource, ResourceState, ResourceStatus};
+use crate::size::ByteSize;
+
+use super::MonitorError;
+
+/// How the watched resources stand, in numbers.
+///
+/// In the report line as `resources 2 loaded 1 unloaded 1 failed 1 never used: pdf_fonts`; what there is none of is left
+/// out, and of those never used the first is named.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ResourceCounts {
+    /// Those that are there, stale or not.
+    pub loaded: usize,
+    /// Those that are not, or not yet.
+    pub unloaded: usize,
+    /// Those whose last load failed.
+    pub failed: usize,
+    /// Those that nobody has asked for since the process began.
+    pub never_used: usize,
+    /// The first of these.
+    pub first_never_used: Option<&'static str>,
+}
+
+impl ResourceCounts {
+    /// Whether none is watched.
+    pub const fn is_empty(&self) -> bool {
+        self.loaded + self.unloaded + self.failed == 0
+    }
+}
+
+impl fmt::Display for ResourceCounts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("resources")?;
+        for (count, what) in [(self.loaded, "loaded"), (self.unloaded, "unloaded"), (self.failed, "failed")] {
+            if count > 0 {
+                write!(f, " {count} {what}")?;
+            }
+        }
+        self.first_never_used.map_or(Ok(()), |name| write!(f, " {} never used: {name}", self.never_used))
+    }
+}
+
+/// Unloads a static, which a budget cannot hold weakly: what it does hold lives as long as the monitor.
+struct Unloader(&'static dyn Resource);
+
+impl Reclaim for Unloader {
+    fn reclaim(&self, want: ByteSize, pressure: Pressure) -> ByteSize {
+        self.0.reclaim(want, pressure)
+    }
+}
+
+pub(super) struct Resources(Box<[Arc<Unloader>]>);
+
+impl Resources {
+    /// Charges the accounts, and has the budgets ask the resources.
+    pub(super) fn watch(named: Vec<(&'static dyn Resource, Account)>) -> Result<Self, MonitorError> {
+        let watch = |(resource, account): (&'static dyn Resource, Account)| {
+            let unloader = Arc::new(Unloader(resource));
+            let name = resource.name();
+            resource.charge_to(account.clone()).map_err(|_| MonitorError::Resource { name })?;
+            account.set_reclaimer(resource.rank(), Arc::downgrade(&unloader));
+            Ok(unloader)
+        };
+        named.into_iter().map(watch).collect::<Result<_, _>>().map(Self)
+    }
+
+    pub(super) fn statuses(&self) -> impl Iterator<Item = ResourceStatus> {
+        self.0.iter().map(|unloader| unloader.0.status())
+    }
+
+    pub(super) fn invocation_ended(&self) {
+        self.0.iter().for_each(|unloader| unloader.0.invocation_ended());
+    }
+
+    pub(super) fn counts(&self) -> ResourceCounts {
+        let mut counts = ResourceCounts::default();
+        for status in self.statuses() {
+            match status.state {
+                ResourceState::Loaded | ResourceState::Stale => counts.loaded += 1,
+                ResourceState::Failed => counts.failed += 1,
+                ResourceState::Unloaded | ResourceState::Loading { .. } => counts.unloaded += 1,
+            }
+            if status.is_never_used() {
+                counts.never_used += 1;
+                counts.first_never_used = counts.first_never_used.or(Some(status.name));
+            }
+        }
+        counts
+    }
+}

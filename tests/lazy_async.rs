@@ -1,0 +1,167 @@
+//! One shared load: polled by whoever waits, dropped when nobody does.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::future::{self, Future};
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use plimsoll::lazy::ResourceState;
+use plimsoll::{AsyncLazyResource, LazyError, ManualClock};
+
+/// A load in the hands of the test: it ends when told to.
+#[derive(Clone, Default)]
+struct Remote(Arc<State>);
+
+#[derive(Default)]
+struct State {
+    result: Mutex<Option<Result<u32, &'static str>>>,
+    waker: Mutex<Option<Waker>>,
+    starts: AtomicUsize,
+    drops: AtomicUsize,
+}
+
+impl Remote {
+    fn load(&self) -> impl Future<Output = Result<u32, &'static str>> + Send + use<> {
+        struct Dropped(Remote);
+        impl Drop for Dropped {
+            fn drop(&mut self) {
+                self.0.0.drops.fetch_add(1, SeqCst);
+            }
+        }
+        let guard = Dropped(self.clone());
+        self.0.starts.fetch_add(1, SeqCst);
+        future::poll_fn(move |cx| {
+            let state = &guard.0.0;
+            if let Some(result) = state.result.lock().unwrap().take() {
+                return Poll::Ready(result);
+            }
+            *state.waker.lock().unwrap() = Some(cx.waker().clone());
+            Poll::Pending
+        })
+    }
+
+    fn end(&self, result: Result<u32, &'static str>) {
+        *self.0.result.lock().unwrap() = Some(result);
+        let waker = self.0.waker.lock().unwrap().take();
+        waker.into_iter().for_each(Waker::wake);
+    }
+
+    fn starts(&self) -> usize {
+        self.0.starts.load(SeqCst)
+    }
+
+    fn drops(&self) -> usize {
+        self.0.drops.load(SeqCst)
+    }
+}
+
+fn poll<T>(future: Pin<&mut impl Future<Output = T>>) -> Poll<T> {
+    future.poll(&mut Context::from_waker(Waker::noop()))
+}
+
+#[test]
+fn of_a_thousand_tasks_half_are_cancelled_and_the_load_runs_once() {
+    static LOADS: AtomicUsize = AtomicUsize::new(0);
+    static SLOW: AsyncLazyResource<usize, &str> = AsyncLazyResource::new("slow", || {
+        Box::pin(async {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            Ok(LOADS.fetch_add(1, SeqCst))
+        })
+    });
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_time().build().unwrap();
+    runtime.block_on(async {
+        let tasks: Vec<_> = (0..1000).map(|_| tokio::spawn(async { *SLOW.get().await.unwrap() })).collect();
+        tokio::task::yield_now().await;
+        for (n, task) in tasks.into_iter().enumerate() {
+            // The first one leads, so it is among those that go.
+            if n % 2 == 0 {
+                task.abort();
+            } else {
+                assert_eq!(task.await.unwrap(), 0);
+            }
+        }
+    });
+    assert_eq!(LOADS.load(SeqCst), 1);
+    assert_eq!((SLOW.status().state, SLOW.status().loads), (ResourceState::Loaded, 1));
+}
+
+#[test]
+fn when_all_have_gone_the_load_is_dropped_and_the_next_begins_anew() {
+    let remote = Remote::default();
+    let resource = AsyncLazyResource::new("left", || remote.load());
+    let mut calls: Vec<_> = (0..1000).map(|_| Box::pin(resource.get())).collect();
+    assert_eq!(remote.starts(), 0, "nothing happens until it is polled");
+    assert!(calls.iter_mut().all(|call| poll(call.as_mut()).is_pending()));
+    assert_eq!((remote.starts(), remote.drops()), (1, 0));
+    assert!(matches!(resource.status().state, ResourceState::Loading { waiting: 1000, .. }));
+    calls.clear();
+    assert_eq!((remote.starts(), remote.drops()), (1, 1));
+    assert_eq!(resource.status().state, ResourceState::Unloaded);
+
+    let mut next = pin!(resource.get());
+    assert!(poll(next.as_mut()).is_pending());
+    remote.end(Ok(5));
+    assert!(matches!(poll(next), Poll::Ready(Ok(pin)) if *pin == 5));
+    assert_eq!((remote.starts(), remote.drops()), (2, 2));
+}
+
+#[test]
+fn the_one_who_began_may_go_and_the_others_get_the_value() {
+    let remote = Remote::default();
+    let resource = AsyncLazyResource::new("passed on", || remote.load());
+    let (mut first, mut second) = (Box::pin(resource.get()), Box::pin(resource.get()));
+    assert!(poll(first.as_mut()).is_pending() && poll(second.as_mut()).is_pending());
+    drop(first);
+    remote.end(Ok(3));
+    assert!(matches!(poll(second.as_mut()), Poll::Ready(Ok(pin)) if *pin == 3));
+    assert_eq!(remote.starts(), 1);
+    assert!(matches!(poll(pin!(resource.get())), Poll::Ready(Ok(pin)) if *pin == 3));
+    assert_eq!(resource.unload(), Some(0));
+    assert_eq!(resource.unload(), None);
+}
+
+#[test]
+fn all_waiters_get_the_same_error_and_the_back_off_holds() {
+    let (manual, remote) = (ManualClock::new(), Remote::default());
+    let resource = AsyncLazyResource::new("dead", || remote.load())
+        .clock(manual.clock())
+        .retry_after(Duration::from_millis(100), Duration::from_secs(1));
+    let mut calls = [Box::pin(resource.get()), Box::pin(resource.get())];
+    for call in &mut calls {
+        assert!(poll(call.as_mut()).is_pending());
+    }
+    remote.end(Err("down"));
+    let errors = calls.map(|mut call| match poll(call.as_mut()) {
+        Poll::Ready(Err(LazyError::Failed(failure))) => failure.error,
+        other => panic!("{other:?}"),
+    });
+    assert!(Arc::ptr_eq(&errors[0], &errors[1]));
+    assert!(
+        matches!(poll(pin!(resource.get())), Poll::Ready(Err(LazyError::Failed(failure))) if failure.attempts == 1)
+    );
+    assert_eq!(remote.starts(), 1);
+    manual.advance(Duration::from_millis(100));
+    let mut next = pin!(resource.get());
+    assert!(poll(next.as_mut()).is_pending());
+    remote.end(Err("still down"));
+    assert!(matches!(poll(next), Poll::Ready(Err(LazyError::Failed(failure))) if failure.attempts == 2));
+}
+
+#[test]
+fn a_refresh_is_awaited_by_one_and_passed_by_the_others() {
+    let (manual, remote) = (ManualClock::new(), Remote::default());
+    let resource =
+        AsyncLazyResource::new("rates", || remote.load()).clock(manual.clock()).refresh_after(Duration::from_secs(1));
+    remote.end(Ok(1));
+    assert!(matches!(poll(pin!(resource.prefetch())), Poll::Ready(Ok(()))));
+    manual.advance(Duration::from_secs(1));
+    let mut refreshing = Box::pin(resource.get());
+    assert!(poll(refreshing.as_mut()).is_pending());
+    assert!(matches!(poll(pin!(resource.get())), Poll::Ready(Ok(pin)) if *pin == 1 && pin.is_stale()));
+    remote.end(Ok(2));
+    assert!(matches!(poll(refreshing.as_mut()), Poll::Ready(Ok(pin)) if *pin == 2 && !pin.is_stale()));
+    assert!(matches!(poll(pin!(resource.get())), Poll::Ready(Ok(pin)) if *pin == 2));
+}

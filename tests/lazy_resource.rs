@@ -1,0 +1,283 @@
+//! What a lazy resource does, one rule at a time; time is turned by hand.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Barrier, Weak};
+use std::time::Duration;
+
+use plimsoll::budget::{Rank, Reclaim};
+use plimsoll::lazy::{Resource, ResourceState};
+use plimsoll::{ByteSize, LazyError, LazyResource, ManualClock, MemoryBudget, Pressure};
+
+const fn ms(n: u64) -> Duration {
+    Duration::from_millis(n)
+}
+
+#[derive(Debug, PartialEq, thiserror::Error)]
+#[error("no luck")]
+struct NoLuck;
+
+/// What the loader does next.
+#[derive(Clone, Copy, Default)]
+enum Mood {
+    #[default]
+    Fine,
+    Fails,
+    Panics,
+}
+
+/// A loader that counts: the n-th load yields n.
+#[derive(Default)]
+struct Loader {
+    loads: Cell<u32>,
+    mood: Cell<Mood>,
+}
+
+impl Loader {
+    fn load(&self) -> Result<u32, NoLuck> {
+        self.loads.set(self.loads.get() + 1);
+        match self.mood.get() {
+            Mood::Fine => Ok(self.loads.get()),
+            Mood::Fails => Err(NoLuck),
+            Mood::Panics => panic!("the loader panics (this panic belongs to the test)"),
+        }
+    }
+}
+
+#[test]
+fn a_static_is_loaded_at_the_first_use_and_once() {
+    static LOADS: AtomicUsize = AtomicUsize::new(0);
+    static WORDS: LazyResource<Vec<u32>, NoLuck> = LazyResource::new("words", || {
+        LOADS.fetch_add(1, SeqCst);
+        Ok(vec![1, 2, 3])
+    });
+    assert_eq!(WORDS.status().state, ResourceState::Unloaded);
+    assert_eq!(LOADS.load(SeqCst), 0);
+    let gate = Barrier::new(8);
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                gate.wait();
+                assert_eq!(*WORDS.get().unwrap(), [1, 2, 3]);
+            });
+        }
+    });
+    assert_eq!(LOADS.load(SeqCst), 1);
+    let status = WORDS.status();
+    assert_eq!((status.state, status.loads, status.unloading_pins), (ResourceState::Loaded, 1, 0));
+    assert_eq!(status.declared.file(), "tests/lazy_resource.rs");
+    assert_eq!(status.first_used.unwrap().file(), "tests/lazy_resource.rs");
+    assert!(status.declared.line() < status.first_used.unwrap().line());
+}
+
+#[test]
+fn failures_are_stored_for_a_time_that_doubles_and_tell_their_age() {
+    let (manual, loader) = (ManualClock::new(), Loader::default());
+    loader.mood.set(Mood::Fails);
+    let resource = LazyResource::new("dead", || loader.load()).clock(manual.clock()).retry_after(ms(100), ms(300));
+    let failure = |resource: &LazyResource<u32, NoLuck, _>| match resource.get().unwrap_err() {
+        LazyError::Failed(failure) => (failure.attempts, failure.age, failure.retry_in),
+        other => panic!("{other:?}"),
+    };
+    fn check<F: Fn() -> Result<u32, NoLuck>>(
+        get: &dyn Fn(&LazyResource<u32, NoLuck, F>) -> (u32, Duration, Duration),
+        resource: &LazyResource<u32, NoLuck, F>,
+        expected: (u32, u64, u64),
+    ) {
+        let (attempts, age, retry_in) = expected;
+        assert_eq!(get(resource), (attempts, ms(age), ms(retry_in)));
+    }
+    check(&failure, &resource, (1, 0, 100));
+    manual.advance(ms(60));
+    check(&failure, &resource, (1, 60, 40));
+    assert_eq!(loader.loads.get(), 1, "nobody tries within the wait");
+    manual.advance(ms(40));
+    check(&failure, &resource, (2, 0, 200));
+    manual.advance(ms(200));
+    check(&failure, &resource, (3, 0, 300));
+    assert_eq!(resource.status().state, ResourceState::Failed);
+    let text = resource.get().unwrap_err().to_string();
+    assert!(
+        text.starts_with("dead could not be loaded: attempt 3 failed 0 ms ago, the next is due in 300 ms"),
+        "{text}"
+    );
+    assert!(text.contains("declared at tests/lazy_resource.rs:"), "{text}");
+    let source = std::error::Error::source(&resource.get().unwrap_err()).map(ToString::to_string);
+    assert_eq!(source.as_deref(), Some("no luck"));
+
+    loader.mood.set(Mood::Fine);
+    manual.advance(ms(300));
+    assert_eq!(*resource.get().unwrap(), 4);
+    assert!(resource.failure().is_none(), "a value forgets what was before it");
+    resource.unload();
+    loader.mood.set(Mood::Fails);
+    check(&failure, &resource, (1, 0, 100));
+}
+
+#[test]
+fn a_panic_passes_through_and_the_next_caller_tries_at_once() {
+    let loader = Loader::default();
+    let resource = LazyResource::new("panics", || loader.load());
+    loader.mood.set(Mood::Panics);
+    for _ in 0..3 {
+        assert!(catch_unwind(AssertUnwindSafe(|| drop(resource.get()))).is_err());
+    }
+    loader.mood.set(Mood::Fine);
+    assert_eq!(*resource.get().unwrap(), 4);
+}
+
+#[test]
+fn a_load_that_asks_for_itself_gets_an_error() {
+    static LOOP: LazyResource<u32, LazyError<NoLuck>> = LazyResource::new("loop", || {
+        assert!(matches!(INNER.get(), Err(LazyError::Reentrant { name: "inner", .. })), "asks further down");
+        Ok(1)
+    });
+    static INNER: LazyResource<u32, NoLuck> = LazyResource::new("inner", || {
+        assert_eq!(LOOP.get().map(|pin| *pin).unwrap(), 1);
+        Ok(2)
+    });
+    assert_eq!(*INNER.get().unwrap(), 2);
+}
+
+#[test]
+fn memory_returns_with_the_last_pin() {
+    let resource = LazyResource::new("shared", || Ok::<_, NoLuck>(Arc::new(7)));
+    let pins = [resource.get().unwrap(), resource.get().unwrap()];
+    let alive: Weak<i32> = Arc::downgrade(&pins[0]);
+    assert_eq!(resource.unload(), Some(2));
+    assert_eq!(resource.unload(), None);
+    let status = resource.status();
+    assert_eq!((status.state, status.unloading_pins), (ResourceState::Unloaded, 2));
+    assert!(status.to_string().contains("unloading, 2 pins"), "{status}");
+
+    let next = resource.get().unwrap();
+    assert!(!Arc::ptr_eq(&next, &pins[0]), "a new one beside the old");
+    let [first, second] = pins;
+    drop(first);
+    assert_eq!((resource.status().unloading_pins, alive.strong_count()), (1, 1));
+    drop(second);
+    assert_eq!((resource.status().unloading_pins, alive.strong_count()), (0, 0));
+}
+
+#[test]
+fn a_refresh_that_fails_keeps_the_stale_value_and_says_so() {
+    let (manual, loader) = (ManualClock::new(), Loader::default());
+    let resource = LazyResource::new("rates", || loader.load())
+        .clock(manual.clock())
+        .refresh_after(ms(1000))
+        .retry_after(ms(100), ms(100));
+    let got = || resource.get().map(|pin| (*pin, pin.is_stale())).unwrap();
+    assert_eq!(got(), (1, false));
+    manual.advance(ms(999));
+    assert_eq!(got(), (1, false));
+    loader.mood.set(Mood::Fails);
+    manual.advance(ms(1));
+    assert_eq!(got(), (1, true));
+    assert_eq!(loader.loads.get(), 2);
+    assert_eq!((resource.failure().unwrap().attempts, resource.status().state), (1, ResourceState::Stale));
+    assert_eq!(got(), (1, true));
+    assert_eq!(loader.loads.get(), 2, "the back-off holds for a refresh");
+    loader.mood.set(Mood::Fine);
+    manual.advance(ms(100));
+    assert_eq!(got(), (3, false));
+    assert_eq!(*resource.failure().map_or(Arc::new(NoLuck), |failure| failure.error), NoLuck);
+    assert!(resource.failure().is_none());
+}
+
+#[test]
+fn others_go_on_with_the_stale_value_while_one_refreshes() {
+    let manual = ManualClock::new();
+    let (begun, go) = (Barrier::new(2), Barrier::new(2));
+    let loads = AtomicUsize::new(0);
+    let resource = LazyResource::new("slow", || {
+        let load = loads.fetch_add(1, SeqCst);
+        if load > 0 {
+            begun.wait();
+            go.wait();
+        }
+        Ok::<_, NoLuck>(load)
+    })
+    .clock(manual.clock())
+    .refresh_after(ms(1000));
+    resource.prefetch().unwrap();
+    manual.advance(ms(1000));
+    std::thread::scope(|scope| {
+        let refreshing = scope.spawn(|| *resource.get().unwrap());
+        begun.wait();
+        let pin = resource.get().unwrap();
+        assert_eq!((*pin, pin.is_stale()), (0, true));
+        go.wait();
+        assert_eq!(refreshing.join().unwrap(), 1);
+    });
+    assert_eq!(*resource.get().unwrap(), 1);
+}
+
+#[test]
+fn a_prefetch_is_no_use() {
+    let resource = LazyResource::new("fonts", || Ok::<_, NoLuck>(1));
+    resource.prefetch().unwrap();
+    resource.invocation_ended();
+    resource.invocation_ended();
+    let status = resource.status();
+    assert!(status.is_never_used() && status.state == ResourceState::Loaded);
+    assert!(status.to_string().ends_with("never used in 2 invocations"), "{status}");
+    let _pin = resource.get().unwrap();
+    assert!(!resource.status().is_never_used());
+}
+
+#[test]
+fn what_is_expected_is_reserved_before_the_load_and_a_refusal_allocates_nothing() {
+    let budget = MemoryBudget::new(ByteSize::mib(10));
+    let loader = Loader::default();
+    let resource = LazyResource::new("large", || loader.load()).expecting(ByteSize::mib(6));
+    resource.charge_to(budget.account("large")).unwrap();
+    assert!(resource.charge_to(budget.account("other one")).is_err());
+    let other = budget.account("rest").try_reserve(ByteSize::mib(5)).unwrap();
+    let error = resource.get().unwrap_err();
+    assert!(matches!(error, LazyError::OverBudget { name: "large", .. }), "{error}");
+    assert_eq!(loader.loads.get(), 0);
+    drop(other);
+    let pin = resource.get().unwrap();
+    assert_eq!(budget.reserved(), ByteSize::mib(6));
+    assert_eq!(resource.unload(), Some(1));
+    assert_eq!(budget.reserved(), ByteSize::mib(6), "the pin holds the memory, so it holds the charge");
+    drop(pin);
+    assert_eq!(budget.reserved(), ByteSize::ZERO);
+}
+
+#[test]
+fn under_pressure_the_idle_go_and_the_pinned_stay() {
+    let budget = MemoryBudget::new(ByteSize::mib(10));
+    let resource =
+        Arc::new(LazyResource::new("model", || Ok::<_, NoLuck>(1)).expecting(ByteSize::mib(8)).idle_after(2));
+    let account = budget.account("model");
+    resource.charge_to(account.clone()).unwrap();
+    account.set_reclaimer(Rank::RESOURCE, Arc::downgrade(&resource));
+    let pin = resource.get().unwrap();
+    assert!(budget.account("asker").try_reserve(ByteSize::mib(5)).is_err(), "it is pinned");
+    drop(pin);
+    assert_eq!(resource.reclaim(ByteSize::mib(1), Pressure::High), ByteSize::ZERO, "it is in use");
+    resource.invocation_ended();
+    resource.invocation_ended();
+    assert_eq!(resource.reclaim(ByteSize::mib(1), Pressure::High), ByteSize::ZERO, "idle for one");
+    resource.invocation_ended();
+    assert_eq!(resource.reclaim(ByteSize::mib(1), Pressure::High), ByteSize::mib(8));
+    resource.prefetch().unwrap();
+    assert!(resource.get().is_ok());
+    let granted = budget.account("asker").try_reserve(ByteSize::mib(5)).unwrap();
+    assert_eq!(resource.status().state, ResourceState::Unloaded, "in the critical round");
+    assert!(resource.get().is_err(), "there is no room for it now");
+    drop(granted);
+    assert!(resource.get().is_ok());
+}
+
+#[test]
+fn resources_and_pins_go_to_any_thread() {
+    fn check<T: Send + Sync>() {}
+    check::<LazyResource<u32, NoLuck>>();
+    check::<plimsoll::AsyncLazyResource<u32, NoLuck>>();
+    check::<plimsoll::Pinned<u32>>();
+    check::<LazyError<NoLuck>>();
+}
