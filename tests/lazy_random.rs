@@ -210,7 +210,7 @@ fn churn(round: u64) -> [u64; 4] {
     .retry_after(ms(10), ms(20));
     let gate = Barrier::new(8);
     std::thread::scope(|scope| {
-        for thread in 0..8 {
+        let start = |thread| {
             let (resource, manual, seen, gate) = (&resource, &manual, &seen, &gate);
             scope.spawn(move || {
                 assert_eq!(resource.status().unloading_pins, 0);
@@ -245,8 +245,11 @@ fn churn(round: u64) -> [u64; 4] {
                     }
                     assert!(pins.iter().all(|pin| pin.is_whole()));
                 }
-            });
-        }
+            })
+        };
+        // Joined one by one: the end of the scope alone does not wait for what a thread frees last.
+        let threads: Vec<_> = (0..8).map(start).collect();
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
     });
     assert_eq!(resource.status().unloading_pins, 0);
     seen.map(AtomicU64::into_inner)
