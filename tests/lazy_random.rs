@@ -249,7 +249,9 @@ fn churn(round: u64) -> [u64; 4] {
         };
         // Joined one by one: the end of the scope alone does not wait for what a thread frees last.
         let threads: Vec<_> = (0..8).map(start).collect();
-        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        for thread in threads {
+            thread.join().unwrap();
+        }
     });
     assert_eq!(resource.status().unloading_pins, 0);
     seen.map(AtomicU64::into_inner)
