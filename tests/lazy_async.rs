@@ -91,7 +91,7 @@ fn of_a_thousand_tasks_half_are_cancelled_and_the_load_runs_once() {
 #[test]
 fn when_all_have_gone_the_load_is_dropped_and_the_next_begins_anew() {
     let remote = Remote::default();
-    let resource = AsyncLazyResource::new("left", || remote.load());
+    let resource = AsyncLazyResource::capturing("left", || remote.load());
     let mut calls: Vec<_> = (0..1000).map(|_| Box::pin(resource.get())).collect();
     assert_eq!(remote.starts(), 0, "nothing happens until it is polled");
     assert!(calls.iter_mut().all(|call| poll(call.as_mut()).is_pending()));
@@ -111,7 +111,7 @@ fn when_all_have_gone_the_load_is_dropped_and_the_next_begins_anew() {
 #[test]
 fn the_one_who_began_may_go_and_the_others_get_the_value() {
     let remote = Remote::default();
-    let resource = AsyncLazyResource::new("passed on", || remote.load());
+    let resource = AsyncLazyResource::capturing("passed on", || remote.load());
     let (mut first, mut second) = (Box::pin(resource.get()), Box::pin(resource.get()));
     assert!(poll(first.as_mut()).is_pending() && poll(second.as_mut()).is_pending());
     drop(first);
@@ -126,7 +126,7 @@ fn the_one_who_began_may_go_and_the_others_get_the_value() {
 #[test]
 fn all_waiters_get_the_same_error_and_the_back_off_holds() {
     let (manual, remote) = (ManualClock::new(), Remote::default());
-    let resource = AsyncLazyResource::new("dead", || remote.load())
+    let resource = AsyncLazyResource::capturing("dead", || remote.load())
         .clock(manual.clock())
         .retry_after(Duration::from_millis(100), Duration::from_secs(1));
     let mut calls = [Box::pin(resource.get()), Box::pin(resource.get())];
@@ -153,8 +153,9 @@ fn all_waiters_get_the_same_error_and_the_back_off_holds() {
 #[test]
 fn a_refresh_is_awaited_by_one_and_passed_by_the_others() {
     let (manual, remote) = (ManualClock::new(), Remote::default());
-    let resource =
-        AsyncLazyResource::new("rates", || remote.load()).clock(manual.clock()).refresh_after(Duration::from_secs(1));
+    let resource = AsyncLazyResource::capturing("rates", || remote.load())
+        .clock(manual.clock())
+        .refresh_after(Duration::from_secs(1));
     remote.end(Ok(1));
     assert!(matches!(poll(pin!(resource.prefetch())), Poll::Ready(Ok(()))));
     manual.advance(Duration::from_secs(1));

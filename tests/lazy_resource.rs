@@ -1,5 +1,5 @@
 //! What a lazy resource does, one rule at a time; time is turned by hand.
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
+#![expect(clippy::panic, reason = "a test may panic")]
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -76,27 +76,23 @@ fn a_static_is_loaded_at_the_first_use_and_once() {
 fn failures_are_stored_for_a_time_that_doubles_and_tell_their_age() {
     let (manual, loader) = (ManualClock::new(), Loader::default());
     loader.mood.set(Mood::Fails);
-    let resource = LazyResource::new("dead", || loader.load()).clock(manual.clock()).retry_after(ms(100), ms(300));
-    let failure = |resource: &LazyResource<u32, NoLuck, _>| match resource.get().unwrap_err() {
-        LazyError::Failed(failure) => (failure.attempts, failure.age, failure.retry_in),
+    let resource =
+        LazyResource::capturing("dead", || loader.load()).clock(manual.clock()).retry_after(ms(100), ms(300));
+    let check = |attempts, age, retry_in| match resource.get().unwrap_err() {
+        LazyError::Failed(failure) => {
+            let told = (failure.attempts, failure.age, failure.retry_in);
+            assert_eq!(told, (attempts, ms(age), ms(retry_in)));
+        }
         other => panic!("{other:?}"),
     };
-    fn check<F: Fn() -> Result<u32, NoLuck>>(
-        get: &dyn Fn(&LazyResource<u32, NoLuck, F>) -> (u32, Duration, Duration),
-        resource: &LazyResource<u32, NoLuck, F>,
-        expected: (u32, u64, u64),
-    ) {
-        let (attempts, age, retry_in) = expected;
-        assert_eq!(get(resource), (attempts, ms(age), ms(retry_in)));
-    }
-    check(&failure, &resource, (1, 0, 100));
+    check(1, 0, 100);
     manual.advance(ms(60));
-    check(&failure, &resource, (1, 60, 40));
+    check(1, 60, 40);
     assert_eq!(loader.loads.get(), 1, "nobody tries within the wait");
     manual.advance(ms(40));
-    check(&failure, &resource, (2, 0, 200));
+    check(2, 0, 200);
     manual.advance(ms(200));
-    check(&failure, &resource, (3, 0, 300));
+    check(3, 0, 300);
     assert_eq!(resource.status().state, ResourceState::Failed);
     let text = resource.get().unwrap_err().to_string();
     assert!(
@@ -113,13 +109,13 @@ fn failures_are_stored_for_a_time_that_doubles_and_tell_their_age() {
     assert!(resource.failure().is_none(), "a value forgets what was before it");
     resource.unload();
     loader.mood.set(Mood::Fails);
-    check(&failure, &resource, (1, 0, 100));
+    check(1, 0, 100);
 }
 
 #[test]
 fn a_panic_passes_through_and_the_next_caller_tries_at_once() {
     let loader = Loader::default();
-    let resource = LazyResource::new("panics", || loader.load());
+    let resource = LazyResource::capturing("panics", || loader.load());
     loader.mood.set(Mood::Panics);
     for _ in 0..3 {
         assert!(catch_unwind(AssertUnwindSafe(|| drop(resource.get()))).is_err());
@@ -164,7 +160,7 @@ fn memory_returns_with_the_last_pin() {
 #[test]
 fn a_refresh_that_fails_keeps_the_stale_value_and_says_so() {
     let (manual, loader) = (ManualClock::new(), Loader::default());
-    let resource = LazyResource::new("rates", || loader.load())
+    let resource = LazyResource::capturing("rates", || loader.load())
         .clock(manual.clock())
         .refresh_after(ms(1000))
         .retry_after(ms(100), ms(100));
@@ -191,7 +187,7 @@ fn others_go_on_with_the_stale_value_while_one_refreshes() {
     let manual = ManualClock::new();
     let (begun, go) = (Barrier::new(2), Barrier::new(2));
     let loads = AtomicUsize::new(0);
-    let resource = LazyResource::new("slow", || {
+    let resource = LazyResource::capturing("slow", || {
         let load = loads.fetch_add(1, SeqCst);
         if load > 0 {
             begun.wait();
@@ -231,7 +227,7 @@ fn a_prefetch_is_no_use() {
 fn what_is_expected_is_reserved_before_the_load_and_a_refusal_allocates_nothing() {
     let budget = MemoryBudget::new(ByteSize::mib(10));
     let loader = Loader::default();
-    let resource = LazyResource::new("large", || loader.load()).expecting(ByteSize::mib(6));
+    let resource = LazyResource::capturing("large", || loader.load()).expecting(ByteSize::mib(6));
     resource.charge_to(budget.account("large")).unwrap();
     assert!(resource.charge_to(budget.account("other one")).is_err());
     let other = budget.account("rest").try_reserve(ByteSize::mib(5)).unwrap();

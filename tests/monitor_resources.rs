@@ -1,5 +1,4 @@
 //! What a monitor does with the resources it is told of.
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::convert::Infallible;
 

@@ -59,10 +59,20 @@ pub struct AsyncLazyResource<T, E, F = fn() -> BoxedLoad<T, E>> {
     load: F,
 }
 
-impl<T, E, F> AsyncLazyResource<T, E, F> {
+impl<T, E> AsyncLazyResource<T, E> {
     /// Makes a resource; nothing is loaded yet. The name goes into reports as it is.
+    ///
+    /// The loader is a function, or a closure that captures nothing: so the type of a `static` has a name.
     #[track_caller]
-    pub const fn new(name: &'static str, load: F) -> Self {
+    pub const fn new(name: &'static str, load: fn() -> BoxedLoad<T, E>) -> Self {
+        Self::capturing(name, load)
+    }
+}
+
+impl<T, E, F> AsyncLazyResource<T, E, F> {
+    /// Makes a resource with a loader that may capture; nothing is loaded yet. It runs once for each load.
+    #[track_caller]
+    pub const fn capturing(name: &'static str, load: F) -> Self {
         Self { core: Core::new(name, Location::caller()), load }
     }
 }

@@ -88,10 +88,10 @@ pub struct Pinned<T> {
 }
 
 impl<T> Pinned<T> {
-    /// Makes a pin of what was found in the slot; gives that back if it is nothing.
+    /// Makes a pin of what was found in the slot; `None` if that is nothing.
     #[inline]
     pub(super) fn of_slot(guard: Guard<Option<Arc<Generation<T>>>>) -> Option<Self> {
-        guard.is_some().then(|| Self { guard, stale: false })
+        if guard.is_some() { Some(Self { guard, stale: false }) } else { None }
     }
 
     pub(super) fn of(generation: Arc<Generation<T>>) -> Self {

@@ -7,7 +7,7 @@
 //! # impl Model { fn open(_: &str) -> io::Result<Self> { Ok(Self) } fn score(&self, _: &str) -> u32 { 7 } }
 //!
 //! static MODEL: LazyResource<Model, io::Error> =
-//!     LazyResource::new("model", || Model::open("model.bin")).expecting(ByteSize::mib(24));
+//!     LazyResource::new("model", || Model::open("model.bin")).expecting(ByteSize::mib(24)).idle_after(10);
 //!
 //! fn handle(event: &str) -> Result<u32, Box<dyn std::error::Error>> {
 //!     let model = MODEL.get()?; // a pin: a plain deref while it is held
@@ -15,6 +15,13 @@
 //! }
 //! # assert_eq!(handle("x").unwrap(), 7);
 //! ```
+//!
+//! # Not everything should be lazy
+//!
+//! A lazy load moves its time from the init phase to the first request that needs it, which then waits for all of it,
+//! with the caller. What every request needs is better [prefetched](LazyResource::prefetch) in `main`; lazy is right for
+//! what few events ask for. [`LoadCost`] tells how long that first request waits, and the report what was never used:
+//! a resource with many uses and a long load is one to prefetch, one never used is one to leave lazy, or out.
 //!
 //! A monitor that is told of a resource, by [`MonitorBuilder::resource`](crate::monitor::MonitorBuilder::resource), charges
 //! an account for it, unloads it under pressure and reports what was never used.

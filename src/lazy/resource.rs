@@ -52,10 +52,20 @@ pub struct LazyResource<T, E, F = fn() -> Result<T, E>> {
     load: F,
 }
 
-impl<T, E, F> LazyResource<T, E, F> {
+impl<T, E> LazyResource<T, E> {
     /// Makes a resource; nothing is loaded yet. The name goes into reports as it is.
+    ///
+    /// The loader is a function, or a closure that captures nothing: so the type of a `static` has a name.
     #[track_caller]
-    pub const fn new(name: &'static str, load: F) -> Self {
+    pub const fn new(name: &'static str, load: fn() -> Result<T, E>) -> Self {
+        Self::capturing(name, load)
+    }
+}
+
+impl<T, E, F> LazyResource<T, E, F> {
+    /// Makes a resource with a loader that may capture; nothing is loaded yet. It runs once for each load.
+    #[track_caller]
+    pub const fn capturing(name: &'static str, load: F) -> Self {
         Self { core: Core::new(name, Location::caller()), load }
     }
 }
@@ -73,10 +83,10 @@ impl<T, E, F: Fn() -> Result<T, E>> LazyResource<T, E, F> {
     #[track_caller]
     pub fn get(&self) -> Result<Pinned<T>, LazyError<E>> {
         self.core.touch(Location::caller());
-        match self.core.pin() {
-            Some(pin) => Ok(pin),
-            None => self.find_or_load(),
+        if let Some(pin) = self.core.pin() {
+            return Ok(pin);
         }
+        self.find_or_load()
     }
 
     /// Loads the value if it is not there, without counting as a use: for the init phase, for what every request needs.
