@@ -22,7 +22,7 @@ pub(crate) fn measure(options: Options) -> Result<Card, Box<dyn Error>> {
     let (bytes, rounds) = match options {
         Options { full: true, .. } => (1024 * MIB, 15),
         Options { quick: true, .. } => (32 * MIB, 15),
-        Options { .. } => (128 * MIB, 31),
+        Options { .. } => (128 * MIB, 15),
     };
     let mut card = Card::default();
 
