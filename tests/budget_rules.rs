@@ -2,7 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use plimsoll::budget::{Rank, Reclaim};
 use plimsoll::{Account, ByteSize, MemoryBudget, Pressure, Reservation};
@@ -307,4 +307,93 @@ fn a_room_that_shrinks_takes_nothing_until_it_is_asked_to() {
     assert_eq!((asked(&log), cache.held()), (vec![("cache", kib(25), Pressure::High)], kib(55)));
     budget.rebaseline(kib(55));
     assert_eq!(budget.available(), kib(45), "drift heals both ways");
+}
+
+type Answer = dyn Fn(ByteSize, Pressure) -> ByteSize + Send + Sync;
+
+/// A closure with a name, so that it can hold on to itself.
+struct Closure(Box<Answer>);
+
+impl Reclaim for Closure {
+    fn reclaim(&self, want: ByteSize, pressure: Pressure) -> ByteSize {
+        (self.0)(want, pressure)
+    }
+}
+
+#[test]
+fn a_reclaimer_that_sets_itself_anew_is_asked_once_a_round() {
+    let budget = MemoryBudget::new(ByteSize::kib(100));
+    let cache = budget.account("cache");
+    let _held = cache.try_reserve(ByteSize::kib(80)).unwrap();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let (counted, account) = (Arc::clone(&asked), cache.clone());
+    let own = Arc::new(OnceLock::new());
+    let itself: Arc<OnceLock<Weak<Closure>>> = Arc::clone(&own);
+    let reclaimer: Arc<Closure> = Arc::new(Closure(Box::new(move |_, _| {
+        counted.fetch_add(1, SeqCst);
+        account.set_reclaimer(Rank::CACHE, itself.get().unwrap().clone());
+        ByteSize::ZERO
+    })));
+    own.set(Arc::downgrade(&reclaimer)).unwrap();
+    cache.set_reclaimer(Rank::CACHE, Arc::downgrade(&reclaimer));
+    assert!(budget.account("buffer").try_reserve(ByteSize::kib(50)).is_err());
+    assert_eq!(asked.load(SeqCst), 2, "in each of the two rounds");
+}
+
+#[test]
+fn what_is_not_askable_alone_decides_whether_anybody_is_asked() {
+    let budget = MemoryBudget::new(ByteSize::MAX);
+    let cache = budget.account("cache");
+    let held = Arc::new(Mutex::new(cache.try_reserve(ByteSize::kib(8)).unwrap()));
+    let asked = Arc::new(AtomicUsize::new(0));
+    let (counted, giving) = (Arc::clone(&asked), Arc::clone(&held));
+    let reclaimer = Arc::new(move |want: ByteSize, _| {
+        counted.fetch_add(1, SeqCst);
+        giving.lock().unwrap().shrink(want)
+    });
+    cache.set_reclaimer(Rank::CACHE, Arc::downgrade(&reclaimer));
+    assert!(budget.account("x").try_reserve(ByteSize::MAX).is_err());
+    assert_eq!(asked.load(SeqCst), 0, "more than can ever be: nobody loses anything for it");
+}
+
+#[test]
+fn the_rank_of_a_reclaimer_that_is_gone_binds_nobody() {
+    let budget = MemoryBudget::new(ByteSize::kib(100));
+    let (cache, model) = (budget.account("cache"), budget.account("model"));
+    let held = Arc::new(Mutex::new(model.try_reserve(ByteSize::kib(80)).unwrap()));
+    let giving = Arc::clone(&held);
+    let unload = Arc::new(move |want: ByteSize, _| giving.lock().unwrap().shrink(want));
+    model.set_reclaimer(Rank::RESOURCE, Arc::downgrade(&unload));
+    let evict = Arc::new(|_: ByteSize, _| ByteSize::ZERO);
+    cache.set_reclaimer(Rank::CACHE, Arc::downgrade(&evict));
+    assert!(cache.try_reserve(ByteSize::kib(50)).is_err(), "a cache unloads no model");
+    drop(evict);
+    assert!(cache.try_reserve(ByteSize::kib(50)).is_ok());
+}
+
+#[test]
+fn the_overhead_neither_vanishes_nor_climbs_where_pages_come_and_go() {
+    let overhead = |observed: &mut dyn FnMut(&MemoryBudget)| {
+        let budget = MemoryBudget::new(ByteSize::mib(100));
+        observed(&budget);
+        budget.baseline().overhead.as_u64() >> 20
+    };
+    let mib = ByteSize::mib;
+    // A buffer of 5 MiB is alive at every second reading; 10 MiB are no heap.
+    let swinging = overhead(&mut |budget| {
+        budget.observe_rss(mib(70), mib(60));
+        for _ in 0..100 {
+            budget.observe_rss(mib(75), mib(25));
+            budget.observe_rss(mib(70), mib(25));
+        }
+    });
+    assert!((9..=15).contains(&swinging), "{swinging}");
+    // Pages given back for good are found to be so.
+    let trimmed = overhead(&mut |budget| {
+        budget.observe_rss(mib(70), mib(60));
+        for _ in 0..100 {
+            budget.observe_rss(mib(30), mib(20));
+        }
+    });
+    assert!((9..=10).contains(&trimmed), "{trimmed}");
 }

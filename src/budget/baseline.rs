@@ -39,9 +39,9 @@ pub(super) struct Reckoning {
     pub(super) step: u64,
     pub(super) unaccounted: u64,
     pub(super) overhead: u64,
-    /// The rss when last observed.
-    pub(super) rss: u64,
-    /// The most heap that pages of this rss have carried: it rises with the heap, and falls by pages given back.
+    /// The lowest rss observed since `carried` was last raised.
+    pub(super) low: u64,
+    /// The most heap that pages of the rss have carried: it rises with the heap, and falls by pages given back.
     pub(super) carried: u64,
 }
 
@@ -55,11 +55,15 @@ impl Reckoning {
     }
 
     /// Moves the overhead a quarter of the way to what the rss has beyond the heap it carried, upward by at most one
-    /// step.
+    /// step. `peak_heap` is the most heap that pages still there have carried since the last observation.
     pub(super) fn observe_rss(&mut self, rss: u64, peak_heap: u64) {
-        let given_back = self.rss.saturating_sub(rss);
-        self.carried = self.carried.saturating_sub(given_back).max(peak_heap);
-        self.rss = rss;
+        // A rise that follows a fall takes pages anew, so only what falls below all before was given back for good.
+        let given_back = self.low.saturating_sub(rss);
+        self.carried = self.carried.saturating_sub(given_back);
+        self.low = self.low.min(rss);
+        if peak_heap > self.carried {
+            (self.carried, self.low) = (peak_heap, rss);
+        }
         let measured = rss.saturating_sub(self.carried);
         if measured > self.overhead {
             self.overhead += (measured - self.overhead).div_ceil(Self::PART).min(self.step);

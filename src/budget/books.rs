@@ -27,13 +27,13 @@ pub(crate) const MOST: u64 = i64::MAX.cast_unsigned();
 pub(crate) struct Line {
     /// Reserved bytes of all accounts. Never above [`MOST`].
     used: AtomicU64,
-    /// How far `take` may move `used`, in bytes.
+    /// How far `take` may move `used`, in bytes. Never above [`MOST`].
     room: AtomicU64,
 }
 
 impl Line {
     pub(crate) fn new(room: u64) -> Self {
-        Self { used: AtomicU64::new(0), room: AtomicU64::new(room) }
+        Self { used: AtomicU64::new(0), room: AtomicU64::new(room.min(MOST)) }
     }
 
     /// Reserves `n` bytes under `slot` if they fit the room; on `false` nothing has changed. Zero bytes always fit.
@@ -42,7 +42,7 @@ impl Line {
         if n == 0 {
             return true;
         }
-        let most = self.room.load(Relaxed).min(MOST);
+        let most = self.room.load(Relaxed);
         let mut used = self.used.load(Relaxed);
         loop {
             // `used` is below 2^63, so nothing wraps unless `n` is beyond the room by itself.
@@ -91,7 +91,7 @@ impl Line {
 
     /// Sets how much may be reserved in all. What is reserved beyond it stays.
     pub(crate) fn set_room(&self, room: u64) {
-        self.room.store(room, Relaxed);
+        self.room.store(room.min(MOST), Relaxed);
     }
 }
 

@@ -142,7 +142,7 @@ impl MemoryBudget {
             step: step.unwrap_or(limit.percent(BudgetBuilder::STEP_PERCENT)).as_u64().max(1),
             unaccounted: 0,
             overhead: 0,
-            rss: 0,
+            low: u64::MAX,
             carried: 0,
         };
         let core = Core {
@@ -304,10 +304,10 @@ impl Core {
     fn reclaim(&self, asker: Option<usize>, mut missing: impl FnMut() -> Option<ByteSize>) -> bool {
         let Some(_guard) = Reclaiming::begin() else { return missing().is_none() };
         for pressure in [Pressure::High, Pressure::Critical] {
-            let mut last = None;
+            let (mut last, count) = (None, self.reclaimers.count());
             loop {
                 let Some(want) = missing() else { return true };
-                let Some((key, reclaimer)) = self.reclaimers.after(last, asker) else { break };
+                let Some((key, reclaimer)) = self.reclaimers.after(last, count, asker) else { break };
                 reclaim::ask(reclaimer, want, pressure);
                 last = Some(key);
             }
@@ -327,9 +327,12 @@ impl Core {
     #[cold]
     fn take_reclaimed(&self, asker: usize, n: u64) -> Result<(), BudgetExceeded> {
         let slot = &self.entry(asker).slot;
-        let reclaimable = self.reclaimers.accounts(asker, |index| self.entry(index).slot.held());
-        let short = self.line.used().saturating_add(n).saturating_sub(self.line.room());
-        let granted = short <= reclaimable
+        // Summed over those who are not asked: what the others hold may move meanwhile, and all of it may be had.
+        let askable = self.reclaimers.askable(asker);
+        let places = self.entries.iter().chain([&self.other]).enumerate();
+        let kept = places.filter(|(index, _)| askable >> index & 1 == 0).filter_map(|(_, entry)| entry.get());
+        let kept = kept.fold(n, |sum, entry| sum.saturating_add(entry.slot.held()));
+        let granted = kept <= self.line.room()
             && self.reclaim(Some(asker), || {
                 if self.line.take(slot, n) {
                     return None;

@@ -119,30 +119,34 @@ impl Registry {
         list.registered.insert(place, Registered { key, account, reclaimer });
     }
 
-    /// The next reclaimer to ask after the one at `key`.
-    pub(super) fn after(&self, key: Option<Key>, asker: Option<usize>) -> Option<(Key, Arc<dyn Reclaim>)> {
+    /// How many were ever set: who is set later has a number from this on.
+    pub(super) fn count(&self) -> u64 {
+        self.0.lock().count
+    }
+
+    /// The next reclaimer to ask after the one at `key`, of those with a number below `count`: one that sets itself
+    /// anew when it is asked is not asked again for it.
+    pub(super) fn after(&self, key: Option<Key>, count: u64, asker: Option<usize>) -> Option<(Key, Arc<dyn Reclaim>)> {
         let list = self.0.lock();
         list.askable(asker)
-            .filter(|entry| Some(entry.key) > key)
+            .filter(|entry| Some(entry.key) > key && entry.key.number < count)
             .find_map(|entry| Some((entry.key, entry.reclaimer.upgrade()?)))
     }
 
-    /// The sum of `held` over the accounts that `asker` may ask.
-    pub(super) fn accounts(&self, asker: usize, held: impl Fn(usize) -> u64) -> u64 {
+    /// The accounts that `asker` may ask, one bit for each index; those beyond the last name share the bit behind it.
+    pub(super) fn askable(&self, asker: usize) -> u128 {
         let list = self.0.lock();
-        let alive = list.askable(Some(asker)).filter(|entry| entry.reclaimer.strong_count() > 0);
-        // An asker of the shared account asks none of it, so every account is here once at most, but that one.
-        let shared = alive.clone().find(|entry| entry.account >= ACCOUNTS);
-        alive.filter(|entry| entry.account < ACCOUNTS).chain(shared).map(|entry| held(entry.account)).sum()
+        list.askable(Some(asker)).fold(0, |bits, entry| bits | 1 << entry.account.min(ACCOUNTS))
     }
 }
 
 impl List {
-    /// Those whom `asker` may ask: all but itself, and none above its own rank if it has one.
-    fn askable(&self, asker: Option<usize>) -> impl Iterator<Item = &Registered> + Clone {
+    /// Those whom `asker` may ask: all that live but itself, and none above its own rank if it has one.
+    fn askable(&self, asker: Option<usize>) -> impl Iterator<Item = &Registered> {
         let own = move |entry: &&Registered| Some(entry.account) == asker;
-        let rank = self.registered.iter().filter(own).map(|entry| entry.key.rank).max();
-        self.registered.iter().filter(move |entry| !own(entry) && rank.is_none_or(|rank| entry.key.rank <= rank))
+        let alive = || self.registered.iter().filter(|entry| entry.reclaimer.strong_count() > 0);
+        let rank = alive().filter(own).map(|entry| entry.key.rank).max();
+        alive().filter(move |entry| !own(entry) && rank.is_none_or(|rank| entry.key.rank <= rank))
     }
 }
 

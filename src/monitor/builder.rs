@@ -139,9 +139,9 @@ impl MonitorBuilder {
 
     /// Sets the budget to correct at each invocation's start, and to report. Default: none.
     ///
-    /// Where no other is in flight, a start tells the budget the live heap and the rss, and has what overdraws it given
-    /// back: see [`MemoryBudget::rebaseline`], [`observe_rss`](MemoryBudget::observe_rss) and
-    /// [`relieve`](MemoryBudget::relieve). Reports then say what is reserved, the drift and the pressure.
+    /// A start tells the budget the live heap, and has what overdraws it given back; where no other is in flight it tells
+    /// the rss too: see [`MemoryBudget::rebaseline`], [`relieve`](MemoryBudget::relieve) and
+    /// [`observe_rss`](MemoryBudget::observe_rss). Reports then say what is reserved, the drift and the pressure.
     pub fn budget(mut self, budget: &MemoryBudget) -> Self {
         self.budget = Some(budget.clone());
         self

@@ -41,11 +41,11 @@ pub(super) struct State {
     printed: Option<Printed>,
 }
 
-/// The rss, and the most heap that its pages carried meanwhile.
+/// The rss, and the most heap that pages of it carried meanwhile.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Seen {
     pub(super) rss: ByteSize,
-    pub(super) peak: ByteSize,
+    pub(super) carried: ByteSize,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -94,6 +94,8 @@ pub struct Invocation {
     /// The state's `overlaps` when it began; differs at the end if another ran beside it.
     overlaps: u64,
     shared_start: bool,
+    /// Whether the peak of the rss began anew with it.
+    own_peak_rss: bool,
     reported: bool,
 }
 
@@ -103,26 +105,25 @@ impl Invocation {
         let mut state = shared.state();
         state.in_flight += 1;
         let shared_start = state.in_flight > 1;
+        let mut own_peak_rss = false;
         if shared_start {
             state.overlaps += 1;
         } else {
             heap::reset_peak();
             // Without it the peak rss is the process's, which is no worse than not knowing.
-            let _unknown = os::reset_peak_rss();
+            own_peak_rss = os::reset_peak_rss().is_ok();
         }
         let overlaps = state.overlaps;
         // Under the lock, as only one may set it at a time. With several in flight the alarm names the latest.
         heap::set_context(id.as_str());
         state.named += 1;
         let number = state.named;
-        let seen = state.seen.take();
+        let seen = if shared_start { None } else { state.seen.take() };
         drop(state);
         let live_before = heap::stats().map_or(ByteSize::ZERO, |stats| stats.live);
-        if !shared_start {
-            shared.correct_budget(live_before, seen);
-        }
+        shared.correct_budget(live_before, seen);
         let started = Stopwatch::start();
-        Self { shared, id, number, started, live_before, overlaps, shared_start, reported: false }
+        Self { shared, id, number, started, live_before, overlaps, shared_start, own_peak_rss, reported: false }
     }
 
     /// The cleaned request id.
@@ -187,7 +188,11 @@ impl Invocation {
         let refused = books.refused.saturating_sub(state.refused);
         // Others may have read the books later and come here earlier.
         state.refused = state.refused.max(books.refused);
-        state.seen = rss.map(|rss| Seen { rss, peak: peak.at_most });
+        // Pages that were given back before the end carry nothing any more.
+        let given_back =
+            peak_rss.filter(|_| self.own_peak_rss).unwrap_or_default().saturating_sub(rss.unwrap_or_default());
+        let carried = peak.at_most.saturating_sub(given_back).max(books.live);
+        state.seen = rss.map(|rss| Seen { rss, carried });
         state.window.push(Sample { peak: peak.at_most.as_u64(), micros });
         heap::note_growth(books.live.saturating_sub(self.live_before));
         let mut report = InvocationReport {

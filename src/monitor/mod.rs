@@ -150,8 +150,8 @@ impl Shared {
     fn correct_budget(&self, live: ByteSize, seen: Option<Seen>) {
         let Some(budget) = &self.budget else { return };
         budget.rebaseline(live);
-        if let Some(Seen { rss, peak }) = seen {
-            budget.observe_rss(rss, peak);
+        if let Some(Seen { rss, carried }) = seen {
+            budget.observe_rss(rss, carried);
         }
         let _still_overdrawn = budget.relieve();
     }
