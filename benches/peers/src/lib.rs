@@ -4,6 +4,7 @@
 //! compiled once, here: every worker runs the same machine code and differs in nothing but its allocator.
 
 pub mod budget;
+pub mod cache;
 pub mod heap;
 
 /// A xorshift64 generator: a few cycles, and the same sequence in every program.

@@ -4,6 +4,7 @@
 //! of JSON for every figure to `target/scorecard.jsonl` of the library. An area is a module with one function.
 
 mod budget;
+mod cache;
 mod heap;
 mod monitor;
 mod programs;
@@ -28,10 +29,11 @@ struct Area {
     measure: fn(Options) -> Result<Card, Box<dyn Error>>,
 }
 
-const AREAS: [Area; 3] = [
+const AREAS: [Area; 4] = [
     Area { name: "heap", about: "tracking allocators: cost and accuracy", measure: heap::measure },
     Area { name: "monitor", about: "a report per invocation: time, start and size", measure: monitor::measure },
     Area { name: "budget", about: "reservations: cost, and bytes lost by many threads", measure: budget::measure },
+    Area { name: "cache", about: "hits, loads and bytes per entry, beside other caches", measure: cache::measure },
 ];
 
 fn main() -> ExitCode {
