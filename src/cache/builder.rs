@@ -124,7 +124,8 @@ impl<K, V, S> CacheBuilder<K, V, S> {
         self
     }
 
-    /// Lets entries expire that nobody asked for so long.
+    /// Lets entries expire that nobody asked for so long, up to 10 ms early and never late. Longer than 124 days counts
+    /// as 124 days.
     pub fn time_to_idle(mut self, tti: Duration) -> Self {
         self.tti = Some(tti);
         self

@@ -23,12 +23,12 @@
 //!
 //! ```text
 //!   size_of::<K>() + size_of::<V>() + 8                    the slot: hash and expiry, padded to their alignment
-//!   + 9 + 4                                                policy: two links and a mark; a ghost
+//!   + 9 + 6                                                policy: two links and a mark; a ghost and a half
 //!   + 5 x buckets / entries                                index: buckets are the power of two above 8/7 x entries
 //!   + 4 if values are weighed + 4 if they expire by idleness
 //! ```
 //!
-//! that is 28 to 33 bytes beyond a `u64` and a `u64`, where the room is `max_entries`; until it is reached tables grow by
+//! that is 29 to 34 bytes beyond a `u64` and a `u64`, where the room is `max_entries`; until it is reached tables grow by
 //! an eighth at a time, so up to an eighth of it lies spare. Removals do not grow the index. Tables shrink when less than
 //! a quarter of them is in use. Not counted: what the allocator adds, and values that are on their way out or being
 //! loaded ([`expected_load`](CacheBuilder::expected_load) makes room for these).

@@ -97,7 +97,7 @@ impl<K, V> Store<K, V> {
             room: 0,
             weights: weighs.then(Vec::new),
             touched: idle.map(|_| Vec::new()),
-            idle: idle.map_or(NEVER, |idle| ticks(idle).clamp(1, HALF)),
+            idle: idle.map_or(NEVER, |idle| ticks(idle).clamp(1, HALF / 2)),
             index: Index::default(),
             eviction,
             order: Order::new(eviction),
@@ -176,20 +176,18 @@ impl<K, V> Store<K, V> {
 
     #[cold]
     fn count_anew(&mut self, now: u64) -> u32 {
-        let passed = now.saturating_sub(self.epoch) / TICK;
+        // So much of the past stays as tells what lay unused for how long; beyond it, it has expired in any case.
+        let kept = if self.touched.is_some() { u64::from(self.idle) } else { 0 };
+        let passed = (now.saturating_sub(self.epoch) / TICK).saturating_sub(kept);
         self.epoch += passed * TICK;
         let earlier = |tick: u32| u32::try_from(u64::from(tick).saturating_sub(passed)).unwrap_or(0);
         for slot in self.slots.iter_mut().filter(|slot| slot.expires != NEVER) {
             slot.expires = earlier(slot.expires);
         }
-        for (slot, touched) in self.slots.iter_mut().zip(self.touched.iter_mut().flatten()) {
-            // How long it lay unused is not forgotten.
-            if passed.saturating_sub(u64::from(*touched)) >= u64::from(self.idle) {
-                slot.expires = 0;
-            }
+        for touched in self.touched.iter_mut().flatten() {
             *touched = earlier(*touched);
         }
-        0
+        ticks(now.saturating_sub(self.epoch))
     }
 
     /// The tick at which something has expired that lives for `ttl` milliseconds from `now` on.
