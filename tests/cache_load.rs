@@ -1,5 +1,4 @@
 //! Loading: one load at a time for each key, whatever the loader does.
-#![expect(clippy::let_underscore_must_use, reason = "what a thread brings back is looked at where it matters")]
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};

@@ -3,7 +3,7 @@
 use std::hash::{Hash, Hasher};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -42,18 +42,18 @@ fn a_value_of_thirty_seconds_is_not_served_after_a_freeze_of_an_hour() {
     let ttl = Duration::from_secs(30);
     let cache = Cache::builder("ttl").max_entries(10).time_to_live(ttl).clock(manual.clock()).build().unwrap();
     cache.insert("a", 1).unwrap();
-    manual.freeze(Duration::from_secs(3600));
+    manual.freeze(Duration::from_hours(1));
     manual.advance(Duration::from_millis(4));
     assert_eq!((cache.get("a"), cache.stats().evicted_expired), (None, 1));
     cache.insert("a", 1).unwrap();
-    manual.freeze(Duration::from_secs(3600));
+    manual.freeze(Duration::from_hours(1));
     assert_eq!((cache.sweep(10), cache.len()), (1, 0), "a sweep looks at the wall clock");
 }
 
 #[test]
 fn times_stay_right_over_years() {
     let manual = ManualClock::new();
-    let day = Duration::from_secs(86_400);
+    let day = Duration::from_hours(24);
     let cache = Cache::builder("old")
         .max_entries(10)
         .time_to_live(200 * day)
@@ -181,7 +181,7 @@ fn a_value_whose_drop_uses_the_cache_is_no_trouble() {
             DROPS.fetch_add(1, Relaxed);
             let cache = CACHE.get().unwrap();
             drop((cache.get(&0), cache.len()));
-            if DROPS.load(Relaxed) % 3 == 0 {
+            if DROPS.load(Relaxed).is_multiple_of(3) {
                 cache.remove(&1);
             }
         }
@@ -210,7 +210,7 @@ static MOOD: Mutex<u32> = Mutex::new(0);
 static LYING: AtomicBool = AtomicBool::new(false);
 
 fn mood() {
-    let mut left = MOOD.lock().unwrap();
+    let mut left = MOOD.lock().unwrap_or_else(PoisonError::into_inner);
     *left = left.saturating_sub(1);
     let panics = *left == 1;
     drop(left);

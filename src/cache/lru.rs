@@ -69,14 +69,15 @@ impl Policy for Lru {
         resize(&mut self.numbers, slots);
     }
 
-    /// A node for each entry and two for the ends, and a table that may be twice as large as needed: it doubles when removals use it up.
+    /// A node for each entry and two for the ends, and the table at its
+    /// largest: it doubles when removals use it up, and cannot be looked into.
     fn bytes(slots: usize) -> usize {
         type Node = (*const (), *const (), u64, u32);
         type Bucket = (*const (), *const ());
         if slots == 0 {
             return 0;
         }
-        let buckets = (slots * 8 / 7 + 1).next_power_of_two();
+        let buckets = 2 * (slots * 8 / 7 + 1).next_power_of_two();
         (slots + 2) * size_of::<Node>() + slots * size_of::<u64>() + buckets * (size_of::<Bucket>() + 1)
     }
 }
