@@ -1,6 +1,12 @@
 //! Caches beside a twin so short that it cannot be wrong, under random operations and with both clocks turned by hand:
 //! one suite for both policies. For `Lru` the twin also knows who goes.
-#![expect(clippy::indexing_slicing, reason = "a test may panic")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test may panic"
+)]
 
 use std::time::Duration;
 

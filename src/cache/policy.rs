@@ -3,7 +3,7 @@
 //! A policy orders slot numbers and knows nothing of keys, values, time or bytes; those stand above it, once. Slots are
 //! dense: when one is given up, the last one takes its number ([`Policy::renumber`]). No user code runs inside one.
 //!
-//! A new policy is one file that implements the trait, and a line in [`policies!`]. First in, first out, in full:
+//! A new policy is one file that implements the trait, and a line in `policies!`. First in, first out, in full:
 //!
 //! ```text
 //! pub(super) struct Fifo { order: VecDeque<u32> }

@@ -192,7 +192,9 @@ pub fn zipf(seed: u64, count: usize) -> Vec<u64> {
 /// Loads by `keys`, of which each thread begins elsewhere, in a cache of 100,000.
 pub fn loads<C: Store>(keys: &[u64], chunks: u32) -> Times {
     let cache = C::new(100_000, false);
-    keys.iter().for_each(|&key| drop(black_box(cache.load(key))));
+    for &key in keys {
+        black_box(cache.load(key));
+    }
     let work = |seed| Loads(cache.clone(), keys, seed as usize * keys.len() / 2);
     Times { alone: alone(chunks, work(0)), together: together(chunks, work) }
 }
