@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`heap`] | live and peak heap, a limit under which allocations fail instead of the process, per-scope sums |
 //! | [`budget`] | what caches, buffers and models hold together, and who gives back when it is not enough |
+//! | [`cache`] | values by key, bounded in entries and in true bytes, that expire though the environment was frozen |
 //! | [`os`] | resident memory as the kernel counts it, its peak, and giving pages back |
 //! | [`env`](mod@env) | the memory size, from Lambda's environment or the cgroup |
 //! | [`clock`] | milliseconds that never go back and that notice a frozen environment |
@@ -45,6 +46,7 @@ compile_error!("plimsoll keeps its books in 64-bit atomics, which this target do
 
 pub mod board;
 pub mod budget;
+pub mod cache;
 pub mod clock;
 pub mod env;
 mod flight;
@@ -61,6 +63,7 @@ mod sync;
 pub mod weigh;
 
 pub use budget::{Account, BudgetExceeded, MemoryBudget, Pressure, Reservation};
+pub use cache::Cache;
 pub use clock::{Clock, ManualClock};
 pub use env::{EnvError, InitializationType, LambdaEnv, LimitSource, MemoryLimit};
 pub use heap::TrackingAllocator;

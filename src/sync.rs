@@ -4,7 +4,7 @@
 pub(crate) use std::sync::atomic::{AtomicIsize, AtomicU64, AtomicUsize, Ordering};
 pub(crate) use std::thread::ThreadId;
 
-pub(crate) use parking_lot::{Condvar, Mutex};
+pub(crate) use parking_lot::{Condvar, Mutex, MutexGuard};
 
 /// Which thread this is.
 pub(crate) fn thread_id() -> ThreadId {

@@ -331,7 +331,7 @@ fn a_reclaimer_that_sets_itself_anew_is_asked_once_a_round() {
     let itself: Arc<OnceLock<Weak<Closure>>> = Arc::clone(&own);
     let reclaimer: Arc<Closure> = Arc::new(Closure(Box::new(move |_, _| {
         counted.fetch_add(1, SeqCst);
-        account.set_reclaimer(Rank::CACHE, itself.get().unwrap().clone());
+        account.set_reclaimer(Rank::CACHE, Weak::clone(itself.get().unwrap()));
         ByteSize::ZERO
     })));
     own.set(Arc::downgrade(&reclaimer)).unwrap();

@@ -4,6 +4,7 @@
 //! compiled once, here: every worker runs the same machine code and differs in nothing but its allocator.
 
 pub mod budget;
+pub mod cache;
 pub mod heap;
 pub mod lazy;
 pub mod stream;

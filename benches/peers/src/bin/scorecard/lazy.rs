@@ -7,7 +7,7 @@ use std::error::Error;
 use plimsoll_peers::lazy::{KINDS, Times};
 
 use crate::Options;
-use crate::row::{Card, Peer, Row};
+use crate::row::{Card, Goal, Peer, Row};
 
 /// Measures all of it.
 pub(crate) fn measure(options: Options) -> Result<Card, Box<dyn Error>> {
@@ -31,7 +31,7 @@ pub(crate) fn measure(options: Options) -> Result<Card, Box<dyn Error>> {
         metric,
         unit: "ns",
         ours: median(get.1.iter().map(figure)),
-        goal,
+        goal: Goal::AtMost(goal),
         best_peer: Peer::best(
             peers
                 .iter()
@@ -40,7 +40,13 @@ pub(crate) fn measure(options: Options) -> Result<Card, Box<dyn Error>> {
         ),
     };
     let mut card = Card::default();
-    card.rows.push(Row { metric: "lazy.pinned.over_lazylock", unit: "times", ours: over, goal: 1.2, best_peer: None });
+    card.rows.push(Row {
+        metric: "lazy.pinned.over_lazylock",
+        unit: "times",
+        ours: over,
+        goal: Goal::AtMost(1.2),
+        best_peer: None,
+    });
     card.rows.push(row("lazy.get.1t.ns", 6.0, |times| times.alone));
     card.rows.push(row("lazy.get.2t.ns", 12.0, |times| times.together));
     Ok(card)

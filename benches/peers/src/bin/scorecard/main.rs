@@ -4,6 +4,7 @@
 //! of JSON for every figure to `target/scorecard.jsonl` of the library. An area is a module with one function.
 
 mod budget;
+mod cache;
 mod heap;
 mod lazy;
 mod monitor;
@@ -33,13 +34,14 @@ struct Area {
     measure: fn(Options) -> Result<Card, Box<dyn Error>>,
 }
 
-const AREAS: [Area; 6] = [
+const AREAS: [Area; 7] = [
     Area { name: "heap", about: "tracking allocators: cost and accuracy", measure: heap::measure },
     Area { name: "monitor", about: "a report per invocation: time, start and size", measure: monitor::measure },
     Area { name: "budget", about: "reservations: cost, and bytes lost by many threads", measure: budget::measure },
     Area { name: "stream", about: "records, bodies and parallel maps: speed and memory", measure: stream::measure },
     Area { name: "sizing", about: "reading REPORT lines", measure: sizing::measure },
     Area { name: "lazy", about: "values loaded late: reading them, held and asked for", measure: lazy::measure },
+    Area { name: "cache", about: "hits, loads and bytes per entry, beside other caches", measure: cache::measure },
 ];
 
 fn main() -> ExitCode {

@@ -1,0 +1,133 @@
+//! Area `cache`: hits, loads and bytes per entry, beside the peers in one process and interleaved in rounds.
+//!
+//! Ratios are of medians over the rounds, each of which gives a cache its quickest chunk.
+
+use std::error::Error;
+
+use plimsoll::{ByteSize, TrackingAllocator, heap};
+use plimsoll_peers::cache::{LruMutex, MiniMoka, Moka, Ours, OursLru, Quick, Store, Times, hits, loads, zipf};
+
+use crate::Options;
+use crate::row::{Card, Goal, Peer, Row};
+
+/// Bytes are counted where they are asked for: the peers' too.
+#[global_allocator]
+static GLOBAL: TrackingAllocator = TrackingAllocator::new();
+
+/// What is done to each cache: hits on a thousand and on 100,000 with time to live, loads by Zipf.
+type Measure = fn(&[u64], u32) -> [Times; 3];
+
+fn measure_one<C: Store>(keys: &[u64], chunks: u32) -> [Times; 3] {
+    [hits::<C>(1_000, true, chunks), hits::<C>(100_000, true, chunks), loads::<C>(keys, chunks)]
+}
+
+const KINDS: [(&str, Measure, fn(u64) -> f64); 6] = [
+    ("plimsoll", measure_one::<Ours>, bytes_per_entry::<Ours>),
+    ("quick_cache", measure_one::<Quick>, bytes_per_entry::<Quick>),
+    ("plimsoll lru", measure_one::<OursLru>, bytes_per_entry::<OursLru>),
+    ("lru + mutex", measure_one::<LruMutex>, bytes_per_entry::<LruMutex>),
+    ("moka", measure_one::<Moka>, bytes_per_entry::<Moka>),
+    ("mini-moka", measure_one::<MiniMoka>, bytes_per_entry::<MiniMoka>),
+];
+
+/// Heap beyond keys and values, for each of so many entries after five times as many came and went.
+fn bytes_per_entry<C: Store>(entries: u64) -> f64 {
+    let live = || heap::stats().map_or(0, |stats| stats.live.as_u64());
+    let before = live();
+    let cache = C::new(entries as usize, true);
+    (0..6 * entries).for_each(|key| cache.insert(key, key));
+    let there = (0..6 * entries).filter(|&key| cache.get(key).is_some()).count();
+    let held = live().saturating_sub(before) as f64;
+    held / there.max(1) as f64 - 16.0
+}
+
+/// Measures all of it.
+pub(crate) fn measure(options: Options) -> Result<Card, Box<dyn Error>> {
+    let (rounds, chunks) = if options.quick { (5, 8) } else { (11, 24) };
+    let keys = zipf(1, 2_000_000);
+    let mut seen: Vec<Vec<[Times; 3]>> = KINDS.iter().map(|_| Vec::new()).collect();
+    for _ in 0..rounds {
+        for ((_, measure, _), seen) in KINDS.iter().zip(&mut seen) {
+            seen.push(measure(&keys, chunks));
+        }
+    }
+    let medians: Vec<[f64; 6]> = seen.iter().map(|rounds| medians(rounds)).collect();
+    println!(
+        "{:<14} hit 1k 1t     2t  100k 1t     2t   zipf 1t     2t   ns; all with a time to live but zipf",
+        "cache"
+    );
+    for ((name, ..), m) in KINDS.iter().zip(&medians) {
+        println!("{name:<14} {:>9.1} {:>6.1} {:>8.1} {:>6.1} {:>9.1} {:>6.1}", m[0], m[1], m[2], m[3], m[4], m[5]);
+    }
+    let mut card = Card::default();
+    let rows = [
+        ("cache.hit_hot_ttl.1t.over_quick_cache", 1.5),
+        ("cache.hit_hot_ttl.2t.over_quick_cache", 1.5),
+        ("cache.hit_100k_ttl.1t.over_quick_cache", 3.0),
+        ("cache.hit_100k_ttl.2t.over_quick_cache", 3.0),
+        ("cache.zipf_load.1t.over_quick_cache", 0.6),
+        ("cache.zipf_load.2t.over_quick_cache", 0.6),
+    ];
+    if let [ours, quick, ..] = medians.as_slice() {
+        for (((metric, goal), ours), quick) in rows.into_iter().zip(ours).zip(quick) {
+            card.rows.push(Row {
+                metric,
+                unit: "ratio",
+                ours: ours / quick,
+                goal: Goal::AtMost(goal),
+                best_peer: None,
+            });
+        }
+    }
+    for (metric, entries) in [("cache.bytes_per_entry.u64.100k", 100_000), ("cache.bytes_per_entry.u64.1m", 1_000_000)]
+    {
+        let figures: Vec<Peer> = KINDS.iter().map(|(name, _, bytes)| Peer { name, figure: bytes(entries) }).collect();
+        let [ours, peers @ ..] = figures.as_slice() else { continue };
+        let peers = peers.iter().filter(|peer| !peer.name.starts_with("plimsoll")).cloned();
+        card.rows.push(Row {
+            metric,
+            unit: "bytes",
+            ours: ours.figure,
+            goal: Goal::AtMost(44.0),
+            best_peer: Peer::best(peers),
+        });
+    }
+    card.rows.push(sweep());
+    Ok(card)
+}
+
+/// The medians of the six figures.
+fn medians(rounds: &[[Times; 3]]) -> [f64; 6] {
+    let median = |figure: &dyn Fn(&[Times; 3]) -> f64| {
+        let mut all: Vec<f64> = rounds.iter().map(figure).collect();
+        all.sort_by(f64::total_cmp);
+        all.get(all.len() / 2).copied().unwrap_or(f64::NAN)
+    };
+    [
+        median(&|times| times[0].alone),
+        median(&|times| times[0].together),
+        median(&|times| times[1].alone),
+        median(&|times| times[1].together),
+        median(&|times| times[2].alone),
+        median(&|times| times[2].together),
+    ]
+}
+
+/// What freeing 50 MB of expired entries costs, for each of them.
+fn sweep() -> Row {
+    let manual = plimsoll::ManualClock::new();
+    let ttl = std::time::Duration::from_secs(60);
+    let built =
+        plimsoll::Cache::builder("sweep").max_bytes(ByteSize::mib(100)).time_to_live(ttl).clock(manual.clock()).build();
+    let mut best = f64::INFINITY;
+    if let Ok(cache) = built {
+        for _ in 0..5 {
+            (0..50_000_u64).for_each(|key| drop(cache.insert(key, vec![0_u8; 1_000])));
+            manual.advance(2 * ttl);
+            let start = std::time::Instant::now();
+            let swept = cache.sweep(usize::MAX);
+            best = best.min(start.elapsed().as_nanos() as f64 / swept.max(1) as f64);
+        }
+    }
+    Row { metric: "cache.sweep.ns_per_entry", unit: "ns", ours: best, goal: Goal::AtMost(100.0), best_peer: None }
+}

@@ -1,0 +1,225 @@
+//! Settings of a cache.
+
+use std::fmt;
+use std::hash::{BuildHasher, Hash};
+use std::marker::PhantomData;
+use std::time::Duration;
+
+use crate::budget::{Account, Rank};
+use crate::clock::{Clock, RESOLUTION};
+use crate::heap;
+use crate::size::ByteSize;
+use crate::weigh::HeapSize;
+
+use super::{Cache, CacheError, Seeded};
+
+/// Which entries go when there is no room.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub enum Eviction {
+    /// Those that were asked for once and not again, then those not asked for lately. Holds against scans; a hit writes
+    /// at most one byte.
+    #[default]
+    S3Fifo,
+    /// The least recently used, exactly. A hit moves the entry, and costs some three times as much.
+    Lru,
+}
+
+/// Heap bytes that a key and a value own, by a rule of the user's.
+pub(super) type Weigher<K, V> = Box<dyn Fn(&K, &V) -> usize + Send + Sync>;
+
+/// Settings of a [`Cache`], begun with [`Cache::builder`].
+#[must_use]
+pub struct CacheBuilder<K, V, S = Seeded> {
+    pub(super) name: &'static str,
+    pub(super) max_entries: Option<usize>,
+    pub(super) max_bytes: Option<ByteSize>,
+    pub(super) weigher: Option<Weigher<K, V>>,
+    pub(super) by_load: bool,
+    pub(super) expected_load: Option<ByteSize>,
+    pub(super) ttl: Option<Duration>,
+    pub(super) tti: Option<Duration>,
+    pub(super) eviction: Eviction,
+    pub(super) account: Option<(Account, Rank)>,
+    pub(super) clock: Clock,
+    pub(super) hasher: S,
+    entry: PhantomData<fn(K, V)>,
+}
+
+impl<K, V> CacheBuilder<K, V> {
+    pub(super) fn new(name: &'static str) -> Self {
+        Self {
+            name,
+            max_entries: None,
+            max_bytes: None,
+            weigher: None,
+            by_load: false,
+            expected_load: None,
+            ttl: None,
+            tti: None,
+            eviction: Eviction::default(),
+            account: None,
+            clock: Clock::system(),
+            hasher: Seeded::default(),
+            entry: PhantomData,
+        }
+    }
+}
+
+impl<K, V, S> CacheBuilder<K, V, S> {
+    /// Bounds the number of entries. Zero holds none: every insert gives its value back, and loads still load.
+    pub fn max_entries(mut self, most: usize) -> Self {
+        self.max_entries = Some(most);
+        self
+    }
+
+    /// Bounds the bytes: of the tables, and of the heap that keys and values own as told by [`HeapSize`].
+    ///
+    /// Entries are weighed once, when they come in: one that grows afterwards is not noticed. An `Arc` counts in full.
+    /// Zero holds nothing. [`ByteSize::MAX`] bounds nothing and weighs all the same.
+    pub fn max_bytes(mut self, most: ByteSize) -> Self
+    where
+        K: HeapSize,
+        V: HeapSize,
+    {
+        self.max_bytes = Some(most);
+        let owns = K::owns_heap() || V::owns_heap();
+        self.weigher =
+            owns.then(|| Box::new(|key: &K, value: &V| key.heap_size().saturating_add(value.heap_size())) as _);
+        self
+    }
+
+    /// Bounds the bytes as [`max_bytes`](Self::max_bytes) does, where `weigh` tells what a key and a value own on the
+    /// heap. It runs without a lock, once for each insert.
+    pub fn max_bytes_weighed(
+        mut self,
+        most: ByteSize,
+        weigh: impl Fn(&K, &V) -> usize + Send + Sync + 'static,
+    ) -> Self {
+        self.max_bytes = Some(most);
+        self.weigher = Some(Box::new(weigh));
+        self
+    }
+
+    /// Weighs what is loaded by the heap that its load retained, as the [`TrackingAllocator`](crate::TrackingAllocator)
+    /// saw it: for values whose insides nobody can measure. What is inserted is weighed as before.
+    ///
+    /// Not seen: what other threads allocate for the load. Seen, and charged to the entry: what it leaves elsewhere.
+    pub fn weigh_by_load(mut self) -> Self {
+        self.by_load = true;
+        self
+    }
+
+    /// Makes room for so much before a loader runs, so that the cache and what is being loaded are within the bound
+    /// together; with an account, it is reserved until the value is in.
+    pub fn expected_load(mut self, size: ByteSize) -> Self {
+        self.expected_load = Some(size);
+        self
+    }
+
+    /// Lets entries expire so long after they were put in, up to 10 ms early and never late. Longer than 248 days counts
+    /// as 248 days.
+    pub fn time_to_live(mut self, ttl: Duration) -> Self {
+        self.ttl = Some(ttl);
+        self
+    }
+
+    /// Lets entries expire that nobody asked for so long, up to 10 ms early and never late. Longer than 124 days counts
+    /// as 124 days.
+    pub fn time_to_idle(mut self, tti: Duration) -> Self {
+        self.tti = Some(tti);
+        self
+    }
+
+    /// Sets which entries go when there is no room. Default: [`Eviction::S3Fifo`].
+    pub fn eviction(mut self, eviction: Eviction) -> Self {
+        self.eviction = eviction;
+        self
+    }
+
+    /// Charges what the cache holds to an account, and gives back when others of the budget need it, at
+    /// [`Rank::CACHE`].
+    ///
+    /// The cache evicts its own entries before it asks others; see the [module](super).
+    pub fn account(self, account: Account) -> Self {
+        self.account_ranked(account, Rank::CACHE)
+    }
+
+    /// As [`account`](Self::account), at a rank of one's own.
+    pub fn account_ranked(mut self, account: Account, rank: Rank) -> Self {
+        self.account = Some((account, rank));
+        self
+    }
+
+    /// Sets the clock, for tests that turn it by hand. Default: [`Clock::system`].
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Sets the hash function. Default: [`Seeded`].
+    pub fn hasher<T>(self, hasher: T) -> CacheBuilder<K, V, T> {
+        CacheBuilder {
+            name: self.name,
+            max_entries: self.max_entries,
+            max_bytes: self.max_bytes,
+            weigher: self.weigher,
+            by_load: self.by_load,
+            expected_load: self.expected_load,
+            ttl: self.ttl,
+            tti: self.tti,
+            eviction: self.eviction,
+            account: self.account,
+            clock: self.clock,
+            hasher,
+            entry: PhantomData,
+        }
+    }
+
+    /// Makes the cache, empty: it takes no memory ahead of its entries.
+    ///
+    /// # Errors
+    ///
+    /// [`CacheError`] where no bound is set, a time is below the clock's resolution, or loads cannot be weighed.
+    pub fn build(self) -> Result<Cache<K, V, S>, CacheError>
+    where
+        K: Hash + Eq + Send + 'static,
+        V: Send + 'static,
+        S: BuildHasher + Send + Sync + 'static,
+    {
+        let cache = self.name;
+        if self.max_entries.is_none() && self.max_bytes.is_none() {
+            return Err(CacheError::NoBound { cache });
+        }
+        for (what, time) in [("time to live", self.ttl), ("time to idle", self.tti)] {
+            if let Some(time) = time.filter(|&time| time < RESOLUTION) {
+                return Err(CacheError::TooShort { cache, what, time, least: RESOLUTION });
+            }
+        }
+        if self.by_load && self.max_bytes.is_none() {
+            return Err(CacheError::NothingToWeigh { cache });
+        }
+        if self.by_load && !heap::is_installed() {
+            return Err(CacheError::NotTracked { cache });
+        }
+        Ok(Cache::with(self))
+    }
+}
+
+impl<K, V, S> fmt::Debug for CacheBuilder<K, V, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CacheBuilder")
+            .field("name", &self.name)
+            .field("max_entries", &self.max_entries)
+            .field("max_bytes", &self.max_bytes)
+            .field("time_to_live", &self.ttl)
+            .field("time_to_idle", &self.tti)
+            .field("eviction", &self.eviction)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Whole milliseconds.
+pub(super) fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}

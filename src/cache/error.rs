@@ -1,0 +1,156 @@
+//! Why a value is not in the cache. It comes back to its owner.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::budget::BudgetExceeded;
+use crate::size::ByteSize;
+
+/// A key and a value that the cache did not take; [`into_entry`](Self::into_entry) gives them back.
+///
+/// An earlier value of the key is gone: it was to be replaced.
+#[derive(thiserror::Error)]
+#[error("{refusal}")]
+pub struct InsertError<K, V> {
+    key: K,
+    value: V,
+    /// Not a `source`: the message is its own.
+    refusal: Refusal,
+}
+
+impl<K, V> InsertError<K, V> {
+    pub(super) const fn new(key: K, value: V, refusal: Refusal) -> Self {
+        Self { key, value, refusal }
+    }
+
+    /// Tells why.
+    pub const fn refusal(&self) -> &Refusal {
+        &self.refusal
+    }
+
+    /// Gives back what was to be inserted.
+    pub fn into_entry(self) -> (K, V) {
+        (self.key, self.value)
+    }
+}
+
+/// Keys and values are not printed: they may be secrets.
+impl<K, V> fmt::Debug for InsertError<K, V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("InsertError").field("refusal", &self.refusal).finish_non_exhaustive()
+    }
+}
+
+/// Why a value is not taken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// The entry alone is larger than the cache may be. Nothing was evicted for it.
+    #[error("cache {cache}: an entry of {size} is more than the {limit} it may hold")]
+    #[non_exhaustive]
+    TooLarge {
+        /// The cache's name.
+        cache: &'static str,
+        /// The entry with the least tables it needs.
+        size: ByteSize,
+        /// What it had to be within: `max_bytes`, or 4 GiB.
+        limit: ByteSize,
+    },
+    /// The cache may hold no entry at all: `max_entries` is 0.
+    #[error("cache {cache}: it may hold no entries")]
+    #[non_exhaustive]
+    NoEntries {
+        /// The cache's name.
+        cache: &'static str,
+    },
+    /// The budget had no room, though the cache gave up all it had and the others were asked.
+    #[error(transparent)]
+    Budget(BudgetExceeded),
+    /// The time to live is below what the clock can tell apart.
+    #[error("a time to live of {ttl:?} is below the clock's resolution of {least:?}")]
+    #[non_exhaustive]
+    TimeToLive {
+        /// What was asked for.
+        ttl: Duration,
+        /// The least there is.
+        least: Duration,
+    },
+}
+
+/// Why there is no value.
+///
+/// All who waited for one load get the same error.
+#[derive(thiserror::Error)]
+#[non_exhaustive]
+pub enum LoadError<E> {
+    /// The loader failed.
+    #[error("the value could not be loaded")]
+    Failed(#[source] Arc<E>),
+    /// The budget has no room for what the load is expected to take, so it did not begin.
+    #[error("the load did not begin: its expected size is not to be had")]
+    NoRoom(#[source] BudgetExceeded),
+    /// The loader asked for the key that it is loading.
+    #[error("the loader asked for the key it is loading")]
+    Reentrant,
+}
+
+impl<E: fmt::Debug> fmt::Debug for LoadError<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Failed(error) => f.debug_tuple("Failed").field(error).finish(),
+            Self::NoRoom(refused) => f.debug_tuple("NoRoom").field(refused).finish(),
+            Self::Reentrant => f.write_str("Reentrant"),
+        }
+    }
+}
+
+impl<E> Clone for LoadError<E> {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Failed(error) => Self::Failed(Arc::clone(error)),
+            Self::NoRoom(refused) => Self::NoRoom(refused.clone()),
+            Self::Reentrant => Self::Reentrant,
+        }
+    }
+}
+
+/// Why there is no cache.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CacheError {
+    /// Neither entries nor bytes are bounded.
+    #[error("cache {cache} has no bound: give it max_entries() or max_bytes()")]
+    #[non_exhaustive]
+    NoBound {
+        /// The cache's name.
+        cache: &'static str,
+    },
+    /// A time is below what the clock can tell apart.
+    #[error("cache {cache}: a {what} of {time:?} is below the clock's resolution of {least:?}")]
+    #[non_exhaustive]
+    TooShort {
+        /// The cache's name.
+        cache: &'static str,
+        /// Which time, in words.
+        what: &'static str,
+        /// What was asked for.
+        time: Duration,
+        /// The least there is.
+        least: Duration,
+    },
+    /// Loads cannot be weighed by what they retain, as nobody watches the heap.
+    #[error("cache {cache} is to weigh by what loads retain: `plimsoll::TrackingAllocator` is not installed")]
+    #[non_exhaustive]
+    NotTracked {
+        /// The cache's name.
+        cache: &'static str,
+    },
+    /// Loads cannot be weighed without a bound in bytes.
+    #[error("cache {cache} is to weigh by what loads retain, and has no max_bytes()")]
+    #[non_exhaustive]
+    NothingToWeigh {
+        /// The cache's name.
+        cache: &'static str,
+    },
+}

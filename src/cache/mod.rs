@@ -1,0 +1,498 @@
+//! Caches that are bounded in entries and in true bytes, whose values expire though the environment was frozen.
+//!
+//! ```
+//! use std::time::Duration;
+//! use plimsoll::{ByteSize, Cache};
+//!
+//! let orders: Cache<String, Vec<u8>> = Cache::builder("orders")
+//!     .max_entries(10_000)
+//!     .max_bytes(ByteSize::mib(5))
+//!     .time_to_live(Duration::from_secs(300))
+//!     .build()?;
+//! orders.insert("a-17".into(), vec![1, 2, 3])?;
+//! assert_eq!(orders.get("a-17"), Some(vec![1, 2, 3]));
+//! assert_eq!(orders.get("a-18"), None);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Bytes
+//!
+//! `max_bytes` is a bound of heap: the tables, and what keys and values own as told by
+//! [`HeapSize`](crate::HeapSize). Room is made before a value goes in, so the sum is never above it. For each entry the
+//! tables take, with the default policy,
+//!
+//! ```text
+//!   size_of::<K>() + size_of::<V>() + 8                    the slot: hash and expiry, padded to their alignment
+//!   + 9 + 6                                                policy: two links and a mark; a ghost and a half
+//!   + 5 x buckets / entries                                index: buckets are the power of two above 8/7 x entries
+//!   + 4 if values are weighed + 4 if they expire by idleness
+//! ```
+//!
+//! that is 29 to 34 bytes beyond a `u64` and a `u64`, where the room is `max_entries`; until it is reached tables grow by
+//! an eighth at a time, so up to an eighth of it lies spare. Removals do not grow the index. Tables shrink when less than
+//! a quarter of them is in use. Not counted: what the allocator adds, and values that are on their way out or being
+//! loaded ([`expected_load`](CacheBuilder::expected_load) makes room for these).
+//!
+//! # Time
+//!
+//! Entries expire by [the crate's clock](crate::clock), which counts a freeze. What has expired is never returned, and is
+//! freed when it is asked for, by [`Cache::sweep`], and when others need memory. Nothing runs in the background. A cache
+//! in which nothing expires reads no clock.
+//!
+//! # Pressure
+//!
+//! A cache with an [account](CacheBuilder::account) charges it all it holds. Where the budget has no room, it evicts its
+//! own entries first; others are asked only when it is empty. When others need memory, it gives up what has expired, and
+//! under [`Pressure::Critical`] entries in the order of its policy. It grows back by being used.
+//!
+//! # Locks and your code
+//!
+//! One lock guards a cache. Under it run `Eq` of keys, `Clone` of values, and the closures of [`Cache::for_each`] and
+//! [`Cache::retain`]: **these must not use the same cache**, or they wait for themselves. `Hash`, weighers, loaders and
+//! `Drop` run outside, and may. Each of them may panic: the cache stays whole. Make values cheap to clone: an `Arc`.
+//!
+//! # A new policy
+//!
+//! Which entry goes is decided by a small private trait over slot numbers, without keys, values, time or bytes; a policy
+//! is one file that implements it, and one line that lists it.
+
+mod builder;
+mod error;
+mod hasher;
+mod index;
+mod load;
+mod lru;
+mod policy;
+mod s3fifo;
+mod state;
+mod stats;
+mod store;
+
+use std::borrow::Borrow;
+use std::fmt;
+use std::hash::{BuildHasher, Hash};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use crate::board;
+use crate::budget::{Pressure, Reclaim, Reservation};
+use crate::clock::{Clock, RESOLUTION};
+use crate::size::ByteSize;
+use crate::sync::Mutex;
+
+pub use builder::{CacheBuilder, Eviction};
+pub use error::{CacheError, InsertError, LoadError, Refusal};
+pub use hasher::{Seeded, SeededHasher};
+pub use stats::CacheStats;
+
+use builder::{Weigher, millis};
+use load::Flights;
+use state::{Charge, Full, Locked, State};
+use stats::Cause;
+use store::{Gone, MOST, NEVER, Slot, Store};
+
+/// Keeps values by key, within a bound of entries, of bytes, or of both.
+///
+/// See the [module](self) for what counts as bytes, how entries expire, and what runs under the lock. A clone is the same
+/// cache.
+pub struct Cache<K, V, S = Seeded> {
+    shared: Arc<Shared<K, V, S>>,
+}
+
+/// What the handles of a cache share.
+struct Shared<K, V, S> {
+    state: Mutex<State<K, V>>,
+    flights: Flights<K>,
+    name: &'static str,
+    weigher: Option<Weigher<K, V>>,
+    by_load: bool,
+    expected_load: Option<ByteSize>,
+    /// Milliseconds.
+    ttl: Option<u64>,
+    /// Whether anything may expire; else no clock is read.
+    timed: AtomicBool,
+    clock: Clock,
+    hasher: S,
+}
+
+impl<K, V> Cache<K, V> {
+    /// Begins a cache. The name goes into errors and reports: short and constant.
+    pub fn builder(name: &'static str) -> CacheBuilder<K, V> {
+        CacheBuilder::new(name)
+    }
+}
+
+impl<K, V, S> Cache<K, V, S> {
+    fn with(builder: CacheBuilder<K, V, S>) -> Self
+    where
+        K: Send + 'static,
+        V: Send + 'static,
+        S: Send + Sync + 'static,
+    {
+        let CacheBuilder { name, weigher, by_load, expected_load, eviction, clock, hasher, .. } = builder;
+        let most = builder.max_entries.unwrap_or(MOST);
+        let weighs = weigher.is_some() || by_load;
+        let store = Store::new(eviction, most, weighs, builder.tti.map(millis), clock.now());
+        let charge = match &builder.account {
+            Some((account, _)) => Charge::Account(account.book(ByteSize::ZERO)),
+            None => Charge::Board(board::holder(name), 0),
+        };
+        let state = State {
+            store,
+            max_bytes: builder.max_bytes.map_or(u64::MAX, ByteSize::as_u64),
+            charge,
+            loading: 0,
+            counters: CacheStats { name, ..CacheStats::default() },
+        };
+        let shared = Arc::new(Shared {
+            state: Mutex::new(state),
+            flights: Flights::default(),
+            name,
+            weigher,
+            by_load,
+            expected_load,
+            ttl: builder.ttl.map(millis),
+            timed: AtomicBool::new(builder.ttl.is_some() || builder.tti.is_some()),
+            clock,
+            hasher,
+        });
+        if let Some((account, rank)) = builder.account {
+            account.set_reclaimer(rank, Arc::downgrade(&shared));
+        }
+        Self { shared }
+    }
+
+    /// Frees what has expired among the next `most` entries, going on where it stopped, and tells how many that were.
+    ///
+    /// For the end of an invocation, when nobody waits. Holds the lock for some 10 ns an entry looked at; values are
+    /// dropped after it.
+    pub fn sweep(&self, most: usize) -> usize {
+        if !self.shared.timed.load(Relaxed) {
+            return 0;
+        }
+        let now = self.shared.clock.refresh();
+        self.shared.change(|state, gone| {
+            let tick = state.store.tick(now);
+            state.sweep(most, tick, gone)
+        })
+    }
+
+    /// Evicts until no more than `bytes` are held, and tells how many were given up. It may fill up again.
+    pub fn shrink_to(&self, bytes: ByteSize) -> ByteSize {
+        self.shared.change(|state, gone| {
+            let before = state.store.bytes();
+            state.shrink_to(bytes.as_u64(), Cause::Size, gone);
+            ByteSize::bytes(before - state.store.bytes())
+        })
+    }
+
+    /// Changes the bounds, evicting what is beyond them; `None` leaves one as it is.
+    ///
+    /// A cache that was made without a bound in bytes has no weigher: it counts its tables alone.
+    pub fn resize(&self, max_entries: Option<usize>, max_bytes: Option<ByteSize>) {
+        self.shared.change(|state, gone| {
+            if let Some(most) = max_entries {
+                state.store.set_max_entries(most);
+            }
+            if let Some(most) = max_bytes {
+                state.max_bytes = most.as_u64();
+            }
+            state.keep_bounds(gone);
+        });
+    }
+
+    /// Empties the cache. What it counted stays.
+    pub fn clear(&self) {
+        self.shared.change(|state, gone| {
+            let slots = state.store.clear();
+            state.counters.cleared += slots.len() as u64;
+            gone.take(slots);
+        });
+    }
+
+    /// Removes all entries of which `keep` does not hold. It runs under the lock, and must not use the cache.
+    pub fn retain(&self, mut keep: impl FnMut(&K, &V) -> bool) {
+        self.shared.change(|state, gone| {
+            let mut at = 0;
+            while let Some(slot) = state.store.get(at) {
+                if keep(&slot.key, &slot.value) {
+                    at += 1;
+                } else {
+                    // The last one takes its place.
+                    state.remove(at, Cause::Removed, gone);
+                }
+            }
+        });
+    }
+
+    /// Calls `each` with every entry that has not expired, in no order. It runs under the lock, and must not use the
+    /// cache.
+    pub fn for_each(&self, mut each: impl FnMut(&K, &V)) {
+        let now = self.shared.now();
+        let mut state = self.shared.state.lock();
+        let tick = state.store.tick(now);
+        for (at, slot) in (0..).zip(state.store.iter()) {
+            if !state.store.is_expired(at, tick) {
+                each(&slot.key, &slot.value);
+            }
+        }
+    }
+
+    /// Tells what the cache holds and has done. Costs the lock and a copy.
+    pub fn stats(&self) -> CacheStats {
+        let state = self.shared.state.lock();
+        let entries = state.store.max_entries();
+        CacheStats {
+            entries: state.store.len(),
+            max_entries: Some(entries).filter(|&most| most < MOST),
+            bytes: ByteSize::bytes(state.store.bytes()),
+            max_bytes: Some(ByteSize::bytes(state.max_bytes)).filter(|&most| most < ByteSize::MAX),
+            loading: ByteSize::bytes(state.loading),
+            ..state.counters
+        }
+    }
+
+    /// Tells the name it was made with.
+    pub fn name(&self) -> &'static str {
+        self.shared.name
+    }
+
+    /// Tells how many entries are there, those that have expired and were not yet freed among them.
+    pub fn len(&self) -> usize {
+        self.shared.state.lock().store.len()
+    }
+
+    /// Tells whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl<K: Hash + Eq, V, S: BuildHasher> Cache<K, V, S> {
+    /// Gets a clone of the value, if it is there and has not expired.
+    ///
+    /// Costs a hash, a lock, and a reading of the coarse clock if anything may expire. Allocates nothing itself.
+    #[inline]
+    pub fn get<Q>(&self, key: &Q) -> Option<V>
+    where
+        K: Borrow<Q>,
+        Q: Hash + Eq + ?Sized,
+        V: Clone,
+    {
+        let shared = &*self.shared;
+        let (hash, now) = (shared.hash(key), shared.now());
+        let mut guard = shared.state.lock();
+        let state = &mut *guard;
+        let Some(at) = state.store.find(hash, key) else {
+            state.counters.misses += 1;
+            return None;
+        };
+        let tick = state.store.tick(now);
+        if state.store.is_expired(at, tick) {
+            let mut locked = Locked { state: guard, gone: Gone::default() };
+            locked.state.counters.misses += 1;
+            locked.state.remove(at, Cause::Expired, &mut locked.gone);
+            return None;
+        }
+        state.counters.hits += 1;
+        state.store.touch(at, tick);
+        state.store.get(at).map(|slot| slot.value.clone())
+    }
+
+    /// Tells whether the key is there and has not expired. Counts as nothing, for the statistics and for the policy.
+    pub fn contains<Q>(&self, key: &Q) -> bool
+    where
+        K: Borrow<Q>,
+        Q: Hash + Eq + ?Sized,
+    {
+        let (hash, now) = (self.shared.hash(key), self.shared.now());
+        let mut state = self.shared.state.lock();
+        let found = state.store.find(hash, key);
+        let tick = state.store.tick(now);
+        found.is_some_and(|at| !state.store.is_expired(at, tick))
+    }
+
+    /// Puts a value in, in the place of an earlier one of the key. It lives as long as the cache's time to live says.
+    ///
+    /// Entries that have to go for it are dropped after the lock is released.
+    ///
+    /// # Errors
+    ///
+    /// [`InsertError`] with key and value, where the entry alone is larger than the bound, or the budget has no room.
+    pub fn insert(&self, key: K, value: V) -> Result<(), InsertError<K, V>> {
+        let weight = self.shared.weigh(&key, &value);
+        self.shared.put(key, value, weight, self.shared.ttl, None)
+    }
+
+    /// Puts a value in that lives so long, whatever the cache's time to live; see
+    /// [`CacheBuilder::time_to_live`] for how exact that is.
+    ///
+    /// # Errors
+    ///
+    /// As [`insert`](Self::insert), and where `ttl` is below the clock's resolution of 10 ms.
+    pub fn insert_with_ttl(&self, key: K, value: V, ttl: Duration) -> Result<(), InsertError<K, V>> {
+        if ttl < RESOLUTION {
+            self.shared.state.lock().counters.refused += 1;
+            return Err(InsertError::new(key, value, Refusal::TimeToLive { ttl, least: RESOLUTION }));
+        }
+        // Before the entry is there: who finds it reads the clock.
+        self.shared.timed.store(true, Relaxed);
+        let weight = self.shared.weigh(&key, &value);
+        self.shared.put(key, value, weight, Some(millis(ttl)), None)
+    }
+
+    /// Takes the value out; `None` if it is not there or has expired.
+    pub fn remove<Q>(&self, key: &Q) -> Option<V>
+    where
+        K: Borrow<Q>,
+        Q: Hash + Eq + ?Sized,
+    {
+        let (hash, now) = (self.shared.hash(key), self.shared.now());
+        let mut locked = self.shared.locked();
+        let Locked { state, gone } = &mut locked;
+        let at = state.store.find(hash, key)?;
+        let tick = state.store.tick(now);
+        if state.store.is_expired(at, tick) {
+            state.remove(at, Cause::Expired, gone);
+            return None;
+        }
+        let slot = state.store.remove(at)?;
+        state.counters.count(Cause::Removed);
+        // The value is the caller's from here on, and no longer the cache's to be charged for.
+        drop(locked);
+        Some(slot.value)
+    }
+}
+
+impl<K, V, S> Shared<K, V, S> {
+    /// The time, where it matters.
+    #[inline]
+    fn now(&self) -> u64 {
+        if self.timed.load(Relaxed) { self.clock.now() } else { 0 }
+    }
+
+    fn weigh(&self, key: &K, value: &V) -> usize {
+        self.weigher.as_ref().map_or(0, |weigher| weigher(key, value))
+    }
+
+    fn locked(&self) -> Locked<'_, K, V> {
+        Locked { state: self.state.lock(), gone: Gone::default() }
+    }
+
+    /// Changes the state under the lock; what leaves is dropped after it is released, also where `change` panics.
+    fn change<T>(&self, change: impl FnOnce(&mut State<K, V>, &mut Gone<K, V>) -> T) -> T {
+        let mut locked = self.locked();
+        let Locked { state, gone } = &mut locked;
+        change(state, gone)
+    }
+}
+
+impl<K, V, S: BuildHasher> Shared<K, V, S> {
+    /// The hash of a key, spread so that also the hash of a poor hasher fills 32 bits.
+    #[inline]
+    fn hash<Q: Hash + ?Sized>(&self, key: &Q) -> u32 {
+        (self.hasher.hash_one(key).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) as u32
+    }
+}
+
+impl<K: Hash + Eq, V, S: BuildHasher> Shared<K, V, S> {
+    /// Puts an entry in. `reserved` was reserved for it.
+    fn put(
+        &self,
+        key: K,
+        value: V,
+        weight: usize,
+        ttl: Option<u64>,
+        mut reserved: Option<Reservation>,
+    ) -> Result<(), InsertError<K, V>> {
+        let (hash, now) = (self.hash(&key), self.now());
+        let weight = u32::try_from(weight).ok().filter(|&weight| weight < u32::MAX);
+        let mut slot = Slot { key, value, hash, expires: NEVER };
+        loop {
+            let mut locked = self.locked();
+            let Locked { state, gone } = &mut locked;
+            let found = state.store.find(hash, &slot.key);
+            state.take_over(reserved.take());
+            let tick = state.store.tick(now);
+            slot.expires = ttl.map_or(NEVER, |ttl| state.store.expiry(now, ttl));
+            let refused = self.too_much(state, weight);
+            let admitted = if refused.is_none() {
+                state.admit(found, slot, weight.unwrap_or(u32::MAX), tick, gone)
+            } else {
+                if let Some(at) = found {
+                    state.remove(at, Cause::Removed, gone);
+                }
+                state.counters.refused += 1;
+                Err((slot, Full::Bound))
+            };
+            let account = if admitted.is_err() { state.account() } else { None };
+            drop(locked);
+            let Err((back, full)) = admitted else { return Ok(()) };
+            if let Some(refusal) = refused {
+                return Err(InsertError::new(back.key, back.value, refusal));
+            }
+            // The cache is empty and the budget full: others are asked, without the lock.
+            let lacking = if let Full::Budget(lacking) = full { lacking } else { 0 };
+            match account.map(|account| account.try_reserve(ByteSize::bytes(lacking))) {
+                Some(Ok(granted)) => {
+                    reserved = Some(granted);
+                    slot = back;
+                }
+                Some(Err(exceeded)) => {
+                    self.state.lock().counters.refused += 1;
+                    return Err(InsertError::new(back.key, back.value, Refusal::Budget(exceeded)));
+                }
+                // Cannot be: without an account only the bound is in the way, and that was looked at.
+                None => return Err(InsertError::new(back.key, back.value, Refusal::NoEntries { cache: self.name })),
+            }
+        }
+    }
+}
+
+impl<K, V, S> Shared<K, V, S> {
+    /// Why an entry of this weight can never come in; `None` weighs 4 GiB or more.
+    fn too_much(&self, state: &State<K, V>, weight: Option<u32>) -> Option<Refusal> {
+        let cache = self.name;
+        if state.store.max_entries() == 0 {
+            return Some(Refusal::NoEntries { cache });
+        }
+        let size = state.store.least_bytes(weight.unwrap_or(u32::MAX));
+        let limit = state.max_bytes.min(u64::from(u32::MAX));
+        (size > limit).then(|| Refusal::TooLarge { cache, size: ByteSize::bytes(size), limit: ByteSize::bytes(limit) })
+    }
+}
+
+/// Gives back what has expired, and under critical pressure entries in the order of the policy.
+impl<K: Send, V: Send, S: Send + Sync> Reclaim for Shared<K, V, S> {
+    fn reclaim(&self, want: ByteSize, pressure: Pressure) -> ByteSize {
+        /// As many as are looked at for what has expired: a tenth of a millisecond.
+        const LOOK_AT: usize = 10_000;
+        let now = self.now();
+        let Some(state) = self.state.try_lock() else { return ByteSize::ZERO };
+        let mut locked = Locked { state, gone: Gone::default() };
+        let Locked { state, gone } = &mut locked;
+        let before = state.store.bytes();
+        let tick = state.store.tick(now);
+        state.sweep(LOOK_AT, tick, gone);
+        if pressure >= Pressure::Critical {
+            state.shrink_to(before.saturating_sub(want.as_u64()), Cause::Pressure, gone);
+        }
+        let freed = before - state.store.bytes();
+        drop(locked);
+        ByteSize::bytes(freed)
+    }
+}
+
+impl<K, V, S> Clone for Cache<K, V, S> {
+    fn clone(&self) -> Self {
+        Self { shared: Arc::clone(&self.shared) }
+    }
+}
+
+impl<K, V, S> fmt::Debug for Cache<K, V, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.stats().fmt(f)
+    }
+}

@@ -1,0 +1,101 @@
+//! What a cache says it holds beside what the heap says: for small and large values, both policies, full and churned.
+#![allow(
+    unsafe_code,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    reason = "a test: it allocates by hand, counts in signed bytes and stops at the first surprise"
+)]
+
+mod support;
+
+use plimsoll::cache::{Cache, Eviction};
+use plimsoll::{ByteSize, HeapSize, TrackingAllocator};
+
+#[global_allocator]
+static GLOBAL: TrackingAllocator = TrackingAllocator::new();
+
+support::tests! {
+    what_it_says_it_holds_is_within_five_percent_of_the_heap,
+    a_number_in_a_cache_costs_what_the_docs_say,
+    a_load_is_charged_what_it_retained,
+}
+
+const BOTH: [Eviction; 2] = [Eviction::S3Fifo, Eviction::Lru];
+
+fn held(before: i64) -> u64 {
+    u64::try_from(support::live() - before).unwrap()
+}
+
+/// Fills a cache, and fills it anew; compares after each, and when it is emptied.
+fn compare<V: HeapSize + Clone + Send + 'static>(what: &str, eviction: Eviction, value: impl Fn(u64) -> V) {
+    let before = support::live();
+    let built = Cache::<u64, V>::builder("bytes").max_bytes(ByteSize::mib(8)).eviction(eviction).build();
+    let cache = built.unwrap();
+    let mut key = 0;
+    for turn in ["full", "churned"] {
+        for _ in 0..60_000 {
+            drop(cache.insert(key, value(key)));
+            key += 1;
+        }
+        let (said, heap) = (cache.stats().bytes.as_u64(), held(before));
+        let off = said.abs_diff(heap) * 1000 / heap;
+        // The table of `lru` cannot be looked into: what is said of it is what it is at most.
+        let most = if eviction == Eviction::Lru { 1000 } else { 50 };
+        assert!(off <= most && said + said / 20 >= heap, "{what} {turn} {eviction:?}: said {said}, heap {heap}");
+    }
+    cache.clear();
+    assert_eq!(cache.stats().bytes, ByteSize::ZERO);
+    assert!(held(before) < 2_000, "{} bytes of an empty cache", held(before));
+}
+
+fn what_it_says_it_holds_is_within_five_percent_of_the_heap() {
+    for eviction in BOTH {
+        compare("numbers", eviction, |key| key);
+        compare("one byte", eviction, |_| vec![1_u8]);
+        compare("strings", eviction, |key| format!("value {key}"));
+        compare("kilobytes", eviction, |key| vec![0_u8; 1_000 + usize::try_from(key % 500).unwrap()]);
+        compare("nested", eviction, |key| vec![vec![key; 10], vec![key; 20]]);
+        compare("megabytes", eviction, |key| vec![0_u8; if key % 2_000 == 0 { 1 << 20 } else { 64 }]);
+    }
+}
+
+fn a_number_in_a_cache_costs_what_the_docs_say() {
+    for entries in [100_000_u64, 1_000_000] {
+        let before = support::live();
+        let builder = Cache::builder("numbers").max_entries(usize::try_from(entries).unwrap());
+        let cache = builder.time_to_live(std::time::Duration::from_hours(1)).build().unwrap();
+        for key in 0..6 * entries {
+            cache.insert(key, key).unwrap();
+        }
+        assert_eq!(cache.len() as u64, entries);
+        let buckets = (entries * 8 / 7).next_power_of_two();
+        let formula = (16 + 8 + 9 + 6) * entries + 5 * buckets;
+        assert!(held(before).abs_diff(formula) < 2_000, "{} and by the formula {formula}", held(before));
+        assert!(held(before) / entries - 16 <= 34, "{} beyond key and value", held(before) / entries - 16);
+    }
+}
+
+fn a_load_is_charged_what_it_retained() {
+    /// Its insides are nobody's business, and it says so.
+    #[derive(Clone)]
+    struct Opaque(std::sync::Arc<Vec<u8>>);
+
+    impl HeapSize for Opaque {
+        fn heap_size(&self) -> usize {
+            0
+        }
+    }
+
+    let cache = Cache::<u64, Opaque>::builder("loads").max_bytes(ByteSize::mib(1)).weigh_by_load().build().unwrap();
+    let before = cache.stats().bytes;
+    let loaded = cache.try_get_or_load(&1, || {
+        drop(vec![0_u8; 70_000]);
+        Ok::<_, ()>(Opaque(std::sync::Arc::new(vec![0; 50_000])))
+    });
+    assert_eq!(loaded.ok().map(|value| value.0.len()), Some(50_000));
+    let more = cache.stats().bytes.as_u64() - before.as_u64();
+    assert!((50_000..52_000).contains(&more), "{more} for a load that left 50,000");
+}

@@ -1,0 +1,302 @@
+//! What a cache promises about memory, time, threads, and code of the user's that misbehaves.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test may panic"
+)]
+
+use std::hash::{Hash, Hasher};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use plimsoll::cache::{Cache, CacheError, Eviction, Refusal};
+use plimsoll::{ByteSize, ManualClock, MemoryBudget, board};
+
+const BOTH: [Eviction; 2] = [Eviction::S3Fifo, Eviction::Lru];
+
+#[test]
+fn a_cache_without_a_bound_is_not_built_nor_one_below_the_clock() {
+    let unbounded = Cache::<u8, u8>::builder("none").build();
+    assert!(matches!(unbounded, Err(CacheError::NoBound { cache: "none", .. })), "{unbounded:?}");
+    let short = Cache::<u8, u8>::builder("short").max_entries(1).time_to_live(Duration::from_millis(9)).build();
+    assert_eq!(
+        short.unwrap_err().to_string(),
+        "cache short: a time to live of 9ms is below the clock's resolution of 10ms"
+    );
+    let untracked = Cache::<u8, u8>::builder("heap").max_bytes(ByteSize::MAX).weigh_by_load().build();
+    assert!(matches!(untracked, Err(CacheError::NotTracked { .. })), "{untracked:?}");
+}
+
+#[test]
+fn a_cache_of_no_entries_gives_everything_back() {
+    let cache = Cache::builder("zero").max_entries(0).build().unwrap();
+    let error = cache.insert(1, "one").unwrap_err();
+    assert!(matches!(error.refusal(), Refusal::NoEntries { .. }));
+    assert_eq!(error.into_entry(), (1, "one"));
+    assert_eq!(cache.try_get_or_load(&1, || Ok::<_, ()>("loaded")).ok(), Some("loaded"));
+    let bytes = Cache::builder("zero").max_bytes(ByteSize::ZERO).build().unwrap();
+    assert!(matches!(bytes.insert(1, 1).unwrap_err().refusal(), Refusal::TooLarge { .. }));
+}
+
+#[test]
+fn a_value_of_thirty_seconds_is_not_served_after_a_freeze_of_an_hour() {
+    let manual = ManualClock::new();
+    let ttl = Duration::from_secs(30);
+    let cache = Cache::builder("ttl").max_entries(10).time_to_live(ttl).clock(manual.clock()).build().unwrap();
+    cache.insert("a", 1).unwrap();
+    manual.freeze(Duration::from_hours(1));
+    manual.advance(Duration::from_millis(4));
+    assert_eq!((cache.get("a"), cache.stats().evicted_expired), (None, 1));
+    cache.insert("a", 1).unwrap();
+    manual.freeze(Duration::from_hours(1));
+    assert_eq!((cache.sweep(10), cache.len()), (1, 0), "a sweep looks at the wall clock");
+}
+
+#[test]
+fn times_stay_right_over_years() {
+    let manual = ManualClock::new();
+    let day = Duration::from_hours(24);
+    let cache = Cache::builder("old")
+        .max_entries(10)
+        .time_to_live(200 * day)
+        .time_to_idle(100 * day)
+        .clock(manual.clock())
+        .build()
+        .unwrap();
+    for _ in 0..20 {
+        cache.insert("used", 1).unwrap();
+        cache.insert("unused", 1).unwrap();
+        manual.advance(60 * day);
+        assert!(cache.get("used").is_some() && cache.contains("unused"));
+        manual.advance(60 * day);
+        assert!(cache.get("used").is_some() && !cache.contains("unused"));
+        manual.advance(81 * day);
+        assert!(cache.get("used").is_none());
+    }
+}
+
+#[test]
+fn under_pressure_a_cache_gives_back_and_grows_again() {
+    for eviction in BOTH {
+        let budget = MemoryBudget::new(ByteSize::mib(1));
+        let cache = Cache::builder("given")
+            .max_bytes(ByteSize::mib(2))
+            .eviction(eviction)
+            .account(budget.account("given"))
+            .build()
+            .unwrap();
+        for key in 0..5_000_u32 {
+            cache.insert(key, vec![0_u8; 500]).unwrap();
+        }
+        let full = cache.stats();
+        assert!(full.bytes > ByteSize::kib(900) && full.evicted_pressure > 0 && full.evicted_size == 0, "{full:?}");
+        let other = budget.account("other").try_reserve(ByteSize::kib(700)).unwrap();
+        let given = cache.stats();
+        assert!(given.bytes <= ByteSize::kib(324) && given.entries > 100, "{given:?}");
+        assert_eq!(budget.reserved(), given.bytes.saturating_add(ByteSize::kib(700)));
+        drop(other);
+        for key in 0..5_000_u32 {
+            cache.insert(key, vec![0_u8; 500]).unwrap();
+        }
+        assert!(cache.stats().bytes > ByteSize::kib(900));
+    }
+}
+
+#[test]
+fn where_the_budget_has_nothing_the_value_comes_back() {
+    let budget = MemoryBudget::new(ByteSize::kib(10));
+    let _all = budget.account("all").try_reserve(ByteSize::kib(10)).unwrap();
+    let cache = Cache::builder("poor").max_entries(10).account(budget.account("poor")).build().unwrap();
+    let error = cache.insert(1, 2).unwrap_err();
+    assert!(matches!(error.refusal(), Refusal::Budget(_)), "{error}");
+    assert_eq!((error.into_entry(), cache.stats().refused), ((1, 2), 1));
+}
+
+#[test]
+fn a_cache_without_an_account_is_on_the_board() {
+    let cache = Cache::builder("cache on the board").max_bytes(ByteSize::mib(1)).build().unwrap();
+    cache.insert(1, vec![0_u8; 1_000]).unwrap();
+    let shown = || board::holder("cache on the board").bytes();
+    assert_eq!(shown(), cache.stats().bytes);
+    drop(cache);
+    assert_eq!(shown(), ByteSize::ZERO);
+}
+
+/// Eight threads, all operations; the bound is read under the lock after each.
+#[test]
+fn eight_threads_never_see_more_than_the_bound() {
+    for eviction in BOTH {
+        let budget = MemoryBudget::new(ByteSize::kib(200));
+        let most = ByteSize::kib(100);
+        let cache = Cache::builder("stress")
+            .max_entries(300)
+            .max_bytes(most)
+            .eviction(eviction)
+            .account(budget.account("stress"))
+            .build()
+            .unwrap();
+        thread::scope(|scope| {
+            for seed in 1..=8_u64 {
+                let (cache, budget) = (&cache, &budget);
+                scope.spawn(move || {
+                    let mut bits = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+                    let mut below = |bound: u64| {
+                        bits ^= bits << 13;
+                        bits ^= bits >> 7;
+                        bits ^= bits << 17;
+                        (bits >> 33) % bound
+                    };
+                    for _ in 0..4_000 {
+                        let key = below(1_000);
+                        let value = || vec![key.to_le_bytes()[0]; usize::try_from(key).unwrap()];
+                        let found = match below(12) {
+                            0..4 => cache.insert(key, value()).map(|()| None).unwrap(),
+                            4..8 => cache.get(&key),
+                            8 => cache.remove(&key),
+                            9 => cache.try_get_or_load(&key, || Ok::<_, ()>(value())).ok(),
+                            10 => {
+                                drop(budget.account("other").try_reserve(ByteSize::kib(150)));
+                                None
+                            }
+                            _ => Some(cache.shrink_to(ByteSize::kib(below(100)))).and(None),
+                        };
+                        assert!(found.is_none_or(|found| found == value()));
+                        let stats = cache.stats();
+                        assert!(stats.bytes <= most && stats.entries <= 300, "{stats:?}");
+                    }
+                });
+            }
+        });
+        assert_eq!(budget.account("stress").held(), cache.stats().bytes);
+        drop(cache);
+        assert_eq!(budget.reserved(), ByteSize::ZERO);
+    }
+}
+
+#[test]
+fn a_value_whose_drop_uses_the_cache_is_no_trouble() {
+    static CACHE: OnceLock<Cache<u32, Arc<User>>> = OnceLock::new();
+    static DROPS: AtomicU32 = AtomicU32::new(0);
+    struct User;
+    impl Drop for User {
+        fn drop(&mut self) {
+            DROPS.fetch_add(1, Relaxed);
+            let cache = CACHE.get().unwrap();
+            drop((cache.get(&0), cache.len()));
+            if DROPS.load(Relaxed).is_multiple_of(3) {
+                cache.remove(&1);
+            }
+        }
+    }
+    let manual = ManualClock::new();
+    let built =
+        Cache::builder("drops").max_entries(4).time_to_live(Duration::from_secs(1)).clock(manual.clock()).build();
+    let cache = CACHE.get_or_init(|| built.unwrap());
+    for key in 0..50 {
+        cache.insert(key % 7, Arc::new(User)).unwrap();
+    }
+    cache.retain(|key, _| key % 2 == 0);
+    manual.advance(Duration::from_secs(2));
+    cache.sweep(1);
+    drop(cache.get(&0));
+    cache.insert(3, Arc::new(User)).unwrap();
+    cache.clear();
+    assert_eq!((DROPS.load(Relaxed), cache.len()), (51, 0));
+}
+
+/// A key whose `Hash` and `Eq` panic or lie when told to.
+#[derive(Clone, Debug)]
+struct Moody(u32);
+
+static MOOD: Mutex<u32> = Mutex::new(0);
+static LYING: AtomicBool = AtomicBool::new(false);
+
+fn mood() {
+    let mut left = MOOD.lock().unwrap_or_else(PoisonError::into_inner);
+    *left = left.saturating_sub(1);
+    let panics = *left == 1;
+    drop(left);
+    assert!(!panics, "on purpose");
+}
+
+impl Hash for Moody {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        mood();
+        state.write_u32(if LYING.load(Relaxed) { 0 } else { self.0 });
+    }
+}
+
+impl PartialEq for Moody {
+    fn eq(&self, other: &Self) -> bool {
+        mood();
+        self.0 == other.0 && !LYING.load(Relaxed)
+    }
+}
+
+impl Eq for Moody {}
+
+/// A value whose `Clone` and `Drop` panic when told to.
+struct Brittle(u32);
+
+impl Clone for Brittle {
+    fn clone(&self) -> Self {
+        mood();
+        Self(self.0)
+    }
+}
+
+impl Drop for Brittle {
+    fn drop(&mut self) {
+        if !thread::panicking() {
+            mood();
+        }
+    }
+}
+
+#[test]
+fn keys_values_weighers_and_loaders_that_panic_or_lie_leave_the_cache_whole() {
+    for eviction in BOTH {
+        let budget = MemoryBudget::new(ByteSize::kib(64));
+        let cache = Cache::builder("moody")
+            .max_entries(20)
+            .max_bytes_weighed(ByteSize::kib(32), |_: &Moody, value: &Brittle| {
+                mood();
+                value.0 as usize
+            })
+            .eviction(eviction)
+            .account(budget.account("moody"))
+            .build()
+            .unwrap();
+        let mut panics = 0;
+        for turn in 0..3_000_u32 {
+            LYING.store(turn % 50 > 40, Relaxed);
+            *MOOD.lock().unwrap() = turn % 9;
+            let key = Moody(turn * 7 % 40);
+            let worked = catch_unwind(AssertUnwindSafe(|| match turn % 5 {
+                0 | 1 => drop(cache.insert(key, Brittle(turn))),
+                2 => drop(cache.get(&key)),
+                3 => drop(cache.remove(&key)),
+                _ => drop(cache.try_get_or_load(&key, || {
+                    mood();
+                    Ok::<_, ()>(Brittle(turn))
+                })),
+            }));
+            panics += u32::from(worked.is_err());
+            *MOOD.lock().unwrap() = 0;
+            let stats = cache.stats();
+            let went = stats.removed + stats.evicted_size + stats.evicted_pressure;
+            assert_eq!(stats.inserts, went + stats.entries as u64, "{stats:?}");
+            assert!(stats.entries <= 20 && stats.bytes <= ByteSize::kib(32));
+            assert_eq!((stats.loading, budget.reserved()), (ByteSize::ZERO, stats.bytes));
+        }
+        assert!(panics > 100, "only {panics} panics");
+        LYING.store(false, Relaxed);
+        cache.clear();
+        assert_eq!((cache.len(), budget.reserved()), (0, ByteSize::ZERO));
+    }
+}
