@@ -66,6 +66,28 @@ fn a_size_that_ran_out_of_memory_is_excluded_and_so_are_its_failures() {
 }
 
 #[test]
+fn no_size_is_recommended_up_to_one_that_ran_out_of_memory() {
+    let killed = "Status: error\tError Type: Runtime.OutOfMemory";
+    let mut early = profile(30, &[(160, 900, 100), (256, 900, 100)]);
+    early.add(&run(256, 20, 110, killed));
+    let found = advice(&early);
+    assert_eq!(fits(&found), [(160, Fit::UnderHeadroom), (256, Fit::OutOfMemory)]);
+    assert_eq!((found.memory_size, found.extrapolated), (ByteSize::mib(308), true));
+    assert!(found.untried.is_none_or(|untried| untried.memory_size > ByteSize::mib(256)));
+    assert!(found.caveats.contains(&Caveat::RanOut { memory_size: ByteSize::mib(256) }));
+
+    let mut unseen = profile(30, &[(256, 900, 100), (1024, 300, 100)]);
+    unseen.add(&report(&format!("Duration: 5 ms\tBilled Duration: 5 ms\tMemory Size: 512 MB\t{killed}")));
+    assert_eq!(advice(&unseen).memory_size, ByteSize::mib(1024));
+    assert_eq!(fits(&advice(&unseen))[0], (256, Fit::UnderHeadroom));
+
+    let mut one = Profile::new();
+    one.add(&run(1024, 20, 1024, killed));
+    let found = sizing().headroom(0..=0).recommend(&one).unwrap();
+    assert_eq!(found.memory_size, ByteSize::mib(1025));
+}
+
+#[test]
 fn a_suspicion_excludes_and_thrashing_shows_as_the_peak() {
     let mut suspected = profile(30, &[(256, 900, 120), (512, 800, 120)]);
     suspected.add(&run(256, 60_000, 256, "Status: timeout"));

@@ -112,6 +112,12 @@ pub enum Caveat {
         /// The size.
         memory_size: ByteSize,
     },
+    /// A run ran out of memory, or failed at its limit, at a size above the highest memory used: the headroom counts
+    /// from that size.
+    RanOut {
+        /// The largest such size.
+        memory_size: ByteSize,
+    },
     /// No size in the log fits.
     NothingFits,
     /// Only one size in the log fits: nothing says what others would cost.
@@ -159,6 +165,9 @@ impl fmt::Display for Caveat {
                 "the peak is the limit of {} MB: the need may be higher, or a local emulator wrote the log",
                 mb(*memory_size)
             ),
+            Self::RanOut { memory_size } => {
+                write!(f, "memory ran out at {} MB: the headroom counts from there", mb(*memory_size))
+            }
             Self::NothingFits => f.write_str("no size in the log fits: the choice follows from the memory used alone"),
             Self::NoCurve => f.write_str("only one size in the log fits: what others would cost is not known"),
             Self::FewRuns { memory_size, runs, enough } => {

@@ -27,8 +27,8 @@ const TIMEOUTS_OF: u64 = 100;
 /// In this order:
 ///
 /// 1. **What fits.** The highest memory used, plus headroom, must fit into the size. A size at which a run ran out of
-///    memory, certainly or by suspicion, is excluded, and so is one where more than 1 run in 100 timed out. Runs that
-///    failed or timed out give no durations.
+///    memory, certainly or by suspicion, is excluded and counts as memory used, and so all smaller ones are excluded
+///    with it; so is one where more than 1 run in 100 timed out. Runs that failed or timed out give no durations.
 /// 2. **What is best of that**, by a [`Strategy`], exactly as aws-lambda-power-tuning selects.
 /// 3. **Where to stop.** A larger size than the one from which on "duration no longer decreases"
 ///    ([`plateau`]) is not recommended.
@@ -133,7 +133,12 @@ impl Sizing {
         }
         let used = |percent| profile.used(percent).ok_or(SizingError::NoMemory);
         let peak = used(100)?;
-        let needed = (with_headroom(peak, low), with_headroom(peak, high));
+        // A run that was killed shows less than it asked for: the size it failed at is the least it needs.
+        let failed = |size: &&SizeProfile| size.out_of_memory() + size.suspected() > 0;
+        let ran_out = profile.sizes().rev().find(failed).map(SizeProfile::memory_size);
+        let least = ran_out.unwrap_or_default();
+        let need = |percent| with_headroom(peak.max(least), percent).max(least.saturating_add(ByteSize::mib(1)));
+        let needed = (need(low), need(high));
         if needed.0 > ByteSize::mib(LARGEST_MB) {
             return Err(SizingError::TooLarge { needed: needed.0 });
         }
@@ -158,7 +163,7 @@ impl Sizing {
             needed,
             headroom: self.headroom.clone(),
             reports: profile.sizes().map(SizeProfile::reports).sum(),
-            caveats: caveats(profile, &candidates, peak),
+            caveats: caveats(profile, &candidates, peak, ran_out),
             candidates,
             untried,
         })
@@ -226,7 +231,7 @@ fn with_headroom(peak: ByteSize, percent: u32) -> ByteSize {
     ByteSize::mib(u64::try_from(mb).unwrap_or(u64::MAX).max(SMALLEST_MB))
 }
 
-fn caveats(profile: &Profile, candidates: &[Candidate], peak: ByteSize) -> Vec<Caveat> {
+fn caveats(profile: &Profile, candidates: &[Candidate], peak: ByteSize, ran_out: Option<ByteSize>) -> Vec<Caveat> {
     let mut caveats = Vec::new();
     let at_limit =
         |size: &&SizeProfile| size.used(100).is_some_and(|used| used.saturating_add(ByteSize::mib(1)) >= peak);
@@ -235,6 +240,7 @@ fn caveats(profile: &Profile, candidates: &[Candidate], peak: ByteSize) -> Vec<C
     {
         caveats.push(Caveat::PeakAtLimit { memory_size: size.memory_size() });
     }
+    caveats.extend(ran_out.filter(|size| *size > peak).map(|memory_size| Caveat::RanOut { memory_size }));
     let fitting = || candidates.iter().filter(|candidate| candidate.fit == Fit::Fits);
     match fitting().count() {
         0 => caveats.push(Caveat::NothingFits),
