@@ -21,7 +21,7 @@ pub enum Eviction {
     /// at most one byte.
     #[default]
     S3Fifo,
-    /// The least recently used, exactly. A hit moves the entry, and costs some three times as much.
+    /// The least recently used, exactly. A hit moves the entry, which costs most where many are resident.
     Lru,
 }
 

@@ -142,7 +142,7 @@ where
     /// one of those who wait loads instead. A caller who asks with another error type while the key is being loaded
     /// loads for himself. No key is made unless the value has to be loaded.
     ///
-    /// A hit costs what [`get`](Self::get) costs; a load three allocations and two keys.
+    /// A hit costs what [`get`](Self::get) costs; a load two keys and some allocations.
     ///
     /// # Errors
     ///

@@ -166,7 +166,7 @@ impl<K, V, S> Cache<K, V, S> {
 
     /// Frees what has expired among the next `most` entries, going on where it stopped, and tells how many that were.
     ///
-    /// For the end of an invocation, when nobody waits. Holds the lock for some 10 ns an entry looked at; values are
+    /// For the end of an invocation, when nobody waits. Holds the lock for as long as it looks; values are
     /// dropped after it.
     pub fn sweep(&self, most: usize) -> usize {
         if !self.shared.timed.load(Relaxed) {
@@ -467,7 +467,7 @@ impl<K, V, S> Shared<K, V, S> {
 /// Gives back what has expired, and under critical pressure entries in the order of the policy.
 impl<K: Send, V: Send, S: Send + Sync> Reclaim for Shared<K, V, S> {
     fn reclaim(&self, want: ByteSize, pressure: Pressure) -> ByteSize {
-        /// As many as are looked at for what has expired: a tenth of a millisecond.
+        /// As many as are looked at for what has expired, so that the lock is not held for long.
         const LOOK_AT: usize = 10_000;
         let now = self.now();
         let Some(state) = self.state.try_lock() else { return ByteSize::ZERO };

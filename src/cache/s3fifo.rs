@@ -203,7 +203,7 @@ struct Ghosts {
 }
 
 impl Ghosts {
-    /// Half as many again as there are slots: with no more than these, traces of requests lose 0.3 % of their hits.
+    /// Half as many again as there are slots: with fewer, real traces of requests lose hits.
     const fn sets(slots: usize) -> usize {
         (slots + slots / 2).div_ceil(WIDTH)
     }

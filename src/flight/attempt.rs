@@ -1,5 +1,6 @@
 //! One load and those who wait for it.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Wake, Waker};
@@ -50,6 +51,13 @@ pub(crate) enum Turn<T, E> {
     Wait,
     /// Stop: the load would wait for itself.
     Nested,
+}
+
+/// What one who gives up his seat is to drop: both are the user's, and may panic.
+pub(crate) struct Left<T, E> {
+    _waker: Waker,
+    /// Where it is here, the flight is to be settled after it.
+    pub(crate) load: Option<BoxLoad<T, E>>,
 }
 
 /// One load, from its beginning to its end.
@@ -107,11 +115,14 @@ impl<T, E> Attempt<T, E> {
         if run.is_mine() {
             return Turn::Nested;
         }
-        let before = run.seat(seat, waker, drives);
+        if let Some(before) = run.seat(seat, waker, drives) {
+            drop(run);
+            // A waker may be all that keeps a task alive, and that task may hold a seat here, or panic when it is
+            // dropped: so neither under the lock nor with the load in hand. What ends meanwhile wakes the new one.
+            drop(before);
+            run = self.run.lock();
+        }
         let load = if drives { run.progress.take() } else { None };
-        drop(run);
-        // A waker may be all that keeps a task alive, and that task may hold a seat here.
-        drop(before);
         load.map_or(Turn::Wait, Turn::Drive)
     }
 
@@ -129,18 +140,16 @@ impl<T, E> Attempt<T, E> {
         run.progress = Progress::Parked(load);
         let drivers = if woken { run.drivers() } else { Vec::new() };
         drop(run);
-        drivers.into_iter().for_each(Waker::wake);
+        wake_all(drivers);
     }
 
     /// Gives up a seat. The last who could advance the load gets it, to drop it and settle the flight.
-    pub(crate) fn leave(&self, number: u64) -> Option<BoxLoad<T, E>> {
+    pub(crate) fn leave(&self, number: u64) -> Option<Left<T, E>> {
         let mut run = self.run.lock();
         let at = run.find(number).ok()?;
         let seat = run.seats.remove(at);
         let load = if run.seats.iter().any(|seat| seat.drives) { None } else { run.progress.take() };
-        drop(run);
-        drop(seat);
-        load
+        Some(Left { _waker: seat.waker, load })
     }
 
     /// Ends the attempt and wakes everyone. The flight has been told before.
@@ -150,9 +159,7 @@ impl<T, E> Attempt<T, E> {
         let seats = std::mem::take(&mut run.seats);
         drop(run);
         drop(before);
-        for seat in seats {
-            seat.waker.wake();
-        }
+        wake_all(seats.into_iter().map(|seat| seat.waker));
     }
 
     /// Blocks until the attempt ends. `None` where this thread runs it.
@@ -190,7 +197,17 @@ impl<T: Send + 'static, E: Send + Sync + 'static> Wake for Attempt<T, E> {
             Progress::Landed(_) => Vec::new(),
         };
         drop(run);
-        drivers.into_iter().for_each(Waker::wake);
+        wake_all(drivers);
+    }
+}
+
+/// Wakes every one of them: a waker that panics, which the hook has told of, takes the wake-up from nobody behind it.
+fn wake_all(wakers: impl IntoIterator<Item = Waker>) {
+    for waker in wakers {
+        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| waker.wake())) {
+            // A payload may panic when it is dropped.
+            drop(catch_unwind(AssertUnwindSafe(move || drop(payload))));
+        }
     }
 }
 

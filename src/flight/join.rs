@@ -47,10 +47,10 @@ where
     /// Polls the load, which nobody else does meanwhile; `None` if it is not done.
     fn drive(
         &self,
+        leading: Lead<'_, T, E>,
         attempt: &Arc<Attempt<T, E>>,
         load: impl FnOnce() -> BoxLoad<T, E>,
     ) -> Option<Result<T, FlightError<E>>> {
-        let leading = Lead::new(&self.flight, attempt);
         let mut load = load();
         match load.as_mut().poll(&mut Context::from_waker(&Waker::from(Arc::clone(attempt)))) {
             Poll::Ready(loaded) => {
@@ -87,7 +87,10 @@ where
                     Turn::Landed(Outcome::Ready(value)) => return Poll::Ready(Ok(value)),
                     Turn::Landed(Outcome::Failed(failure)) => return Poll::Ready(Err(FlightError::Failed(failure))),
                     Turn::Landed(Outcome::Lost) => (this.attempt, this.seat) = (None, None),
-                    Turn::Drive(load) => return this.drive(attempt, || load).map_or(Poll::Pending, Poll::Ready),
+                    Turn::Drive(load) => {
+                        let leading = Lead::new(&this.flight, attempt);
+                        return this.drive(leading, attempt, || load).map_or(Poll::Pending, Poll::Ready);
+                    }
                 }
                 continue;
             }
@@ -95,14 +98,15 @@ where
                 Err(error) => return Poll::Ready(Err(error)),
                 Ok(Entry::Ready(value)) => return Poll::Ready(Ok(value)),
                 Ok(Entry::Join(attempt)) => this.attempt = Some(attempt),
-                Ok(Entry::Lead(attempt)) => {
+                Ok(Entry::Lead(attempt, before)) => {
+                    let leading = Lead::new(&this.flight, &attempt);
+                    drop(before);
                     let Some(start) = this.start.take() else {
-                        drop(Lead::new(&this.flight, &attempt));
                         return Poll::Ready(Err(FlightError::Panicked));
                     };
                     this.seat = Some(attempt.seat_leader(cx.waker().clone()));
                     this.attempt = Some(Arc::clone(&attempt));
-                    return this.drive(&attempt, start).map_or(Poll::Pending, Poll::Ready);
+                    return this.drive(leading, &attempt, start).map_or(Poll::Pending, Poll::Ready);
                 }
             }
         }
@@ -112,10 +116,10 @@ where
 impl<F: Deref<Target = Flight<T, E>>, T: Clone, E, S, R, N> Drop for Join<F, T, E, S, R, N> {
     fn drop(&mut self) {
         if let (Some(attempt), Some(seat)) = (self.attempt.take(), self.seat)
-            && let Some(load) = attempt.leave(seat)
+            && let Some(left) = attempt.leave(seat)
         {
-            let leading = Lead::new(&self.flight, &attempt);
-            drop(load);
+            let leading = left.load.is_some().then(|| Lead::new(&self.flight, &attempt));
+            drop(left);
             drop(leading);
         }
     }

@@ -34,8 +34,9 @@ pub(crate) enum Entry<T, E> {
     Ready(T),
     /// Somebody loads it.
     Join(Arc<Attempt<T, E>>),
-    /// The caller is to load it, and to settle the flight.
-    Lead(Arc<Attempt<T, E>>),
+    /// The caller is to load it, and to settle the flight. The failure before is his to drop, once he sees to that: an
+    /// error may panic when it is dropped.
+    Lead(Arc<Attempt<T, E>>, Option<Failure<E>>),
 }
 
 impl<T, E> Flight<T, E> {
@@ -126,8 +127,9 @@ impl<T: Clone, E> Flight<T, E> {
                     Outcome::Failed(failure) => return Err(FlightError::Failed(failure)),
                     Outcome::Lost => {}
                 },
-                Entry::Lead(attempt) => {
+                Entry::Lead(attempt, before) => {
                     let leading = Lead::new(self, &attempt);
+                    drop(before);
                     return leading.settle(load(), now);
                 }
             }
@@ -144,9 +146,8 @@ impl<T: Clone, E> Flight<T, E> {
             State::Failed(_) | State::Idle => {
                 let attempt = Arc::new(Attempt::led_here());
                 let before = std::mem::replace(&mut *state, State::Running(Arc::clone(&attempt)));
-                drop(state);
-                drop(before);
-                Ok(Entry::Lead(attempt))
+                let before = if let State::Failed(failure) = before { Some(failure) } else { None };
+                Ok(Entry::Lead(attempt, before))
             }
         }
     }

@@ -462,6 +462,91 @@ fn a_waker_that_owns_a_waiter_of_the_same_flight_may_be_dropped_anywhere() {
     assert_eq!(flight.waiting(), 1);
 }
 
+/// Panics when it is dropped, unless the test is panicking already.
+struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        assert!(thread::panicking(), "dropped (this panic belongs to the test)");
+    }
+}
+
+/// A waker that panics when its last clone is dropped.
+struct Fused(Bomb);
+
+impl Wake for Fused {
+    fn wake(self: Arc<Self>) {}
+}
+
+/// Polls with a waker of which the flight then holds the only clone.
+fn poll_fused(join: &mut (impl Future<Output = Result<u32, FlightError<String>>> + Unpin)) {
+    let waker = Waker::from(Arc::new(Fused(Bomb)));
+    assert!(pin!(join).poll(&mut Context::from_waker(&waker)).is_pending());
+}
+
+#[test]
+fn an_error_that_panics_when_it_is_dropped_leaves_nobody_waiting() {
+    let flight = Flight::<u32, Bomb>::new();
+    let fail = || drop(flight.get_or_load(|_| true, || 0, || Err(Bomb)));
+    fail();
+    assert!(catch_unwind(AssertUnwindSafe(|| flight.get_or_load(|_| true, || 0, || Ok(1)).is_ok())).is_err());
+    assert!(!flight.is_running());
+    fail();
+    let mut join = Join::new(&flight, || Box::pin(future::ready(Ok(2_u32))) as BoxLoad<u32, Bomb>, |_| true, || 0);
+    let mut poll = || pin!(&mut join).poll(&mut Context::from_waker(Waker::noop())).is_ready();
+    assert!(catch_unwind(AssertUnwindSafe(&mut poll)).is_err());
+    assert!(!flight.is_running());
+    assert!(poll(), "it had not begun, so it may begin now");
+}
+
+#[test]
+fn a_waker_that_panics_when_it_is_renewed_leaves_the_load_where_it_lies() {
+    let (flight, remote, poller) = (Number::new(), Remote::default(), Poller::new());
+    let (mut one, mut two) = (join!(&flight, remote), join!(&flight, remote));
+    poll_fused(&mut one);
+    assert!(poller.poll(&mut two).is_pending());
+    assert!(catch_unwind(AssertUnwindSafe(|| poller.poll(&mut one))).is_err());
+    remote.end(Ok(3));
+    assert_eq!(poller.poll(&mut two), Poll::Ready(Ok(3)));
+    assert_eq!((remote.starts(), remote.drops()), (1, 1));
+}
+
+#[test]
+fn a_waker_that_panics_as_the_last_one_goes_leaves_nobody_waiting() {
+    let (flight, remote) = (Number::new(), Remote::default());
+    let mut one = join!(&flight, remote);
+    poll_fused(&mut one);
+    // The load's own clone of the attempt's waker is none of this one.
+    assert!(catch_unwind(AssertUnwindSafe(|| drop(one))).is_err());
+    assert_eq!((flight.is_running(), remote.drops()), (false, 1));
+    assert_eq!(load(&flight, || Ok(4)), Ok(4));
+}
+
+#[test]
+fn a_waker_that_panics_takes_the_wake_up_from_nobody_behind_it() {
+    struct Panics;
+    impl Wake for Panics {
+        fn wake(self: Arc<Self>) {
+            panic!("a waker that panics (this panic belongs to the test)");
+        }
+    }
+    let panics = Waker::from(Arc::new(Panics));
+    let (flight, remote, poller) = (Number::new(), Remote::default(), Poller::new());
+    let mut first = join!(&flight, remote);
+    let mut behind = join!(&flight, remote);
+    assert!(pin!(&mut first).poll(&mut Context::from_waker(&panics)).is_pending());
+    assert!(poller.poll(&mut behind).is_pending());
+    remote.wake();
+    assert_eq!(poller.woken(), 1, "the load can go on");
+    // Here the attempt ends by a panic, and wakes while it unwinds.
+    remote.0.panics.store(1, SeqCst);
+    let mut third = join!(&flight, remote);
+    let last = Poller::new();
+    assert!(catch_unwind(AssertUnwindSafe(|| last.poll(&mut third))).is_err());
+    assert_eq!(poller.woken(), 1, "the load has ended");
+    assert_eq!(load(&flight, || Ok(5)), Ok(5));
+}
+
 #[test]
 fn of_a_thousand_tasks_half_are_cancelled_and_the_loader_runs_once() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_time().build().unwrap();

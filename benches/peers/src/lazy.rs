@@ -81,10 +81,7 @@ impl<R: FnMut() -> u64> Work for Reads<R> {
     }
 }
 
-fn times<R: FnMut() -> u64>(chunks: u32, read: R) -> Times
-where
-    R: Copy + Sync,
-{
+fn times<R: FnMut() -> u64 + Copy + Sync>(chunks: u32, read: R) -> Times {
     Times { alone: alone(chunks, Reads(read)), together: together(chunks, |_| Reads(read)) }
 }
 
