@@ -68,8 +68,11 @@ fn replay_all(folder: &Path) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
+/// How many keys there are, and which is asked for, one after the other.
+type Requests = (usize, Vec<u32>);
+
 /// The number of objects and the requests; `None` where objects have sizes.
-fn read(file: &Path) -> Result<Option<(usize, Vec<u32>)>, Box<dyn Error>> {
+fn read(file: &Path) -> Result<Option<Requests>, Box<dyn Error>> {
     let malformed = || format!("{} is no trace", file.display());
     let mut bytes = Vec::new();
     ruzstd::decoding::StreamingDecoder::new(std::fs::File::open(file)?)?.read_to_end(&mut bytes)?;

@@ -21,7 +21,10 @@ fn measure_one<C: Store>(keys: &[u64], chunks: u32) -> [Times; 3] {
     [hits::<C>(1_000, true, chunks), hits::<C>(100_000, true, chunks), loads::<C>(keys, chunks)]
 }
 
-const KINDS: [(&str, Measure, fn(u64) -> f64); 6] = [
+/// A cache: its name, its times, and its bytes per entry of so many.
+type Kind = (&'static str, Measure, fn(u64) -> f64);
+
+const KINDS: [Kind; 6] = [
     ("plimsoll", measure_one::<Ours>, bytes_per_entry::<Ours>),
     ("quick_cache", measure_one::<Quick>, bytes_per_entry::<Quick>),
     ("plimsoll lru", measure_one::<OursLru>, bytes_per_entry::<OursLru>),
