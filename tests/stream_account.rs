@@ -17,6 +17,8 @@ support::tests! {
     what_is_charged_is_what_the_heap_holds,
     a_chunk_that_is_not_granted_is_an_error_that_says_who_holds_the_rest,
     a_record_that_is_not_granted_can_be_asked_for_again,
+    what_is_needed_is_granted_where_twice_as_much_is_not,
+    a_reader_shows_lengths_and_no_content,
     under_pressure_a_chunk_is_a_quarter_and_grows_back_with_calm,
     under_pressure_records_are_the_same,
     workers_charge_their_batches_and_give_them_back,
@@ -90,6 +92,22 @@ fn a_record_that_is_not_granted_can_be_asked_for_again() {
     drop(cache);
     assert_eq!(reader.next_record().unwrap().map(|record| (record.len(), record.number())), Some((150_000, 2)));
     assert_eq!(reader.next_record().unwrap().as_deref(), Some(&b"last"[..]));
+}
+
+fn what_is_needed_is_granted_where_twice_as_much_is_not() {
+    let budget = MemoryBudget::new(ByteSize::kib(200));
+    let long = [&vec![b'x'; 140_000][..], b"\n"].concat();
+    let builder = LineReader::builder(ByteSize::kib(256)).chunk(ByteSize::kib(16)).account(budget.account("lines"));
+    let mut reader = builder.build(&*long).unwrap();
+    assert_eq!(reader.next_record().unwrap().map(|record| record.len()), Some(140_000));
+}
+
+fn a_reader_shows_lengths_and_no_content() {
+    let mut lines = LineReader::builder(ByteSize::kib(64)).build(&b"secret\nsecret"[..]).unwrap();
+    let _first = lines.next_record().unwrap();
+    // The input is the caller's to show: this one is at its end.
+    let shown = format!("{lines:?}");
+    assert!(shown.len() < 1000 && !shown.contains("115"), "{shown}");
 }
 
 fn under_pressure_a_chunk_is_a_quarter_and_grows_back_with_calm() {

@@ -20,6 +20,7 @@ support::tests! {
     the_formula_is_no_excuse,
     chunks_take_one_chunk,
     records_worked_on_in_parallel_take_no_more_than_the_formula,
+    results_put_aside_take_no_more_than_the_window,
     a_refused_buffer_is_an_error_and_reading_goes_on,
     gzip_takes_what_it_says if cfg!(feature = "gzip"), else "needs the feature `gzip`",
     a_stream_of_bytes_takes_the_carry_alone if cfg!(feature = "tokio"), else "needs the feature `tokio`",
@@ -131,6 +132,33 @@ fn records_worked_on_in_parallel_take_no_more_than_the_formula() {
         });
         let formula = chunk + max + 1 + 4096 + WORKERS * (batch + max + (20 << 10)) + window + WORKERS * max;
         assert!(taken <= formula + SLACK, "{name}: {taken} over {formula}");
+    }
+}
+
+fn results_put_aside_take_no_more_than_the_window() {
+    const WORKERS: u64 = 3;
+    const SLACK: u64 = WORKERS * (32 << 10) + (4 << 10);
+    let chunks = if cfg!(miri) { 200 } else { 30_000 };
+    for (window, ordered) in [(1 << 20, true), (1 << 17, true), (1 << 17, false), (0, false)] {
+        let taken = peak(|| {
+            let input = Made { left: 64 * chunks, at: 0, byte: |_| 1 };
+            let reader = ChunkReader::builder(ByteSize::bytes(64)).build(input).unwrap();
+            let done = std::sync::atomic::AtomicU64::new(0);
+            let map = reader.into_parallel(3).window(ByteSize::bytes(window)).map(|chunk| {
+                // The first takes until the others have done what they may, or all.
+                let mut before = 0;
+                while chunk.offset() == 0 && before != done.load(std::sync::atomic::Ordering::SeqCst) {
+                    before = done.load(std::sync::atomic::Ordering::SeqCst);
+                    (0..2000).for_each(|_| std::thread::yield_now());
+                }
+                done.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                Ok::<_, io::Error>(chunk.offset())
+            });
+            let sink = |_| Ok::<_, io::Error>(());
+            if ordered { map.for_each_in_order(sink) } else { map.for_each_unordered(sink) }.unwrap()
+        });
+        let formula = WORKERS * 64 + window + WORKERS * 64;
+        assert!(taken <= formula + SLACK, "window {window}, ordered {ordered}: {taken} over {formula}");
     }
 }
 

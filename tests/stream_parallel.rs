@@ -340,6 +340,46 @@ fn the_deadline_stops_a_run_at_what_is_committed() {
 }
 
 #[test]
+fn the_deadline_stops_what_was_pulled_before_it() {
+    for workers in [1, 2] {
+        let manual = ManualClock::new();
+        let deadline = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_060);
+        let input = b"x\n".repeat(3000);
+        let builder = LineReader::builder(bytes(10)).deadline(deadline).clock(manual.clock());
+        let map = builder.build(&input[..]).unwrap().into_parallel(workers).map(|_| {
+            manual.advance(Duration::from_secs(1));
+            Ok::<_, Nothing>(())
+        });
+        let mut given = 0;
+        let count = |()| {
+            given += 1;
+            Ok::<_, Nothing>(())
+        };
+        let error = map.for_each_in_order(count).unwrap_err();
+        // Each worker may be at one record when it comes.
+        assert!(given <= 60 + workers as u64, "{given}");
+        assert_eq!(error.committed(), 2 * given);
+        assert!(matches!(error, ParallelError::Read { source: StreamError::Deadline { .. }, .. }), "{error}");
+    }
+}
+
+#[test]
+fn a_sink_that_failed_is_not_called_again() {
+    let input = b"x\n".repeat(400);
+    for round in 0..500 {
+        let reader = LineReader::builder(bytes(10)).build(&input[..]).unwrap();
+        let map = reader.into_parallel(4).batch(bytes(1)).window(bytes(0)).map(|_| Ok::<_, Nothing>(()));
+        let mut calls = 0;
+        let once = |()| {
+            calls += 1;
+            if calls == 200 { Err("full") } else { Ok(()) }
+        };
+        assert!(matches!(map.for_each_unordered(once), Err(ParallelError::Sink { .. })));
+        assert_eq!(calls, 200, "round {round}");
+    }
+}
+
+#[test]
 fn a_worker_lost_in_a_drop_leaves_nobody_waiting() {
     hush();
     struct Bomb(u64);

@@ -78,7 +78,7 @@ fn an_endless_line_is_told_of_before_it_ends() {
     let error = lines.next_record().unwrap_err();
     let StreamError::Oversize { offset: 0, number: 1, at_least, limit, .. } = error else { panic!("{error}") };
     assert!(limit == ByteSize::kib(64) && at_least > limit && at_least < ByteSize::kib(70), "{error}");
-    assert_eq!(error.to_string(), "record 1, which begins at byte 0, is longer than 64.0 KiB: 68.0 KiB seen so far");
+    assert_eq!(error.to_string(), "record 1, which begins at byte 0, is longer than 64.0 KiB: 68.0 KiB at least");
 }
 
 #[test]
@@ -205,4 +205,26 @@ fn progress_is_told_once_for_each_step_and_chunk() {
     let mut lines = builder.build(Cursor::new(b"123456789\n".repeat(50))).unwrap();
     while lines.next_record().unwrap().is_some() {}
     assert_eq!(*heard.lock().unwrap(), [(1120, 13), (1200, 21), (1320, 33), (1400, 41), (1500, 51)]);
+}
+
+#[test]
+fn a_chunk_that_is_begun_hears_of_the_deadline() {
+    struct Slow(u8);
+    impl Read for Slow {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            self.0 += 1;
+            if self.0 > 1 {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            buffer[0] = 7;
+            Ok(1)
+        }
+    }
+    let manual = ManualClock::new();
+    let deadline = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_060);
+    let builder = plimsoll::stream::ChunkReader::builder(bytes(100)).deadline(deadline).clock(manual.clock());
+    let mut chunks = builder.resume_at(u64::MAX).build(Slow(0)).unwrap();
+    assert!(chunks.next_chunk().unwrap_err().is_transient());
+    manual.advance(Duration::from_hours(1));
+    assert!(matches!(chunks.next_chunk(), Err(StreamError::Deadline { resume_at: u64::MAX, number: 1, .. })));
 }

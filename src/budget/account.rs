@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::{Arc, Weak};
 
+use super::pressure::Pressure;
 use crate::board::Meter;
 use crate::size::ByteSize;
 
@@ -91,6 +92,11 @@ impl Account {
     /// Tells the most it ever held.
     pub fn peak(&self) -> ByteSize {
         ByteSize::bytes(self.slot().peak())
+    }
+
+    /// Tells how full its budget is, as [`MemoryBudget::pressure`]. Costs two loads.
+    pub fn pressure(&self) -> Pressure {
+        self.0.core.pressure()
     }
 
     /// Gives the budget it belongs to.

@@ -188,7 +188,7 @@ impl MemoryBudget {
 
     /// Tells how full the budget is: what is reserved against the room there is. Costs two loads.
     pub fn pressure(&self) -> Pressure {
-        self.core.thresholds.pressure(self.core.line.used(), self.core.line.room())
+        self.core.pressure()
     }
 
     /// Tells what every account holds, in the order of their opening, `other` last.
@@ -287,6 +287,10 @@ impl Core {
 
     fn opened(&self) -> impl Iterator<Item = &Entry> {
         self.entries.iter().map_while(OnceLock::get).chain(self.other.get())
+    }
+
+    fn pressure(&self) -> Pressure {
+        self.thresholds.pressure(self.line.used(), self.line.room())
     }
 
     fn available(&self) -> u64 {

@@ -108,6 +108,8 @@ struct Items<S> {
     rest: Bytes,
     /// Whether the stream has ended: it is not polled again.
     ended: bool,
+    /// Whether what it gave last was an error. If it then ends, it broke off.
+    failed: bool,
 }
 
 impl<R: AsyncRead + Unpin> Input for Asynchronous<R> {
@@ -146,13 +148,17 @@ where
         self.item = std::mem::take(&mut self.rest);
         while self.item.is_empty() && !self.ended {
             match ready!(Pin::new(&mut self.stream).poll_next(context)) {
-                Some(Ok(item)) => self.item = item,
-                Some(Err(error)) => match into_io(error) {
-                    error if error.kind() == io::ErrorKind::Interrupted => {}
-                    error => return Poll::Ready(Err(error)),
-                },
+                Some(Ok(item)) => (self.item, self.failed) = (item, false),
+                // Also `Interrupted`, which a read would try again: the error may be all that tells of the bytes lost.
+                Some(Err(error)) => {
+                    self.failed = true;
+                    return Poll::Ready(Err(into_io(error)));
+                }
                 None => self.ended = true,
             }
+        }
+        if self.ended && self.failed {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the stream ended with an error")));
         }
         if self.item.len() > MAX_CHUNK.as_usize() {
             self.rest = self.item.split_off(MAX_CHUNK.as_usize());
@@ -194,7 +200,7 @@ where
     F: Framing,
 {
     pub(super) const fn new(stream: S, cutter: Cutter<F>) -> Self {
-        Self(Driver::new(Items { stream, item: Bytes::new(), rest: Bytes::new(), ended: false }, cutter))
+        Self(Driver::new(Items { stream, item: Bytes::new(), rest: Bytes::new(), ended: false, failed: false }, cutter))
     }
 
     /// Gives the next record, lent from the item it lies in; `None` at the end of the stream, and ever after.

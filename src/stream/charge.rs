@@ -50,7 +50,7 @@ impl Held {
 
     /// How full the budget is; calm where nobody is charged.
     pub(super) fn pressure(&self) -> Pressure {
-        self.0.as_ref().map_or(Pressure::Calm, |reserved| reserved.account().budget().pressure())
+        self.0.as_ref().map_or(Pressure::Calm, |reserved| reserved.account().pressure())
     }
 
     /// Reserves so much more if nobody has to give anything back for it, and the budget stays calm.

@@ -12,7 +12,7 @@ use super::error::{BuildError, StreamError};
 use super::record::Record;
 use super::records::Place;
 use super::storage::Chunk;
-use super::watch::Watch;
+use super::watch::{Deadline, Watch};
 
 /// Hands out a [`Read`] in chunks of one size, the last of which may be shorter, in the memory of one chunk.
 ///
@@ -150,15 +150,16 @@ impl<R: Read> ChunkSource<R> {
         let number = self.number + 1;
         if chunk.filled().is_empty() && !self.ended {
             self.watch.passed(self.offset, number);
+        }
+        while !self.ended && !chunk.is_full() {
+            // Before each read, as an input that is slow may never fill the chunk.
             if self.watch.expired() {
                 return Err(StreamError::Deadline { resume_at: self.offset, number });
             }
-        }
-        while !self.ended && !chunk.is_full() {
             match chunk.fill_once(&mut self.reader) {
                 Ok(read) => self.ended = read == 0,
                 Err(source) => {
-                    let offset = self.offset + chunk.filled().len() as u64;
+                    let offset = self.offset.saturating_add(chunk.filled().len() as u64);
                     return Err(StreamError::Read { offset, number, source });
                 }
             }
@@ -168,9 +169,13 @@ impl<R: Read> ChunkSource<R> {
             return Ok(None);
         }
         let place = Place { carried: false, start: 0, end, offset: self.offset, number, truncated: false };
-        self.offset += end as u64;
+        self.offset = self.offset.saturating_add(end as u64);
         self.number = number;
         Ok(Some(place))
+    }
+
+    pub(super) fn deadline(&self) -> Deadline {
+        self.watch.deadline()
     }
 
     /// The last chunk's number.

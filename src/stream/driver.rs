@@ -8,6 +8,7 @@ use super::error::StreamError;
 use super::framing::Framing;
 use super::record::{Cutter, Record};
 use super::records::{Place, RecordStats, Step};
+use super::watch::Deadline;
 
 /// Where pieces come from.
 pub(super) trait Input {
@@ -39,6 +40,10 @@ impl<I, F: Framing> Driver<I, F> {
 
     pub(super) fn charge(&self) -> Charge {
         self.cutter.charge()
+    }
+
+    pub(super) fn deadline(&self) -> Deadline {
+        self.cutter.deadline()
     }
 
     pub(super) const fn max(&self) -> usize {

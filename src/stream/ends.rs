@@ -1,5 +1,7 @@
 //! Between the two stages: where records end in the current piece, found and not yet handed out.
 
+use std::fmt;
+
 use crate::size::ByteSize;
 
 use super::charge::{Charge, Held, NoRoom};
@@ -8,7 +10,6 @@ use super::storage;
 /// A queue of the ends of records, filled by stage one when it is empty and emptied by stage two.
 ///
 /// It also is where the core's position is kept, so that handing out a record changes one word: `next`.
-#[derive(Debug)]
 pub(super) struct Ends {
     /// Positions in the piece: at 0 the start of the next record, less `tail`, then the ends found. Behind `len` there is
     /// nothing to read. `tail`, of which every method is told, leads from an end to the start of the next record.
@@ -19,6 +20,12 @@ pub(super) struct Ends {
     len: usize,
     /// For `found`.
     _held: Held,
+}
+
+impl fmt::Debug for Ends {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ends").field("next", &self.next).field("len", &self.len).finish_non_exhaustive()
+    }
 }
 
 /// A record in the piece, from the start of its head to the end of its content.

@@ -11,7 +11,7 @@ use super::charge::NoRoom;
 /// Why a stream gave no record or chunk. Offsets are bytes from the start of the whole input, numbers begin with 1.
 ///
 /// None of them ends the reader: the next call goes on where this one stopped, and nothing is lost or given twice. What
-/// was too long is passed over.
+/// was too long is passed over. After a deadline every call says so again.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StreamError {
@@ -28,14 +28,14 @@ pub enum StreamError {
     },
     /// A record is longer than the limit, under [`Oversize::Error`](super::Oversize::Error). The next call passes over
     /// what is left of it.
-    #[error("record {number}, which begins at byte {offset}, is longer than {limit}: {at_least} seen so far")]
+    #[error("record {number}, which begins at byte {offset}, is longer than {limit}: {at_least} at least")]
     #[non_exhaustive]
     Oversize {
         /// Where it begins.
         offset: u64,
         /// Its number.
         number: u64,
-        /// Bytes of it seen when the error was made; all of it where its end was in sight.
+        /// Bytes of it seen when the error was made, or as long as it says it is; all of it where its end was in sight.
         at_least: ByteSize,
         /// The limit.
         limit: ByteSize,

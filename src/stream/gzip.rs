@@ -17,7 +17,9 @@ const CHUNK: usize = 32 * 1024;
 ///
 /// # Memory
 ///
-/// 32 KiB for compressed bytes and some 50 KiB of the decoder's, in bytes of heap, whatever the input.
+/// 32 KiB for compressed bytes and some 50 KiB of the decoder's, in bytes of heap, and the fields of a member's header
+/// (extra, name, comment: 64 KiB each at most, twice that while they grow). They are no buffers of the reader's: no account
+/// is charged for them, and where they are refused the process ends.
 ///
 /// # Errors
 ///
@@ -92,6 +94,10 @@ struct Counted<R> {
 impl<R: Read> Read for Counted<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self.inner.read(buffer) {
+            Ok(read) if read > buffer.len() => {
+                self.error = Some(io::Error::other("the input claims to have read more than there was room for"));
+                Err(io::ErrorKind::WouldBlock.into())
+            }
             Ok(read) => {
                 self.read += read as u64;
                 Ok(read)

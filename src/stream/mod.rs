@@ -41,8 +41,9 @@
 //!
 //! # Memory
 //!
-//! Each reader states its bound as a formula, in bytes of heap, and a test holds it to that. Where a buffer cannot be had,
-//! because of a [limit](crate::heap::set_limit), that is an error and not the end of the process.
+//! Each reader states its bound as a formula, in bytes of heap, and a test holds it to that. Where a reader's buffer cannot
+//! be had, because of a [limit](crate::heap::set_limit), that is an error and not the end of the process. That is not so
+//! for what others allocate: the decoder of gzip, and the threads of [`Parallel`].
 //!
 //! # What is not here
 //!

@@ -13,6 +13,7 @@ use super::framing::{Framing, Lines};
 use super::record::{Cutter, Record};
 use super::records::RecordStats;
 use super::storage::Chunk;
+use super::watch::Deadline;
 
 /// Lines out of a [`Read`]; see [`RecordReader`].
 pub type LineReader<R> = RecordReader<R, Lines>;
@@ -138,6 +139,10 @@ impl<R, F: Framing> RecordReader<R, F> {
 
     pub(super) fn charge(&self) -> Charge {
         self.0.charge()
+    }
+
+    pub(super) fn watch_deadline(&self) -> Deadline {
+        self.0.deadline()
     }
 
     pub(super) const fn max_record(&self) -> usize {

@@ -7,7 +7,7 @@ use super::charge::Charge;
 use super::error::StreamError;
 use super::framing::Framing;
 use super::records::{Place, RecordStats, Records, Step};
-use super::watch::Watch;
+use super::watch::{Deadline, Watch};
 
 /// A record: its bytes, where they stand, and which record it is.
 ///
@@ -89,6 +89,10 @@ impl<F: Framing> Cutter<F> {
     /// Whom the buffers are charged to.
     pub(super) fn charge(&self) -> Charge {
         self.records.charge()
+    }
+
+    pub(super) fn deadline(&self) -> Deadline {
+        self.watch.deadline()
     }
 
     pub(super) const fn new(records: Records<F>, watch: Watch) -> Self {

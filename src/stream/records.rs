@@ -70,7 +70,7 @@ pub struct RecordStats {
     pub records: u64,
     /// Records that were too long and given out in part.
     pub truncated: u64,
-    /// Records that were too long and not given out: skipped, or answered with an error.
+    /// Records that were too long, or cut off, and not given out: skipped, or answered with an error.
     pub skipped: u64,
     /// Bytes that stood before the ends of these records and were not given out, counted when the end is seen.
     pub bytes_dropped: u64,
@@ -149,7 +149,7 @@ impl<F: Framing> Records<F> {
         if end.wrapping_sub(start) > self.max {
             return None;
         }
-        let (offset, number) = (self.base + span.start as u64, self.next_number());
+        let (offset, number) = (self.base.saturating_add(span.start as u64), self.next_number());
         self.ends.pop();
         Some(Place { carried: false, start, end, offset, number, truncated: false })
     }
@@ -182,7 +182,7 @@ impl<F: Framing> Records<F> {
     /// Says that the piece, all of it stepped through, gives way to the next.
     pub(super) fn turn(&mut self, piece: &[u8]) {
         debug_assert_eq!(self.ends.at(self.framing.tail()), piece.len(), "turned before `More`");
-        self.base += piece.len() as u64;
+        self.base = self.base.saturating_add(piece.len() as u64);
         self.go_to(0);
     }
 
@@ -204,7 +204,7 @@ impl<F: Framing> Records<F> {
     /// Where the record begins that comes next. All before it was given out, or dropped and counted.
     #[inline]
     pub(super) fn offset(&self) -> u64 {
-        self.base + self.ends.at(self.framing.tail()) as u64 - self.open
+        self.base.saturating_add(self.ends.at(self.framing.tail()) as u64) - self.open
     }
 
     /// The last record's number, given out or not.
@@ -221,7 +221,7 @@ impl<F: Framing> Records<F> {
 
     /// Bytes of the whole input up to where the next piece begins, once this one is done with.
     pub(super) fn taken(&self) -> u64 {
-        self.base + self.ends.at(self.framing.tail()) as u64
+        self.base.saturating_add(self.ends.at(self.framing.tail()) as u64)
     }
 
     pub(super) fn stats(&self) -> RecordStats {

@@ -1,5 +1,6 @@
-//! The buffers of a reader: every byte of heap that a stream holds is allocated here.
+//! The buffers of a reader: every byte of heap that it holds is allocated here.
 
+use std::fmt;
 use std::io::{self, Read};
 
 use crate::budget::Pressure;
@@ -9,7 +10,6 @@ use super::charge::{Charge, Held, NoRoom};
 use super::error::BuildError;
 
 /// A buffer that never grows past its cap, and that says no instead of aborting where the allocator does.
-#[derive(Debug)]
 pub(super) struct Carry {
     bytes: Vec<u8>,
     /// Most bytes it may hold.
@@ -40,16 +40,18 @@ impl Carry {
         let more = more.get(..self.cap.saturating_sub(self.bytes.len())).unwrap_or(more);
         let needed = self.bytes.len().saturating_add(more.len());
         if needed > self.bytes.capacity() {
-            let target = needed.max(self.bytes.capacity().saturating_mul(2)).min(self.cap);
-            let grown = target.saturating_sub(self.bytes.capacity());
-            self.held.try_grow(grown)?;
-            if let Err(no_room) = reserve(&mut self.bytes, target) {
-                self.held.shrink(grown);
-                return Err(no_room);
-            }
+            let twice = needed.max(self.bytes.capacity().saturating_mul(2)).min(self.cap);
+            // Where there is no room for that much, what is needed now may do.
+            self.grow_to(twice).or_else(|_| self.grow_to(needed))?;
         }
         self.bytes.extend_from_slice(more);
         Ok(())
+    }
+
+    fn grow_to(&mut self, capacity: usize) -> Result<(), NoRoom> {
+        let grown = capacity.saturating_sub(self.bytes.capacity());
+        self.held.try_grow(grown)?;
+        reserve(&mut self.bytes, capacity).inspect_err(|_| self.held.shrink(grown))
     }
 
     pub(super) fn truncate(&mut self, len: usize) {
@@ -70,7 +72,6 @@ const UNDER_PRESSURE: usize = 4;
 const LEAST_CHUNK: usize = 4096;
 
 /// A buffer of one size, filled from the front; smaller while the budget that it is charged to is under pressure.
-#[derive(Debug)]
 pub(super) struct Chunk {
     bytes: Vec<u8>,
     filled: usize,
@@ -158,6 +159,19 @@ impl Chunk {
         let read = input.poll_read(context, &mut buffer);
         self.filled = if matches!(read, std::task::Poll::Ready(Ok(()))) { buffer.filled().len() } else { 0 };
         read
+    }
+}
+
+/// Lengths alone: what is read belongs into no log.
+impl fmt::Debug for Carry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Carry").field("len", &self.bytes.len()).field("cap", &self.cap).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Chunk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Chunk").field("filled", &self.filled).field("size", &self.size).finish_non_exhaustive()
     }
 }
 

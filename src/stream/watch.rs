@@ -33,11 +33,25 @@ impl fmt::Debug for WatchSettings {
     }
 }
 
-/// Watches one stream.
-pub(super) struct Watch {
+/// A moment to stop at.
+#[derive(Clone, Debug)]
+pub struct Deadline {
     clock: Clock,
     /// On the clock, which counts through a freeze. `u64::MAX` if there is none.
-    deadline: u64,
+    at: u64,
+}
+
+impl Deadline {
+    /// Whether it has passed. Without one it costs a comparison, with one a reading of the coarse clock.
+    #[inline]
+    pub(super) fn expired(&self) -> bool {
+        self.at != u64::MAX && self.clock.now() >= self.at
+    }
+}
+
+/// Watches one stream.
+pub(super) struct Watch {
+    deadline: Deadline,
     ignored: bool,
     listener: Option<Listener>,
     every: u64,
@@ -52,16 +66,20 @@ impl Watch {
         let left = deadline.map(|deadline| clock.until(deadline));
         let ignored = left == Some(None);
         let left = left.flatten().map(|left| u64::try_from(left.as_millis()).unwrap_or(u64::MAX));
-        let deadline = left.map_or(u64::MAX, |left| clock.now().saturating_add(left));
+        let at = left.map_or(u64::MAX, |left| clock.now().saturating_add(left));
+        let deadline = Deadline { clock, at };
         let (every, listener) = progress.map_or((0, None), |(every, listener)| (every.as_u64().max(1), Some(listener)));
         let mark = if listener.is_some() { offset.saturating_add(every) } else { u64::MAX };
-        Self { clock, deadline, ignored, listener, every, mark }
+        Self { deadline, ignored, listener, every, mark }
     }
 
-    /// Whether the deadline has passed. Without one it costs a comparison, with one a reading of the coarse clock.
     #[inline]
     pub(super) fn expired(&self) -> bool {
-        self.deadline != u64::MAX && self.clock.now() >= self.deadline
+        self.deadline.expired()
+    }
+
+    pub(super) fn deadline(&self) -> Deadline {
+        self.deadline.clone()
     }
 
     /// Tells the listener, if it is time to.
@@ -88,6 +106,6 @@ impl Watch {
 
 impl fmt::Debug for Watch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Watch").field("deadline", &self.deadline).field("mark", &self.mark).finish_non_exhaustive()
+        f.debug_struct("Watch").field("deadline", &self.deadline.at).field("mark", &self.mark).finish_non_exhaustive()
     }
 }

@@ -12,6 +12,7 @@ use super::super::reader::RecordReader;
 use super::super::record::Record;
 use super::super::records::{Place, RecordStats};
 use super::super::storage::{self, Carry, Chunk};
+use super::super::watch::Deadline;
 
 /// Records of a batch at most, which bounds the places.
 pub(super) const RECORDS: usize = 512;
@@ -81,6 +82,9 @@ pub trait Pull: Send {
     fn pull(&mut self, batch: &mut Batch) -> Result<(), StreamError>;
 
     fn stats(&self) -> RecordStats;
+
+    /// When to stop, also for what was pulled.
+    fn deadline(&self) -> Deadline;
 }
 
 impl<R: Read + Send, F: Framing> Pull for RecordReader<R, F> {
@@ -108,6 +112,10 @@ impl<R: Read + Send, F: Framing> Pull for RecordReader<R, F> {
     fn stats(&self) -> RecordStats {
         self.stats()
     }
+
+    fn deadline(&self) -> Deadline {
+        self.watch_deadline()
+    }
 }
 
 impl<R: Read + Send> Pull for ChunkReader<R> {
@@ -134,6 +142,10 @@ impl<R: Read + Send> Pull for ChunkReader<R> {
             batch.end = self.offset();
         }
         Ok(())
+    }
+
+    fn deadline(&self) -> Deadline {
+        self.source.deadline()
     }
 
     fn stats(&self) -> RecordStats {

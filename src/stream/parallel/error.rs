@@ -23,7 +23,8 @@ pub struct ParallelReport {
 /// Why a parallel run stopped before the end of its input. Offsets are bytes from the start of the whole input.
 ///
 /// `committed` is where to resume: the result of every record before it was given to the sink. In order, nothing behind it
-/// was; else some may have been.
+/// was; else some may have been. A record that is too long, under [`Oversize::Error`](crate::stream::Oversize::Error), is
+/// where to resume too, and would be told of again: `Skip` and `Truncate` go past it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ParallelError {
@@ -119,7 +120,7 @@ impl Cause {
     /// Where the record begins that was not worked on.
     pub(super) const fn offset(&self, batch_end: u64) -> u64 {
         match self {
-            // An oversize record is not resumed at, it is passed over; the batch ends where the reader says.
+            Self::Read(StreamError::Deadline { resume_at, .. }) => *resume_at,
             Self::Read(_) => batch_end,
             Self::Map(at, _) | Self::Sink(at, _) | Self::Panic(at, _) => at.offset,
         }

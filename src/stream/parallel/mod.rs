@@ -18,9 +18,11 @@ use crate::size::ByteSize;
 use crate::weigh::HeapSize;
 
 use super::chunks::ChunkReader;
+use super::error::StreamError;
 use super::framing::Framing;
 use super::reader::RecordReader;
 use super::record::Record;
+use super::watch::Deadline;
 
 pub use error::{ParallelError, ParallelReport};
 
@@ -44,7 +46,8 @@ const MAX_WORKERS: usize = 256;
 /// chunks:  (workers - 1) x chunk                   + window + one result for each worker
 /// ```
 ///
-/// and what `map` takes while it runs. The stacks of the threads are not heap.
+/// and what `map` takes while it runs; chunks that were begun before an error add one. The stacks of the threads are not
+/// heap.
 #[derive(Debug)]
 #[must_use = "nothing runs before `for_each_in_order` or `for_each_unordered`"]
 pub struct Parallel<S> {
@@ -202,6 +205,7 @@ impl<S: Pull, M> ParallelMap<S, M> {
         let others: Vec<_> = (1..workers).map_while(|_| source.new_batch(batch, false).ok()).collect();
         let sink = move |result| sink(result).map_err(Into::into);
         let run = Run {
+            deadline: source.deadline(),
             turn: Mutex::new(Turn { source, next: 0, ended: false }),
             window: Window::new(start, window.as_usize(), 1 + others.len(), ordered, sink),
             map: |record: Record<&[u8]>| map(record).map_err(Into::into),
@@ -224,6 +228,7 @@ impl<S: Pull, M> ParallelMap<S, M> {
 
 /// What the workers share.
 struct Run<S, M, T, K> {
+    deadline: Deadline,
     turn: Mutex<Turn<S>>,
     window: Window<T, K>,
     map: M,
@@ -287,7 +292,8 @@ where
         let cause = match catch_unwind(AssertUnwindSafe(|| turn.source.pull(batch))) {
             Ok(pulled) => pulled.err().map(Cause::Read),
             Err(panic) => {
-                Some(Cause::panic(At { offset: batch.end, number: 1 + turn.source.stats().records }, &*panic))
+                let stats = turn.source.stats();
+                Some(Cause::panic(At { offset: batch.end, number: 1 + stats.records + stats.skipped }, &*panic))
             }
         };
         turn.ended = cause.is_some() || batch.len() == 0;
@@ -302,7 +308,10 @@ where
     /// Works on all records of a batch, up to the first that fails.
     fn map_all(&self, batch: &Batch, hand: &mut Hand<T>) -> Result<Option<Cause>, Stopped> {
         for record in batch.records() {
-            let at = At { offset: record.offset(), number: record.number() };
+            let at @ At { offset, number } = At { offset: record.offset(), number: record.number() };
+            if self.deadline.expired() {
+                return Ok(Some(Cause::Read(StreamError::Deadline { resume_at: offset, number })));
+            }
             let mapped = catch_unwind(AssertUnwindSafe(|| {
                 let result = (self.map)(record)?;
                 let heap = result.heap_size();

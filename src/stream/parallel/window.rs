@@ -8,9 +8,6 @@ use std::sync::{Condvar, Mutex};
 use super::error::{At, Cause};
 use super::{BoxError, lock};
 
-/// Batches ahead of the oldest that is not done, when results leave in any order: what is remembered of each is small.
-const AHEAD: usize = 4096;
-
 /// Results on their way to the sink.
 ///
 /// A worker holds the results of its batch in its hand, up to `share`. When the batch is done, they go to the sink if it
@@ -23,12 +20,18 @@ pub(super) struct Window<T, K> {
     changed: Condvar,
     /// Whether no more is to be pulled.
     stopping: AtomicBool,
-    sink: Mutex<K>,
+    sink: Mutex<Sink<K>>,
     ordered: bool,
     /// Bytes in one hand.
     share: usize,
     /// Bytes put aside.
     room: usize,
+}
+
+struct Sink<K> {
+    call: K,
+    /// Whether it failed: then it is not called again.
+    failed: bool,
 }
 
 struct State<T> {
@@ -51,6 +54,11 @@ struct Done<T> {
     bytes: usize,
     end: u64,
     cause: Option<Cause>,
+}
+
+impl<T> Done<T> {
+    /// Bytes of its entry in the tree: nodes are half full at worst.
+    const ENTRY: usize = 2 * size_of::<(u64, Self)>();
 }
 
 /// The results of one batch, as long as they are with their worker.
@@ -76,7 +84,7 @@ impl<T: Send, K: FnMut(T) -> Result<(), BoxError> + Send> Window<T, K> {
             state: Mutex::new(state),
             changed: Condvar::new(),
             stopping: AtomicBool::new(false),
-            sink: Mutex::new(sink),
+            sink: Mutex::new(Sink { call: sink, failed: false }),
             ordered,
             share: bytes / 2 / workers.max(1),
             room: bytes / 2,
@@ -90,8 +98,13 @@ impl<T: Send, K: FnMut(T) -> Result<(), BoxError> + Send> Window<T, K> {
     /// An empty hand for a batch of so many records.
     pub(super) fn hand(&self, batch: u64, records: usize) -> Hand<T> {
         let capacity = records.min(self.share / size_of::<(At, T)>().max(1));
-        let results = Vec::with_capacity(capacity);
-        Hand { batch, bytes: capacity.saturating_mul(size_of::<(At, T)>()), results, turn: false }
+        let mut results = Vec::new();
+        // Without room for any, each result waits for its turn.
+        let bytes = match results.try_reserve_exact(capacity) {
+            Ok(()) => capacity.saturating_mul(size_of::<(At, T)>()),
+            Err(_) => 0,
+        };
+        Hand { batch, bytes, results, turn: false }
     }
 
     /// Takes a result that owns so many bytes of heap.
@@ -119,25 +132,22 @@ impl<T: Send, K: FnMut(T) -> Result<(), BoxError> + Send> Window<T, K> {
         if cause.is_some() {
             self.stopping.store(true, Relaxed);
         }
-        let (batch, bytes) = (hand.batch, hand.bytes);
+        let batch = hand.batch;
         if !self.ordered {
-            self.give_all(hand.results.drain(..)).map_err(|cause| self.stop(batch, cause))?;
+            let results = std::mem::take(&mut hand.results);
+            self.give_all(results).map_err(|cause| self.stop(batch, cause))?;
+            hand.bytes = 0;
         }
-        let done = Done { results: hand.results, bytes, end, cause };
+        let done = Done { results: hand.results, bytes: hand.bytes.saturating_add(Done::<T>::ENTRY), end, cause };
         let mut state = lock(&self.state);
         loop {
             if state.cause.is_some() || state.lost {
                 return Err(Stopped);
             }
-            let room = if self.ordered {
-                state.aside_bytes.saturating_add(done.bytes) <= self.room
-            } else {
-                state.aside.len() < AHEAD
-            };
             if state.turn == batch {
                 break;
             }
-            if room {
+            if state.aside_bytes.saturating_add(done.bytes) <= self.room {
                 state.aside_bytes += done.bytes;
                 state.aside.insert(batch, done);
                 return Ok(());
@@ -190,12 +200,14 @@ impl<T: Send, K: FnMut(T) -> Result<(), BoxError> + Send> Window<T, K> {
     }
 
     fn give(&self, at: At, result: T) -> Result<(), Cause> {
-        let mut sink = lock(&self.sink);
-        // In any order a sink that failed on one worker is not called by the next.
-        if !self.ordered && lock(&self.state).cause.is_some() {
+        let sink = &mut *lock(&self.sink);
+        // In any order a sink that failed on one worker is not called by the next, nor is one when all stop.
+        if sink.failed || (!self.ordered && lock(&self.state).cause.is_some()) {
             return Ok(());
         }
-        let taken = catch_unwind(AssertUnwindSafe(|| sink(result)));
+        let taken = catch_unwind(AssertUnwindSafe(|| (sink.call)(result)));
+        // Known before the next worker gets here.
+        sink.failed = !matches!(taken, Ok(Ok(())));
         let cause = match taken {
             Ok(Ok(())) => {
                 lock(&self.state).records += 1;
