@@ -18,13 +18,16 @@ impl HasRequestId for LambdaInvocation {
 /// Lambda lets a function know of its end only where an extension is registered, and then for half a second. That is
 /// what `spawn_graceful_shutdown_handler` sees to (feature `graceful-shutdown` of `lambda_runtime`):
 ///
-/// ```ignore
+/// ```no_run
+/// # async fn handler(_: lambda_runtime::LambdaEvent<String>) -> Result<(), lambda_runtime::Error> { Ok(()) }
+/// # async fn serve() -> Result<(), lambda_runtime::Error> {
 /// use lambda_runtime::{Runtime, service_fn, spawn_graceful_shutdown_handler};
 /// use plimsoll::{Monitor, ReportLayer, integration::lambda};
 ///
 /// let monitor = Monitor::from_env()?;
 /// spawn_graceful_shutdown_handler(lambda::final_picture(&monitor)).await;
 /// Runtime::new(service_fn(handler)).layer(ReportLayer::new(&monitor)).run().await
+/// # }
 /// ```
 ///
 /// The picture is a dozen lines in one write to standard error; it takes some tens of microseconds and some small
