@@ -30,8 +30,7 @@ impl HasRequestId for LambdaInvocation {
 /// # }
 /// ```
 ///
-/// The picture is a dozen lines in one write to standard error; it takes some tens of microseconds and some small
-/// allocations.
+/// The picture is a dozen lines in one write to standard error; it takes some microseconds and some small allocations.
 pub fn final_picture(monitor: &Monitor) -> impl FnOnce() -> Ready<()> + Send + 'static {
     let monitor = monitor.clone();
     move || {
