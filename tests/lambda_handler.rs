@@ -285,6 +285,54 @@ fn an_event_that_fails_says_why_and_the_next_is_served() {
     }
 }
 
+#[test]
+fn an_object_is_digested_once_and_anew_when_it_changed() {
+    let scratch = Scratch::new("kept");
+    let object = scratch.write("b/a.txt", "one two two");
+    let event = s3_event("b", "a.txt");
+    let mut child = example();
+    let child = child.arg("-").env("PLIMSOLL_BUCKETS", &scratch.0).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = Function(child.stderr(Stdio::piped()).spawn().unwrap());
+    let mut stdin = child.0.stdin.take().unwrap();
+    let mut answers = BufReader::new(child.0.stdout.take().unwrap()).lines();
+    let mut lines = BufReader::new(child.0.stderr.take().unwrap()).lines();
+    let mut answer = |event: &Value| -> (Value, ByteSize) {
+        writeln!(stdin, "{event}").unwrap();
+        let answer = serde_json::from_str(&answers.next().unwrap().unwrap()).unwrap();
+        (answer, peak(&lines.next().unwrap().unwrap()))
+    };
+
+    let (first, making) = answer(&event);
+    let (second, keeping) = answer(&event);
+    assert_eq!(first, second);
+    // What it is read by is a chunk of 64 KiB: the second time none was there.
+    assert!(keeping < making, "{keeping} of {making}");
+    let mut written = |content: &str| {
+        fs::write(&object, content).unwrap();
+        answer(&event).0["objects"][0]["words"].clone()
+    };
+    assert_eq!([written("one"), written("one two")].map(|words| words.as_u64()), [Some(1), Some(2)]);
+}
+
+#[test]
+fn the_model_is_loaded_by_the_first_event_that_asks_for_unusual_words() {
+    let scratch = Scratch::new("unusual");
+    scratch.write("registry/src/index/krate-1.0.0/src/lib.rs", "the common words of the land ".repeat(1_000));
+    let plain = path_event(&scratch.write("object.txt", "the zyzzyva of the land: zyzzyva, quokka"));
+    let mut asking = plain.clone();
+    asking["unusual"] = json!(2);
+    let mut wrong = plain.clone();
+    wrong["unusual"] = json!(101);
+    let events = [plain.to_string(), asking.to_string(), wrong.to_string()].join("\n");
+    let run = Run::of(example().arg("-").env("CARGO_HOME", &scratch.0), events.as_bytes());
+
+    assert_eq!(run.answers[0]["objects"][0].get("unusual"), None);
+    assert_eq!(run.answers[1]["objects"][0]["unusual"], json!(["zyzzyva", "quokka"]));
+    assert_error(&run.answers[2], "BadEvent", "`unusual` is a number of words, at most 100");
+    assert!(run.said[0].contains(" resources 1 unloaded 1 never used: model "), "{}", run.said[0]);
+    assert!(run.said[1].contains(" resources 1 loaded "), "{}", run.said[1]);
+}
+
 #[cfg(unix)]
 #[test]
 fn a_link_leads_neither_out_of_the_bucket_nor_to_what_is_no_file() {

@@ -1,7 +1,8 @@
 //! Counts the bytes, lines and words of anything that can be read, in memory that does not grow with the input.
 //!
-//! The bound: one chunk of 64 KiB and what a cut character leaves of one, at most [`MAX_DISTINCT`] distinct words of at most [`MAX_WORD`] bytes each, the hash
-//! table over them. What does not fit is not counted by word, and `not_counted` says how often that was so.
+//! The bound: one chunk of 64 KiB and what a cut character leaves of one, at most [`MAX_DISTINCT`] distinct words of at
+//! most [`MAX_WORD`] bytes each, the hash table over them. What does not fit is not counted by word, and `not_counted`
+//! says how often that was so.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -29,19 +30,31 @@ pub(crate) struct Digest {
 }
 
 /// How often each word occurred, for a bounded number of words.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct WordCounts {
-    /// At most `MAX_DISTINCT` entries. The seeded hasher of std: the words come from outside.
+    /// At most `room` entries. The seeded hasher of std: the words come from outside.
     words: HashMap<Box<str>, u64>,
+    room: usize,
     /// Occurrences that are in no entry of `words`.
     not_counted: u64,
 }
 
+impl Default for WordCounts {
+    fn default() -> Self {
+        Self::with_room_for(MAX_DISTINCT)
+    }
+}
+
 impl WordCounts {
+    /// Keeps at most so many distinct words; nothing is set aside for them.
+    pub(crate) fn with_room_for(distinct: usize) -> Self {
+        Self { words: HashMap::new(), room: distinct, not_counted: 0 }
+    }
+
     fn add(&mut self, word: &str, times: u64) {
         if let Some(count) = self.words.get_mut(word) {
             *count += times;
-        } else if self.words.len() < MAX_DISTINCT {
+        } else if self.words.len() < self.room {
             self.words.insert(word.into(), times);
         } else {
             self.not_counted += times;
@@ -54,6 +67,15 @@ impl WordCounts {
             self.add(word, *times);
         }
         self.not_counted += other.not_counted;
+    }
+
+    /// How often `word` occurred.
+    pub(crate) fn get(&self, word: &str) -> u64 {
+        self.words.get(word).copied().unwrap_or(0)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.words.iter().map(|(word, count)| (&**word, *count))
     }
 
     pub(crate) fn distinct(&self) -> usize {
@@ -87,8 +109,13 @@ impl WordCounts {
 ///
 /// Whatever `input` fails with, or that there is no memory for the chunk.
 pub(crate) fn digest(input: impl Read) -> io::Result<Digest> {
+    digest_into(WordCounts::default(), input)
+}
+
+/// The same, on top of what was counted before by word.
+pub(crate) fn digest_into(counts: WordCounts, input: impl Read) -> io::Result<Digest> {
     let mut chunks = ChunkReader::builder(CHUNK).build(input).map_err(io::Error::other)?;
-    let mut counter = Counter::default();
+    let mut counter = Counter { digest: Digest { counts, ..Digest::default() }, ..Counter::default() };
     while let Some(chunk) = chunks.next_chunk().map_err(in_io)? {
         counter.take(&chunk);
     }

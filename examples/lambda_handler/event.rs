@@ -3,13 +3,20 @@
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
+use std::sync::Arc;
+
 use lambda_runtime::Diagnostic;
+use plimsoll::budget::BudgetExceeded;
+use plimsoll::lazy::LazyError;
 use serde::Deserialize;
 use serde_json::Value;
 use thiserror::Error;
 
 /// Trees of the kernel: their "files" have no size, may have no end, and some hold the function's credentials.
 const KERNEL_TREES: [&str; 2] = ["/proc", "/sys"];
+
+/// Unusual words that may be asked for.
+const MAX_UNUSUAL: usize = 100;
 
 /// Why an event got no answer.
 #[derive(Debug, Error)]
@@ -27,6 +34,13 @@ pub(crate) enum HandlerError {
     NotAFile { object: String, what: &'static str },
     #[error("object `{object}` cannot be read")]
     Unreadable { object: String, source: io::Error },
+    #[error("no memory for a digest")]
+    OverMemory(#[from] BudgetExceeded),
+    #[error("no model to tell unusual words by")]
+    NoModel(#[from] LazyError<io::Error>),
+    /// What another invocation met that digested the same object.
+    #[error(transparent)]
+    Shared(Arc<Self>),
 }
 
 impl HandlerError {
@@ -39,6 +53,9 @@ impl HandlerError {
             Self::MissingObject { .. } => "MissingObject",
             Self::NotAFile { .. } => "NotAFile",
             Self::Unreadable { .. } => "Unreadable",
+            Self::OverMemory(_) | Self::NoModel(LazyError::OverBudget { .. }) => "OverMemory",
+            Self::NoModel(_) => "NoModel",
+            Self::Shared(error) => error.kind(),
         }
     }
 
@@ -97,12 +114,31 @@ struct Key {
     key: String,
 }
 
-/// The objects that `event` names.
+/// What an event asks for.
+#[derive(Debug)]
+pub(crate) struct Request {
+    pub(crate) objects: Vec<Object>,
+    /// How many unusual words of each to tell: `"unusual": 5` in the event.
+    pub(crate) unusual: usize,
+}
+
+/// Reads an event.
 ///
 /// # Errors
 ///
 /// [`HandlerError::BadEvent`] if it is neither an S3 notification of created objects nor `{"path": ".."}`.
-pub(crate) fn objects(event: &Value) -> Result<Vec<Object>, HandlerError> {
+pub(crate) fn request(event: &Value) -> Result<Request, HandlerError> {
+    let unusual = match event.get("unusual") {
+        None => Some(0),
+        Some(number) => number.as_u64().and_then(|number| usize::try_from(number).ok()),
+    };
+    let unusual = unusual
+        .filter(|number| *number <= MAX_UNUSUAL)
+        .ok_or_else(|| HandlerError::BadEvent(format!("`unusual` is a number of words, at most {MAX_UNUSUAL}")))?;
+    Ok(Request { objects: objects(event)?, unusual })
+}
+
+fn objects(event: &Value) -> Result<Vec<Object>, HandlerError> {
     if event.get("Records").is_some() {
         let notification =
             Notification::deserialize(event).map_err(|error| HandlerError::BadEvent(error.to_string()))?;

@@ -1,56 +1,32 @@
 //! The handler off Lambda: over events of a file or a pipe, or over the sources that are on this machine anyway.
 
-use std::fs::DirEntry;
 use std::io::{self, BufRead, IsTerminal, Read, Write};
-use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use lambda_runtime::Diagnostic;
-use plimsoll::monitor::{MonitorError, ReportPolicy};
-use plimsoll::{ByteSize, EnvError, LambdaEnv, Monitor, heap, os};
+use plimsoll::{ByteSize, heap, os};
 use serde_json::json;
 
+use crate::TOP;
 use crate::digest::{Digest, WordCounts};
-use crate::event::{Buckets, HandlerError};
-use crate::{TOP, handle};
+use crate::event::HandlerError;
+use crate::function::Function;
+use crate::sources::Sources;
 
 /// Longest event, in bytes: Lambda's own bound for a synchronous one.
 const MAX_EVENT: ByteSize = ByteSize::mib(6);
-/// The cap on sources: bytes in all, and files.
+/// The most sources that are digested, in bytes.
 const MAX_BYTES: ByteSize = ByteSize::mib(300);
-const MAX_FILES: usize = 100_000;
-/// What counts as a source.
-const EXTENSIONS: [&str; 5] = ["rs", "md", "toml", "txt", "json"];
 /// Errors shown in full after a run; all are counted.
 const ERRORS_SHOWN: usize = 5;
-
-/// What a function has where nothing is configured: memory is drawn against it off Lambda.
-const SMALLEST_FUNCTION: ByteSize = ByteSize::mib(128);
-
-/// A monitor for a function's memory size: Lambda's variable if it is set, else the smallest there is.
-///
-/// # Errors
-///
-/// If a variable is set and does not read.
-pub(crate) fn monitor(policy: ReportPolicy) -> Result<Monitor, MonitorError> {
-    let builder = Monitor::builder().report(policy);
-    let builder = match LambdaEnv::from_env() {
-        Err(EnvError::Missing { .. }) => builder.memory_size(SMALLEST_FUNCTION),
-        _ => builder,
-    };
-    let monitor = builder.build()?;
-    monitor.install()?;
-    Ok(monitor)
-}
 
 /// Answers one event per line of `input`, each by one line on `out`, and says to standard error what each took.
 ///
 /// # Errors
 ///
 /// If `input` or `out` fails. An event that fails is answered as Lambda would, and the next one is served.
-pub(crate) fn events(mut input: impl BufRead, monitor: &Monitor, out: &mut impl Write) -> io::Result<()> {
-    let buckets = Buckets::from_env();
+pub(crate) fn events(mut input: impl BufRead, function: &Function, out: &mut impl Write) -> io::Result<()> {
     let mut line = Vec::new();
     let mut number = 0_u64;
     while let Some(fits) = next_line(&mut input, &mut line)? {
@@ -58,8 +34,8 @@ pub(crate) fn events(mut input: impl BufRead, monitor: &Monitor, out: &mut impl 
             continue;
         }
         number += 1;
-        let invocation = monitor.start(&*format!("event-{number}"));
-        match answer(&line, fits, &buckets) {
+        let invocation = function.monitor.start(&*format!("event-{number}"));
+        match answer(&line, fits, function) {
             Ok(answer) => writeln!(out, "{answer}")?,
             Err(error) => writeln!(out, "{}", json!(Diagnostic::from(error)))?,
         }
@@ -68,13 +44,13 @@ pub(crate) fn events(mut input: impl BufRead, monitor: &Monitor, out: &mut impl 
     Ok(())
 }
 
-fn answer(line: &[u8], fits: bool, buckets: &Buckets) -> Result<String, HandlerError> {
+fn answer(line: &[u8], fits: bool, function: &Function) -> Result<String, HandlerError> {
     if !fits {
         return Err(HandlerError::BadEvent(format!("longer than {MAX_EVENT}")));
     }
     let bad = |error: serde_json::Error| HandlerError::BadEvent(error.to_string());
     let event = serde_json::from_slice(line).map_err(bad)?;
-    serde_json::to_string(&handle(&event, buckets, |_| ())?).map_err(bad)
+    serde_json::to_string(&function.handle(&event, |_| ())?).map_err(bad)
 }
 
 /// Reads the next line and says whether it fits into `MAX_EVENT`; the rest of a longer one is passed over, not kept.
@@ -95,15 +71,15 @@ fn next_line(input: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<Option<
 /// # Errors
 ///
 /// If `out` fails. Files that cannot be read are counted and shown.
-pub(crate) fn sources(monitor: &Monitor, out: &mut impl Write) -> io::Result<()> {
-    let found = Sources::find();
+pub(crate) fn sources(function: &Function, out: &mut impl Write) -> io::Result<()> {
+    let found = Sources::find(MAX_BYTES);
     let bar = progress_bar(found.bytes);
     let watch = Stopwatch::start();
     let mut totals = Totals::default();
     for (path, size) in &found.files {
         let event = json!({ "path": path.to_string_lossy() });
-        let invocation = monitor.start("source");
-        if let Err(error) = handle(&event, &Buckets::default(), |digest| totals.add(digest)) {
+        let invocation = function.monitor.start("source");
+        if let Err(error) = function.handle(&event, |digest| totals.add(digest)) {
             totals.failed(&error);
         }
         let _kept_for_the_picture = invocation.finish();
@@ -113,14 +89,29 @@ pub(crate) fn sources(monitor: &Monitor, out: &mut impl Write) -> io::Result<()>
         }
     }
     let taken = watch.read();
+    bar.set_message("the model of words");
+    let unusual = unusual(function);
     bar.finish_and_clear();
     for folder in &found.folders {
         writeln!(out, "{folder}")?;
     }
     totals.write(taken, out)?;
+    writeln!(out, "  out of proportion in README.md: {unusual}")?;
     writeln!(out)?;
-    write!(out, "{}", monitor.snapshot())?;
+    write!(out, "{}", function.monitor.snapshot())?;
     out.flush()
+}
+
+/// Asks one question that needs the model: which words of this project's README stand out.
+fn unusual(function: &Function) -> String {
+    let event = json!({ "path": concat!(env!("CARGO_MANIFEST_DIR"), "/README.md"), "unusual": 5 });
+    let invocation = function.monitor.start("unusual");
+    let answer = function.handle(&event, |_| ());
+    let _kept_for_the_picture = invocation.finish();
+    match answer {
+        Ok(answer) => answer.unusual().collect::<Vec<_>>().join(", "),
+        Err(error) => Diagnostic::from(error).error_message,
+    }
 }
 
 /// For the progress bar: what the process takes just now.
@@ -188,73 +179,6 @@ impl Totals {
 fn per_second(bytes: u64, taken: Duration) -> ByteSize {
     let rate = u128::from(bytes).saturating_mul(1_000_000_000).checked_div(taken.as_nanos());
     ByteSize::bytes(rate.and_then(|rate| u64::try_from(rate).ok()).unwrap_or_default())
-}
-
-/// The files to digest, in a fixed order.
-#[derive(Debug, Default)]
-struct Sources {
-    files: Vec<(PathBuf, u64)>,
-    bytes: u64,
-    /// One line on each folder that was looked through.
-    folders: Vec<String>,
-}
-
-impl Sources {
-    fn find() -> Self {
-        let mut found = Self::default();
-        found.add("this project", Path::new(env!("CARGO_MANIFEST_DIR")));
-        let cargo_home = std::env::var_os("CARGO_HOME").filter(|home| !home.is_empty()).map(PathBuf::from);
-        if let Some(home) = cargo_home.or_else(|| std::env::home_dir().map(|home| home.join(".cargo"))) {
-            found.add("cargo registry", &home.join("registry").join("src"));
-        }
-        found
-    }
-
-    fn add(&mut self, name: &str, folder: &Path) {
-        let (files, bytes) = (self.files.len(), self.bytes);
-        let left_out = self.walk(folder);
-        let (files, size) = (self.files.len() - files, ByteSize::bytes(self.bytes - bytes));
-        let cap = if left_out > 0 { format!(", {left_out} files left out by the cap") } else { String::new() };
-        self.folders.push(format!("{name}: {files} files, {size}{cap}"));
-    }
-
-    /// Takes the sources under `folder` as far as the cap allows, and returns how many it left out.
-    ///
-    /// It follows no links, so it ends. A folder that cannot be listed is passed over.
-    fn walk(&mut self, folder: &Path) -> u64 {
-        let mut left_out = 0;
-        let mut open = vec![folder.to_owned()];
-        while let Some(folder) = open.pop() {
-            let Ok(entries) = folder.read_dir() else { continue };
-            let mut entries: Vec<_> = entries.flatten().collect();
-            entries.sort_by_key(DirEntry::file_name);
-            for entry in entries {
-                let (path, name) = (entry.path(), entry.file_name());
-                let Ok(metadata) = entry.metadata() else { continue };
-                let skipped = name == "target" || name.to_string_lossy().starts_with('.');
-                if metadata.is_dir() && !skipped {
-                    open.push(path);
-                } else if metadata.is_file() && is_source(&path) {
-                    left_out += u64::from(!self.take(path, metadata.len()));
-                }
-            }
-        }
-        left_out
-    }
-
-    fn take(&mut self, path: PathBuf, size: u64) -> bool {
-        let bytes = self.bytes.saturating_add(size);
-        let fits = bytes <= MAX_BYTES.as_u64() && self.files.len() < MAX_FILES;
-        if fits {
-            self.bytes = bytes;
-            self.files.push((path, size));
-        }
-        fits
-    }
-}
-
-fn is_source(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| EXTENSIONS.iter().any(|known| extension == *known))
 }
 
 /// Wall time of a run, for the rate that is printed.

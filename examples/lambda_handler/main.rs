@@ -10,21 +10,23 @@
 
 mod digest;
 mod event;
+mod function;
 mod local;
+mod model;
+mod sources;
 
 use std::fs::File;
 use std::io::{self, BufReader, Write};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use lambda_runtime::{Error, LambdaEvent, Runtime, service_fn, spawn_graceful_shutdown_handler};
 use plimsoll::integration::lambda;
 use plimsoll::monitor::ReportPolicy;
-use plimsoll::{Monitor, ReportLayer, TrackingAllocator};
-use serde::Serialize;
+use plimsoll::{ReportLayer, TrackingAllocator};
 use serde_json::Value;
 
-use crate::digest::Digest;
-use crate::event::{Buckets, HandlerError, Object};
+use crate::function::Function;
 
 #[global_allocator]
 static GLOBAL: TrackingAllocator = TrackingAllocator::new();
@@ -37,83 +39,45 @@ usage: lambda_handler            digest the sources on this machine and draw the
        lambda_handler -          answer the events on standard input
        lambda_handler --help
 
-An event is an S3 ObjectCreated notification, or {\"path\": \"FILE\"}.
+An event is an S3 ObjectCreated notification, or {\"path\": \"FILE\"}; with \"unusual\": 5 it asks for so many words
+that are out of proportion, told by a model that is made of the sources on this machine when it is first needed.
 Answers go to standard output, one line of memory per event to standard error.
 
 environment:
   PLIMSOLL_BUCKETS         a folder that holds one folder per bucket; stands for S3
   CARGO_HOME               where the sources of cargo's registry are looked for (else ~/.cargo)
   AWS_LAMBDA_RUNTIME_API   set by Lambda: serve the runtime, whatever the arguments
+  AWS_LAMBDA_MAX_CONCURRENCY   set by Lambda where an environment has several invocations at a time
 ";
 
 /// Most frequent words in an answer.
 const TOP: usize = 10;
 
-/// The answer to one event.
-#[derive(Debug, Serialize)]
-struct Answer {
-    objects: Vec<ObjectAnswer>,
-}
-
-#[derive(Debug, Serialize)]
-struct ObjectAnswer {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    bucket: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    key: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    path: Option<String>,
-    bytes: u64,
-    lines: u64,
-    words: u64,
-    /// Words that `top` was chosen without: see `digest`.
-    not_counted: u64,
-    top: Vec<(String, u64)>,
-}
-
-impl ObjectAnswer {
-    fn new(object: Object, digest: &Digest) -> Self {
-        let (key, path) = if object.bucket.is_some() { (Some(object.name), None) } else { (None, Some(object.name)) };
-        Self {
-            bucket: object.bucket,
-            key,
-            path,
-            bytes: digest.bytes,
-            lines: digest.lines,
-            words: digest.words,
-            not_counted: digest.counts.not_counted(),
-            top: digest.counts.top(TOP),
-        }
-    }
-}
-
-/// Answers one event: the handler, on Lambda and off it. Each digest is shown to `seen` before it is dropped.
-///
-/// One object that fails fails the event, as Lambda repeats and dead-letters events, not parts of them.
-fn handle(event: &Value, buckets: &Buckets, mut seen: impl FnMut(&Digest)) -> Result<Answer, HandlerError> {
-    let mut objects = Vec::new();
-    for object in event::objects(event)? {
-        let file = event::open(&object, &buckets.locate(&object)?)?;
-        let digest = digest::digest(file).map_err(|error| event::broken_read(&object, error))?;
-        seen(&digest);
-        objects.push(ObjectAnswer::new(object, &digest));
-    }
-    Ok(Answer { objects })
-}
-
-/// Serves the Lambda runtime until it ends the process.
+/// Serves the Lambda runtime until it ends the process: as many invocations at a time as Lambda says.
 async fn serve() -> Result<(), Error> {
-    let monitor = Monitor::from_env()?;
-    let buckets = &Buckets::from_env();
-    spawn_graceful_shutdown_handler(lambda::final_picture(&monitor)).await;
-    // It blocks, and may: an environment has one invocation at a time, so nothing else waits for this thread.
-    let handler = service_fn(|event: LambdaEvent<Value>| async move { handle(&event.payload, buckets, |_| ()) });
-    Runtime::new(handler).layer(ReportLayer::new(&monitor)).run().await
+    let function = Arc::new(Function::new(ReportPolicy::Each)?);
+    spawn_graceful_shutdown_handler(lambda::final_picture(&function.monitor)).await;
+    let report = ReportLayer::new(&function.monitor);
+    // It blocks, and may: each invocation has a thread for itself.
+    let handler = service_fn(move |event: LambdaEvent<Value>| {
+        let function = Arc::clone(&function);
+        async move { function.handle(&event.payload, |_| ()) }
+    });
+    Runtime::new(handler).layer(report).run_concurrent().await
+}
+
+/// A runtime with a thread for each invocation that Lambda runs at a time: one, but on Managed Instances.
+fn runtime() -> io::Result<tokio::runtime::Runtime> {
+    let most = std::env::var("AWS_LAMBDA_MAX_CONCURRENCY").ok().and_then(|most| most.parse().ok());
+    match most {
+        Some(most @ 2..) => tokio::runtime::Builder::new_multi_thread().worker_threads(most).enable_all().build(),
+        _ => tokio::runtime::Builder::new_current_thread().enable_all().build(),
+    }
 }
 
 fn run() -> Result<(), Error> {
     if std::env::var_os("AWS_LAMBDA_RUNTIME_API").is_some() {
-        return tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(serve());
+        return runtime()?.block_on(serve());
     }
     let mut out = io::stdout().lock();
     let mut arguments = std::env::args_os().skip(1);
@@ -121,14 +85,14 @@ fn run() -> Result<(), Error> {
     if arguments.next().is_some() {
         return Err("one argument at most; see --help".into());
     }
-    let Some(first) = first else { return Ok(local::sources(&local::monitor(ReportPolicy::Off)?, &mut out)?) };
+    let Some(first) = first else { return Ok(local::sources(&Function::new(ReportPolicy::Off)?, &mut out)?) };
     match first.to_str() {
         Some("-h" | "--help") => out.write_all(HELP.as_bytes())?,
-        Some("-") => local::events(io::stdin().lock(), &local::monitor(ReportPolicy::Each)?, &mut out)?,
+        Some("-") => local::events(io::stdin().lock(), &Function::new(ReportPolicy::Each)?, &mut out)?,
         Some(option) if option.starts_with('-') => return Err(format!("unknown option {option}; see --help").into()),
         _ => {
             let file = File::open(&first).map_err(|error| format!("{}: {error}", first.display()))?;
-            local::events(BufReader::new(file), &local::monitor(ReportPolicy::Each)?, &mut out)?;
+            local::events(BufReader::new(file), &Function::new(ReportPolicy::Each)?, &mut out)?;
         }
     }
     Ok(out.flush()?)
