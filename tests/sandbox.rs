@@ -23,6 +23,10 @@ mod functions;
 #[path = "support/runtime_api.rs"]
 mod runtime_api;
 mod support;
+#[path = "sandbox/survival.rs"]
+mod survival;
+#[path = "sandbox/survivor.rs"]
+mod survivor;
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, BufWriter, Read, Write};
@@ -68,6 +72,12 @@ fn main() -> ExitCode {
         ("a_spike_alarms_in_the_invocation_that_is_killed", a_spike_alarms_in_the_invocation_that_is_killed, no_cage),
         ("leaks_of_every_speed_alarm_before_the_kill", leaks_of_every_speed_alarm_before_the_kill, no_cage),
         ("a_refused_vec_ends_with_the_last_words", a_refused_vec_ends_with_the_last_words, no_cage),
+        ("the_naive_twin_dies_of_everything", survival::the_naive_twin_dies_of_everything, no_cage),
+        (
+            "the_function_with_all_the_parts_answers_everything",
+            survival::the_function_with_all_the_parts_answers_everything,
+            no_cage,
+        ),
         ("the_handler_serves_the_emulator", the_handler_serves_the_emulator, no_watch),
     ])
 }

@@ -36,7 +36,10 @@ impl Account {
     /// likes, and goes to any thread.
     ///
     /// Costs three atomic additions if the bytes are free. Else reclaimers run on this thread; see the
-    /// [module](super). Call it without holding a lock that a reclaimer or a value it drops may want.
+    /// [module](super). Where the limit was found in the environment, a reservation of some thirty-second of it or more
+    /// reads the rss, a few microseconds; if it does not fit beside the pages there are, free ones are
+    /// [given back](crate::os::trim) first, which takes milliseconds, and what is left counts as
+    /// [overhead](MemoryBudget::observe_rss). Call it without holding a lock that a reclaimer or a value it drops may want.
     ///
     /// # Errors
     ///
@@ -111,12 +114,24 @@ impl Account {
 
     #[inline]
     pub(super) fn take_if_free(&self, size: ByteSize) -> bool {
-        self.0.core.line.take(self.slot(), size.as_u64())
+        let (core, n) = (&*self.0.core, size.as_u64());
+        if n == 0 {
+            return true;
+        }
+        let Some(used) = core.line.take_to(self.slot(), n) else { return false };
+        if core.pages.is_due(used, n) {
+            core.look_at_pages(used);
+        }
+        true
     }
 
     #[inline]
     pub(super) fn take(&self, size: ByteSize) -> Result<(), BudgetExceeded> {
-        if self.take_if_free(size) { Ok(()) } else { self.0.core.take_reclaimed(self.0.index, size.as_u64()) }
+        if !self.take_if_free(size) {
+            self.0.core.take_reclaimed(self.0.index, size.as_u64())?;
+        }
+        let n = size.as_u64();
+        if self.0.core.pages.is_large(n) { self.0.core.fit_pages(self.0.index, n) } else { Ok(()) }
     }
 
     /// Enters bytes that are there already, and tells how many were entered.

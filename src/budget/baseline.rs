@@ -3,8 +3,8 @@
 //!
 //! ```text
 //!   room  =  limit  -  unaccounted  -  overhead
-//!                      live heap       rss beyond the heap it has carried, smoothed; rises by one
-//!                      that nobody     step at a time, and never takes more than what leaves `floor`
+//!                      live heap       rss beyond the heap it has carried, smoothed; after the first measurement it
+//!                      that nobody     rises by one step at a time, and never takes more than what leaves `floor`
 //!                      reserved
 //! ```
 //!
@@ -55,8 +55,9 @@ impl Reckoning {
     }
 
     /// Moves the overhead a quarter of the way to what the rss has beyond the heap it carried, upward by at most one
-    /// step. `peak_heap` is the most heap that pages still there have carried since the last observation.
+    /// step; the first time it takes it as it is. `peak_heap` is the most heap that pages still there have carried since the last observation.
     pub(super) fn observe_rss(&mut self, rss: u64, peak_heap: u64) {
+        let first = (self.low, self.carried) == (u64::MAX, 0);
         // A rise that follows a fall takes pages anew, so only what falls below all before was given back for good.
         let given_back = self.low.saturating_sub(rss);
         self.carried = self.carried.saturating_sub(given_back);
@@ -65,11 +66,20 @@ impl Reckoning {
             (self.carried, self.low) = (peak_heap, rss);
         }
         let measured = rss.saturating_sub(self.carried);
-        if measured > self.overhead {
+        if first {
+            self.overhead = measured;
+        } else if measured > self.overhead {
             self.overhead += (measured - self.overhead).div_ceil(Self::PART).min(self.step);
         } else {
             self.overhead -= (self.overhead - measured).div_ceil(Self::PART);
         }
+    }
+
+    /// Takes the overhead as it is after free pages were given back: no page is left that could carry more heap.
+    pub(super) fn trimmed(&mut self, rss: u64, reserved: u64) {
+        let live = self.unaccounted.saturating_add(reserved);
+        (self.carried, self.low) = (live, rss);
+        self.overhead = rss.saturating_sub(live);
     }
 
     pub(super) fn room(&self) -> u64 {

@@ -39,21 +39,25 @@ impl Line {
     /// Reserves `n` bytes under `slot` if they fit the room; on `false` nothing has changed. Zero bytes always fit.
     #[inline]
     pub(crate) fn take(&self, slot: &Slot<impl Deref<Target = AtomicU64>>, n: u64) -> bool {
-        if n == 0 {
-            return true;
-        }
+        n == 0 || self.take_to(slot, n).is_some()
+    }
+
+    /// The same, and tells what is reserved then.
+    #[inline]
+    pub(crate) fn take_to(&self, slot: &Slot<impl Deref<Target = AtomicU64>>, n: u64) -> Option<u64> {
         let most = self.room.load(Relaxed);
         let mut used = self.used.load(Relaxed);
         loop {
             // `used` is below 2^63, so nothing wraps unless `n` is beyond the room by itself.
-            let Some(sum) = used.checked_add(n).filter(|&sum| sum <= most) else { return false };
+            let sum = used.checked_add(n).filter(|&sum| sum <= most)?;
             match self.used.compare_exchange_weak(used, sum, Acquire, Relaxed) {
-                Ok(_) => break,
+                Ok(_) => {
+                    slot.add(n);
+                    return Some(sum);
+                }
                 Err(now) => used = now,
             }
         }
-        slot.add(n);
-        true
     }
 
     /// Enters `n` bytes that are there already, past the room if need be; tells how many, fewer only at [`MOST`].

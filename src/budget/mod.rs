@@ -29,6 +29,14 @@
 //! 6. A reservation made inside a reclaimer is granted if it is free, and else refused at once.
 //! 7. Nothing runs in the background, since Lambda freezes it. The room follows what the process really holds when
 //!    [`MemoryBudget::rebaseline`] says how much that is: at the start of each invocation.
+//! 8. Where the limit was found in the environment, the kernel has the last word. A reservation of a thirty-second of
+//!    the limit or more is held against the rss. If it does not fit beside that, the allocator gives free pages back, then
+//!    others are asked, then it is refused: an allocator keeps pages of values that are gone, and what small values leave
+//!    between those that stay is no room for a large one.
+//!
+//! Rule 8 looks at the rss as it is, so what several threads have reserved and not touched yet is not in it. With `n`
+//! requests at a time leave a [margin](BudgetBuilder::margin) of what they may touch together, and on glibc set
+//! `MALLOC_ARENA_MAX=1`, as free pages in one thread's arena are no room for another thread.
 //!
 //! # What is not counted
 //!
@@ -40,6 +48,7 @@ mod baseline;
 mod books;
 mod builder;
 mod error;
+mod pages;
 mod pressure;
 mod reclaim;
 mod reservation;
@@ -62,6 +71,7 @@ pub use reservation::Reservation;
 use baseline::Reckoning;
 use books::{Line, Slot};
 use error::Refusal;
+use pages::Pages;
 use pressure::Thresholds;
 use reclaim::{Reclaiming, Registry};
 
@@ -88,6 +98,7 @@ struct Core {
     thresholds: Thresholds,
     basis: Basis,
     reckoning: Mutex<Reckoning>,
+    pages: Pages,
     reclaimers: Registry,
     /// The accounts, filled from the first.
     entries: [OnceLock<Entry>; ACCOUNTS],
@@ -150,6 +161,7 @@ impl MemoryBudget {
             thresholds,
             basis,
             reckoning: Mutex::new(reckoning),
+            pages: Pages::new(limit.as_u64(), basis.found().is_some()),
             reclaimers: Registry::default(),
             entries: [const { OnceLock::new() }; ACCOUNTS],
             other: OnceLock::new(),
@@ -232,8 +244,8 @@ impl MemoryBudget {
     ///
     /// For once an invocation: the rss, and the peak heap since the last call. Pages that carried more heap than is
     /// live now are no overhead, since they will carry it again; as many as the rss fell by are taken to be given
-    /// back. The figure kept moves a quarter of the way to the one measured, upward by at most
-    /// [one step](BudgetBuilder::overhead_step), and never takes more than what leaves the
+    /// back. The first measurement is taken as it is; from then on the figure kept moves a quarter of the way to the one
+    /// measured, upward by at most [one step](BudgetBuilder::overhead_step). It never takes more than what leaves the
     /// [floor](BudgetBuilder::floor) of the room.
     ///
     /// # Examples
@@ -242,21 +254,24 @@ impl MemoryBudget {
     /// use plimsoll::{ByteSize, MemoryBudget};
     ///
     /// let budget = MemoryBudget::new(ByteSize::mib(100));
-    /// for _ in 0..64 {
-    ///     budget.observe_rss(ByteSize::mib(48), ByteSize::mib(40));
-    /// }
+    /// budget.observe_rss(ByteSize::mib(48), ByteSize::mib(40));
     /// assert_eq!(budget.available(), ByteSize::mib(92)); // 8 MiB are no heap
     /// ```
     pub fn observe_rss(&self, rss: ByteSize, peak_heap: ByteSize) {
-        self.core.reckon(|reckoning, _| reckoning.observe_rss(rss.as_u64(), peak_heap.as_u64()));
+        let rss = self.core.pages.note(rss.as_u64());
+        self.core.reckon(|reckoning, _| reckoning.observe_rss(rss, peak_heap.as_u64()));
     }
 
     /// Asks for memory back until the budget is no longer overdrawn, and tells whether that is so.
     ///
     /// A budget is overdrawn after a [`rebaseline`](Self::rebaseline) that found the room smaller than what is
     /// reserved, and after an [`Account::book`]. High pressure alone takes nothing from anyone. Inside a reclaimer,
-    /// nobody is asked. Costs two loads if nothing is overdrawn.
+    /// nobody is asked. Where the limit was found in the environment and the rss was above it when last looked at,
+    /// free pages are [given back](crate::os::trim) first. Costs three loads if there is nothing to do.
     pub fn relieve(&self) -> bool {
+        if self.core.pages.are_over() {
+            self.core.trim(0);
+        }
         self.core.relieve(None)
     }
 }
@@ -303,6 +318,42 @@ impl Core {
         self.line.set_room(reckoning.room());
     }
 
+    /// Corrects the overhead in the middle of an invocation that reserves much; `used` stands for the heap that is live.
+    #[cold]
+    fn look_at_pages(&self, used: u64) {
+        // Another thread looks, or tells what it saw: no need to wait, and perhaps a lock is held.
+        let (Some(mut reckoning), Some(rss)) = (self.reckoning.try_lock(), pages::rss()) else { return };
+        let live = used.saturating_add(reckoning.unaccounted);
+        reckoning.observe_rss(self.pages.note(rss), live);
+        self.line.set_room(reckoning.room());
+    }
+
+    /// Sees to it that `n` bytes, which are taken already, fit beside the pages there are; else gives them back.
+    #[cold]
+    fn fit_pages(&self, asker: usize, n: u64) -> Result<(), BudgetExceeded> {
+        if self.pages.missing(n).is_none() {
+            return Ok(());
+        }
+        let missing = || {
+            self.trim(n);
+            self.pages.missing(n).map(ByteSize::bytes)
+        };
+        if self.reclaim(Some(asker), missing) && self.relieve(Some(asker)) {
+            return Ok(());
+        }
+        self.line.give(&self.entry(asker).slot, n);
+        let beside = ByteSize::bytes(n.saturating_sub(self.pages.missing(n).unwrap_or(0)));
+        let refusal = self.refusal(asker, n);
+        Err(Refusal { available: refusal.available.min(beside), ..refusal }.into())
+    }
+
+    /// Gives free pages back and takes what is left of the rss beyond the live heap for overhead. Of what is reserved,
+    /// `n` bytes are known not to be there yet.
+    fn trim(&self, n: u64) {
+        let Some(rss) = self.pages.trim() else { return };
+        self.reckon(|reckoning, used| reckoning.trimmed(rss, used.saturating_sub(n)));
+    }
+
     /// Asks reclaimers in turn until nothing is `missing`, and tells whether that is so; `missing` is called again
     /// after each. For `asker`, an account, only those are asked that it may ask.
     fn reclaim(&self, asker: Option<usize>, mut missing: impl FnMut() -> Option<ByteSize>) -> bool {
@@ -324,7 +375,14 @@ impl Core {
             let over = self.line.used().saturating_sub(self.line.room());
             Some(ByteSize::bytes(over)).filter(|&over| over > ByteSize::ZERO)
         };
-        overdrawn().is_none() || self.reclaim(asker, overdrawn)
+        if overdrawn().is_none() {
+            return true;
+        }
+        let relieved = self.reclaim(asker, overdrawn);
+        if self.pages.are_over() {
+            let _rss = self.pages.trim();
+        }
+        relieved
     }
 
     /// Takes `n` bytes that were not free, from what others give back.

@@ -20,6 +20,7 @@ fn heap_that_nobody_reserved_leaves_the_room_and_comes_back() {
 #[test]
 fn overhead_rises_by_a_step_at_most_and_falls_by_a_quarter() {
     let mut reckoning = reckoning();
+    reckoning.observe_rss(10, 10);
     let seen = |reckoning: &mut Reckoning, measured: u64| {
         (0..7)
             .map(|_| {
@@ -32,6 +33,15 @@ fn overhead_rises_by_a_step_at_most_and_falls_by_a_quarter() {
     assert_eq!(seen(&mut reckoning, 28), [26, 27, 28, 28, 28, 28, 28], "and it arrives");
     assert_eq!(seen(&mut reckoning, 0), [21, 15, 11, 8, 6, 4, 3]);
     assert_eq!(seen(&mut reckoning, 0), [2, 1, 0, 0, 0, 0, 0]);
+}
+
+#[test]
+fn the_first_measurement_is_taken_as_it_is() {
+    let mut reckoning = reckoning();
+    reckoning.observe_rss(30, 10);
+    assert_eq!(reckoning.overhead, 20);
+    reckoning.observe_rss(60, 10);
+    assert_eq!(reckoning.overhead, 25, "and no other");
 }
 
 #[test]

@@ -8,10 +8,10 @@ use crate::clock::Clock;
 use crate::env::{EnvError, LimitSource};
 use crate::heap::{self, LoadLines, LoadLinesError, NotInstalled};
 use crate::lazy::Resource;
-use crate::os::OsError;
+use crate::os::{self, OsError};
 use crate::size::ByteSize;
 
-use super::invocation::State;
+use super::invocation::{Seen, State};
 use super::policy::{POLICY_VARIABLE, ParsePolicyError, ReportPolicy};
 use super::report::InvocationReport;
 use super::resources::Resources;
@@ -139,9 +139,9 @@ impl MonitorBuilder {
 
     /// Sets the budget to correct at each invocation's start, and to report. Default: none.
     ///
-    /// A start tells the budget the live heap, and has what overdraws it given back; where no other is in flight it tells
-    /// the rss too: see [`MemoryBudget::rebaseline`], [`relieve`](MemoryBudget::relieve) and
-    /// [`observe_rss`](MemoryBudget::observe_rss). Reports then say what is reserved, the drift and the pressure.
+    /// A start tells the budget the live heap, and the rss and peak heap that the last report saw, before the first those
+    /// of the build; then it has what overdraws the budget given back. See [`MemoryBudget::rebaseline`],
+    /// [`observe_rss`](MemoryBudget::observe_rss) and [`relieve`](MemoryBudget::relieve). Reports then say what is reserved, the drift and the pressure.
     pub fn budget(mut self, budget: &MemoryBudget) -> Self {
         self.budget = Some(budget.clone());
         self
@@ -205,7 +205,9 @@ impl MonitorBuilder {
             None => self.policy,
         };
         let resources = Resources::watch(self.resources)?;
-        let state = Mutex::new(State::new(Window::new(self.window), books.refused));
+        // What the init phase allocated and freed again has left pages that carry heap anew.
+        let seen = os::rss().ok().map(|rss| Seen { rss: rss.total, carried: books.peak.at_most });
+        let state = Mutex::new(State::new(Window::new(self.window), books.refused, seen));
         let Self { clock, hooks, observers, budget, trim, .. } = self;
         let shared = Shared { lines, policy, clock, hooks, observers, budget, trim, resources, state };
         Ok(Monitor { shared: Arc::new(shared) })

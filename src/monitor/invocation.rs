@@ -65,14 +65,14 @@ impl Printed {
 }
 
 impl State {
-    /// Nothing seen yet, but for the refusals before.
-    pub(super) fn new(window: Window, refused: u64) -> Self {
+    /// Nothing reported yet; the refusals are those before, `seen` what there is before the first invocation.
+    pub(super) fn new(window: Window, refused: u64, seen: Option<Seen>) -> Self {
         Self {
             window,
             in_flight: 0,
             overlaps: 0,
             named: 0,
-            seen: None,
+            seen,
             highest_rss: 0,
             alerts: Alerts::default(),
             trends: Alerts::default(),
@@ -118,7 +118,7 @@ impl Invocation {
         heap::set_context(id.as_str());
         state.named += 1;
         let number = state.named;
-        let seen = if shared_start { None } else { state.seen.take() };
+        let seen = state.seen.take();
         drop(state);
         let live_before = heap::stats().map_or(ByteSize::ZERO, |stats| stats.live);
         shared.correct_budget(live_before, seen);
@@ -188,10 +188,14 @@ impl Invocation {
         let refused = books.refused.saturating_sub(state.refused);
         // Others may have read the books later and come here earlier.
         state.refused = state.refused.max(books.refused);
-        // Pages that were given back before the end carry nothing any more.
-        let given_back =
-            peak_rss.filter(|_| self.own_peak_rss).unwrap_or_default().saturating_sub(rss.unwrap_or_default());
-        let carried = peak.at_most.saturating_sub(given_back).max(books.live);
+        let carried = if !self.shared_start {
+            // Pages that were given back before the end carry nothing any more.
+            let peak_rss = peak_rss.filter(|_| self.own_peak_rss).unwrap_or_default();
+            peak.at_most.saturating_sub(peak_rss.saturating_sub(rss.unwrap_or_default())).max(books.live)
+        } else {
+            // The peak may be of any time since one began alone, and its pages gone since.
+            books.live.max(self.live_before)
+        };
         state.seen = rss.map(|rss| Seen { rss, carried });
         state.window.push(Sample { peak: peak.at_most.as_u64(), micros });
         heap::note_growth(books.live.saturating_sub(self.live_before));
@@ -278,7 +282,7 @@ mod tests {
 
     /// Invocations with these peaks and durations, and which alerts each raised anew.
     fn alerts(samples: impl Iterator<Item = (u64, u64)>) -> Vec<(usize, Vec<Alert>)> {
-        let mut state = State::new(Window::new(32), 0);
+        let mut state = State::new(Window::new(32), 0, None);
         let lines = LoadLines::new(ByteSize::mib(1024));
         let report = InvocationReport::unknown(RequestId::new("r"), Outcome::Finished, lines, 0);
         let mut raised = |(peak, micros)| {

@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::time::Duration;
 
 /// Which files the kernel offers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,12 +21,57 @@ pub(crate) struct Cage {
     version: Version,
 }
 
+/// A cgroup whose processes can be stopped as Lambda stops an environment between invocations.
+#[derive(Debug)]
+pub(crate) struct Freezer {
+    folder: PathBuf,
+    version: Version,
+}
+
+impl Freezer {
+    /// Makes the cgroup and puts the process into it, or says in words why that cannot be here.
+    ///
+    /// In version 2 a process is in one cgroup: that of its cage, which can be frozen too.
+    pub(crate) fn around(process: u32, cage: &Cage) -> Result<Self, String> {
+        if cage.version == Version::Two {
+            return Ok(Self { folder: cage.folder.clone(), version: Version::Two });
+        }
+        let mounts = fs::read_to_string("/proc/self/mountinfo").map_err(|error| format!("no mountinfo: {error}"))?;
+        let root = mounts.lines().find_map(|mount| mounted(mount, "freezer"));
+        let root = root.ok_or("no freezer is mounted")?.0;
+        let freezer = Self { folder: root.join(cage.folder.file_name().unwrap()), version: Version::One };
+        fs::create_dir(&freezer.folder)
+            .and_then(|()| fs::write(freezer.folder.join("cgroup.procs"), process.to_string()))
+            .map_err(|error| format!("no freezer below {}: {error}", root.display()))?;
+        Ok(freezer)
+    }
+
+    /// Stops the process for a while.
+    pub(crate) fn freeze(&self, time: Duration) {
+        let (file, stop, go) = match self.version {
+            Version::One => ("freezer.state", "FROZEN", "THAWED"),
+            Version::Two => ("cgroup.freeze", "1", "0"),
+        };
+        fs::write(self.folder.join(file), stop).unwrap();
+        std::thread::sleep(time);
+        fs::write(self.folder.join(file), go).unwrap();
+    }
+}
+
+impl Drop for Freezer {
+    fn drop(&mut self) {
+        if self.version == Version::One {
+            remove(&self.folder);
+        }
+    }
+}
+
 impl Cage {
     /// Makes the cgroup, or says in words why there can be none here.
     pub(crate) fn new(limit_mib: u64) -> Result<Self, String> {
         let mounts = fs::read_to_string("/proc/self/mountinfo").map_err(|error| format!("no mountinfo: {error}"))?;
         let mut last = "no cgroup is mounted".to_owned();
-        for (root, version) in mounts.lines().filter_map(memory_root) {
+        for (root, version) in mounts.lines().filter_map(|mount| mounted(mount, "memory")) {
             match Self::below(&root, version, limit_mib) {
                 Ok(cage) => return Ok(cage),
                 Err(error) => last = format!("no memory cgroup below {}: {error}", root.display()),
@@ -84,23 +130,27 @@ impl Cage {
 
 impl Drop for Cage {
     fn drop(&mut self) {
-        // The kernel may take a moment to see the last process off.
-        for _ in 0..100 {
-            if fs::remove_dir(&self.folder).is_ok() {
-                return;
-            }
-            std::thread::sleep(std::time::Duration::from_millis(10));
-        }
+        remove(&self.folder);
     }
 }
 
-/// The place of a mount that can hold memory cgroups.
-fn memory_root(mount: &str) -> Option<(PathBuf, Version)> {
+/// The kernel may take a moment to see the last process off.
+fn remove(folder: &Path) {
+    for _ in 0..100 {
+        if fs::remove_dir(folder).is_ok() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// The place of a mount that can hold cgroups of this controller.
+fn mounted(mount: &str, controller: &str) -> Option<(PathBuf, Version)> {
     let (before, after) = mount.split_once(" - ")?;
     let mut after = after.split(' ');
     let version = match (after.next()?, after.nth(1)?) {
         ("cgroup2", _) => Version::Two,
-        ("cgroup", options) if options.split(',').any(|option| option == "memory") => Version::One,
+        ("cgroup", options) if options.split(',').any(|option| option == controller) => Version::One,
         _ => return None,
     };
     Some((PathBuf::from(before.split(' ').nth(4)?), version))
