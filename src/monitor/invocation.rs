@@ -188,13 +188,13 @@ impl Invocation {
         let refused = books.refused.saturating_sub(state.refused);
         // Others may have read the books later and come here earlier.
         state.refused = state.refused.max(books.refused);
-        let carried = if !self.shared_start {
+        let carried = if self.shared_start {
+            // The peak may be of any time since one began alone, and its pages gone since.
+            books.live.max(self.live_before)
+        } else {
             // Pages that were given back before the end carry nothing any more.
             let peak_rss = peak_rss.filter(|_| self.own_peak_rss).unwrap_or_default();
             peak.at_most.saturating_sub(peak_rss.saturating_sub(rss.unwrap_or_default())).max(books.live)
-        } else {
-            // The peak may be of any time since one began alone, and its pages gone since.
-            books.live.max(self.live_before)
         };
         state.seen = rss.map(|rss| Seen { rss, carried });
         state.window.push(Sample { peak: peak.at_most.as_u64(), micros });
