@@ -84,16 +84,15 @@ impl Living {
                     let answer = serde_json::from_str(&body).expect(&body);
                     self.answers.push((path.rsplit('/').next().unwrap().to_owned(), answer));
                 }
-                Ok(Call::Started(_)) => (),
                 Err(_) if self.function.0.try_wait().unwrap().is_some() => return false,
-                Err(_) => (),
+                Ok(Call::Started(_)) | Err(_) => (),
             }
         }
         true
     }
 
     /// The answer to one event that must succeed.
-    fn ask(&mut self, event: Value) -> Value {
+    fn ask(&mut self, event: &Value) -> Value {
         assert!(self.answer([event.clone()]), "it died of {event}");
         let (kind, answer) = self.answers.last().unwrap();
         assert_eq!(kind, "response", "{event}: {answer}");
@@ -146,10 +145,10 @@ fn everything(object: &Object, hostile: &Hostile) -> Vec<Value> {
         let (object, hostile) = (json!({ "lines": object.0 }), json!({ "lines": hostile.0 }));
         let flood = json!({ "do": "flood", "from": round * FLOOD, "count": FLOOD });
         let model = json!({ "do": "model" });
-        let last = if round % 3 == 0 { json!({ "do": "unload" }) } else { model.clone() };
+        let last = if round.is_multiple_of(3) { json!({ "do": "unload" }) } else { model.clone() };
         // So that up to eight of any kind come together.
-        let crowd = std::iter::repeat_n(if round % 2 == 0 { &hostile } else { &model }, 8).cloned();
-        let object = (round % 4 == 0).then_some(object);
+        let crowd = std::iter::repeat_n(if round.is_multiple_of(2) { &hostile } else { &model }, 8).cloned();
+        let object = (round.is_multiple_of(4)).then_some(object);
         object.into_iter().chain([flood, hostile.clone(), model.clone(), last]).chain(crowd.collect::<Vec<_>>())
     };
     (0..20).flat_map(round).collect()
@@ -177,12 +176,12 @@ pub(crate) fn the_function_with_all_the_parts_answers_everything() {
     // What is served after a freeze, and after a jump of the clock, has not expired.
     let put = |key: u64| json!({ "do": "put", "key": key, "ttl_ms": 3_000 });
     let get = |key: u64| json!({ "do": "get", "key": key });
-    function.ask(put(u64::MAX));
-    assert_eq!(function.ask(get(u64::MAX)), json!({ "value": true, "turned": true }));
+    function.ask(&put(u64::MAX));
+    assert_eq!(function.ask(&get(u64::MAX)), json!({ "value": true, "turned": true }));
     function.freezer.freeze(Duration::from_secs(5));
-    assert_eq!(function.ask(get(u64::MAX)), json!({ "value": false, "turned": true }));
-    function.ask(json!({ "do": "jump", "ms": 5_000 }));
-    assert_eq!(function.ask(get(u64::MAX)), json!({ "value": false, "turned": false }));
+    assert_eq!(function.ask(&get(u64::MAX)), json!({ "value": false, "turned": true }));
+    function.ask(&json!({ "do": "jump", "ms": 5_000 }));
+    assert_eq!(function.ask(&get(u64::MAX)), json!({ "value": false, "turned": false }));
 
     let refused = function.answers.iter().filter(|(kind, _)| kind == "error").count();
     for (kind, answer) in &function.answers {
