@@ -302,6 +302,98 @@ fn an_ending_goes_to_the_invocation_that_it_speaks_of() {
 }
 
 #[test]
+fn the_platforms_own_status_stands_above_what_other_lines_say() {
+    let killed = "RequestId: a Error: Runtime exited with error: signal: killed\n";
+    let timed_out = "2026-01-01T00:00:00Z a Task timed out after 3.00 seconds\n";
+    for (tail, outcome) in [
+        ("Status: success", Outcome::Finished),
+        ("Status: failure", Outcome::Failed),
+        ("Status: error", Outcome::Failed),
+        ("Status: unheard", Outcome::TimedOut),
+    ] {
+        let report = one(&format!("{timed_out}{killed}{}", line(128, 128, tail)));
+        assert_eq!(report.outcome(), outcome, "{tail}");
+        assert_eq!(report.out_of_memory() == OutOfMemory::No, outcome == Outcome::Finished, "{tail}");
+    }
+    let json = JSON.replace("3f1c-9", "a").replace("\"error\",\"errorType\":\"Runtime.ExitError\"", "\"success\"");
+    let report = one(&(timed_out.to_owned() + &json.replace("212", "2048")));
+    assert_eq!((report.outcome(), report.out_of_memory()), (Outcome::Finished, OutOfMemory::No));
+}
+
+#[test]
+fn only_a_line_of_the_platform_says_how_an_invocation_ended() {
+    let time = "2026-01-01T00:00:00.000Z";
+    let stream = "2026/01/01/[$LATEST]0f5f9a61b0e04a1f";
+    let platform = [
+        "Task timed out after 3.00 seconds",
+        "RequestId: a Error: Runtime exited with error: exit status 1",
+        "RequestId: a Process exited before completing request",
+    ];
+    let said = |text: &str| if text.starts_with("Task") { format!("{time} a {text}") } else { text.to_owned() };
+    for text in platform.map(said) {
+        for ending in [
+            format!("{text} \r"),
+            format!("\t{text}"),
+            format!("{time}\t{text}\t"),
+            format!("{stream} 2026-01-01T00:00:00.123000+00:00 {text}"),
+            format!("2026-01-01T01:00:00.123+01:00[    resize-ab12] {text}"),
+            format!("/aws/lambda/resize 2026/01/01/resize[12]0f5f9a61 {text}"),
+            format!("[/aws/lambda/resize] {text}"),
+            format!("[2026-01-01 00:00:00] {text}"),
+            format!("| 1767225600000 | {text} |"),
+            format!("1767225600000,\"{text}"),
+            format!("2026-01-01 00:00:00.123,{text}"),
+            format!("@message={text}"),
+            format!("      \"@message\": \"{text}\\n\\n\","),
+            format!("{{\"timestamp\":1767225600000,\"message\":\"{text}\\n\",\"ingestionTime\":1}}"),
+            format!("{{\"errorMessage\":\"{text}\"}}"),
+            format!("{{\"time\":\"{time}\",\"type\":\"platform.fault\",\"record\":\"{text}\"}}"),
+        ] {
+            let report = one(&format!("{ending}\n{}", line(128, 128, "")));
+            assert_eq!(report.out_of_memory(), OutOfMemory::Suspected, "{ending}");
+        }
+        for prose in [
+            format!("INFO worker {text}"),
+            format!("{time} a INFO {text}"),
+            format!("[INFO]\t{time}\ta\t{text}"),
+            format!("[ERROR] {text}"),
+            format!("{time} a INFO retrying, upstream said {text}"),
+            format!("{time} a upstream said: \"{text}\""),
+            format!("12 {text}"),
+            format!("{{\"timestamp\":\"{time}\",\"level\":\"INFO\",\"message\":\"{text}\"}}"),
+            format!("{{\"message\":\"{text}\",\"level\":\"INFO\"}}"),
+            format!("{{\"time\":\"{time}\",\"type\":\"function\",\"record\":\"{text}\"}}"),
+            format!("{{\"cause\":\"{text}\"}}"),
+        ] {
+            let report = one(&format!("{prose}\n{}", line(128, 128, "")));
+            assert_eq!(report.outcome(), Outcome::Finished, "{prose}");
+        }
+    }
+    for prose in [
+        "a Task timed out after 3.00 seconds".to_owned(),
+        format!("{time} a Task timed out after 3.00 seconds, retried"),
+        format!("{time} a Task timed out after 3 s"),
+        format!("{time} a Task timed out after many seconds"),
+    ] {
+        assert_eq!(one(&format!("{prose}\n{}", line(128, 128, ""))).outcome(), Outcome::Finished, "{prose}");
+    }
+    // A start in prose begins nothing: the ending still speaks of the report.
+    let killed = "RequestId: a Error: Runtime exited with error: signal: killed";
+    let report = one(&format!("{}\nINFO saw START RequestId: a\n{killed}", line(128, 128, "")));
+    assert_eq!(report.out_of_memory(), OutOfMemory::Certain);
+}
+
+#[test]
+fn an_id_of_digits_alone_is_not_taken_for_a_time() {
+    let id = "10616801-9624-4201-6605-944069213011";
+    let report = one(&format!(
+        "2026-01-01T00:00:00Z {id} Task timed out after 3.00 seconds\n{}",
+        line(128, 128, "").replace("RequestId: a", &format!("RequestId: {id}"))
+    ));
+    assert_eq!(report.outcome(), Outcome::TimedOut);
+}
+
+#[test]
 fn a_line_that_is_too_long_is_counted_and_the_log_goes_on() {
     let long = "x".repeat(MAX_LINE.as_usize() + 1);
     let read = read(format!("{FULL}\n{long}\nREPORT RequestId: b\tDuration: 1 ms\n{long}").as_bytes());
