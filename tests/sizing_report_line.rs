@@ -394,6 +394,20 @@ fn an_id_of_digits_alone_is_not_taken_for_a_time() {
 }
 
 #[test]
+fn a_kill_waits_longer_for_its_report_than_other_endings() {
+    let killed = "RequestId: a Error: Runtime exited with error: signal: killed\n";
+    let others = |text: fn(usize) -> String| (0..40).map(text).collect::<String>();
+    let timeouts = others(|n| format!("2026-01-01T00:00:00Z w{n} Task timed out after 3.00 seconds\n"));
+    let report = one(&format!("{killed}{timeouts}{}", line(128, 128, "")));
+    assert_eq!(report.out_of_memory(), OutOfMemory::Certain);
+    // Kills whose report never came do not hold the place of what is said later.
+    let kills = others(|n| format!("RequestId: w{n} Error: Runtime exited with error: signal: killed\n"));
+    let timed_out = "2026-01-01T00:00:00Z a Task timed out after 3.00 seconds\n";
+    let read = read(format!("{kills}{timed_out}{}", line(128, 128, "")).as_bytes());
+    assert_eq!((read.reports[0].outcome(), read.counts.killed_without_report), (Outcome::TimedOut, 40));
+}
+
+#[test]
 fn a_line_that_is_too_long_is_counted_and_the_log_goes_on() {
     let long = "x".repeat(MAX_LINE.as_usize() + 1);
     let read = read(format!("{FULL}\n{long}\nREPORT RequestId: b\tDuration: 1 ms\n{long}").as_bytes());

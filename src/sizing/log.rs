@@ -94,7 +94,7 @@ pub struct LogCounts {
 ///
 /// What one line cannot tell: a report wrapped over several lines, JSON printed over several lines, a line that was
 /// copied twice, an invocation that another line says was killed or timed out. For that, the last 16 reports are held
-/// back until [`finish`](Self::finish), and the last 16 endings wait for their report. Lines of several log streams
+/// back until [`finish`](Self::finish), and 16 endings wait for their report, kills the longest. Lines of several streams
 /// may be mixed.
 ///
 /// It holds at most 12 KiB, and the text of one JSON object of up to 16 KiB that is printed over several lines; nothing
@@ -124,7 +124,7 @@ pub struct LogCounts {
 pub struct ReportLog {
     /// The last reports, the oldest in front.
     held: VecDeque<Held>,
-    /// Endings whose report was not seen yet, the oldest in front.
+    /// Endings whose report was not seen yet, the oldest in front. A kill waits longest: nothing else proves it.
     endings: VecDeque<(ShortText, Marks)>,
     /// Whether the line before was, or continued, the newest report held.
     continues: bool,
@@ -292,9 +292,10 @@ impl ReportLog {
         }
     }
 
-    /// Gives up the oldest ending that waits; `false` if there is none.
+    /// Gives up an ending that waits: the oldest that tells of no kill, or else the oldest. `false` if there is none.
     fn forget_ending(&mut self) -> bool {
-        let Some((_, marks)) = self.endings.pop_front() else { return false };
+        let least = self.endings.iter().position(|(_, marks)| !marks.killed).unwrap_or_default();
+        let Some((_, marks)) = self.endings.remove(least) else { return false };
         self.counts.killed_without_report += u64::from(marks.killed);
         true
     }
