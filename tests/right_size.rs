@@ -97,3 +97,27 @@ fn what_is_wrong_is_said_and_the_exit_code_tells() {
     let help = succeeded(example().arg("--help").output().unwrap());
     assert!(help.contains("usage: right_size"));
 }
+
+#[cfg(unix)]
+#[test]
+fn a_file_may_have_a_name_that_is_not_utf_8() {
+    use std::os::unix::ffi::OsStrExt;
+
+    let name = |name: &'static [u8]| std::ffi::OsStr::from_bytes(name);
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name(b"right_size-\xff.log"));
+    fs::copy(data("thumbnails.log"), &path).unwrap();
+    let chart = path.with_extension("svg");
+    let output = example().arg("--svg").arg(&chart).arg(&path).output().unwrap();
+    assert!(succeeded(output).contains("192 MB by cost"));
+    fs::remove_file(chart).unwrap();
+    fs::remove_file(path).unwrap();
+    for (arguments, why) in [
+        (&[name(b"--arch"), name(b"\xff")][..], "is no text"),
+        (&[name(b"--\xff")], "is no text"),
+        (&[name(b"--svg=\xff")], "is no text"),
+    ] {
+        let output = example().args(arguments).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(2) && said.contains(why), "{said}");
+    }
+}
