@@ -7,6 +7,7 @@
 )]
 
 use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -96,6 +97,14 @@ fn what_is_wrong_is_said_and_the_exit_code_tells() {
     }
     let help = succeeded(example().arg("--help").output().unwrap());
     assert!(help.contains("usage: right_size"));
+}
+
+#[test]
+fn an_operator_reads_the_cause_that_the_system_gives() {
+    let output = example().arg("/").output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    let cause = File::open("/").and_then(|mut folder| io::Read::read(&mut folder, &mut [0])).unwrap_err();
+    assert!(said.contains(&cause.to_string()), "{said}");
 }
 
 #[cfg(unix)]

@@ -41,11 +41,7 @@ fn main() -> ExitCode {
     };
     match run(&arguments) {
         Ok(text) => print(&text),
-        Err(error) => {
-            let causes = std::iter::successors(error.source(), |error| (*error).source());
-            let text: String = causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"));
-            fail(&text, 1)
-        }
+        Err(error) => fail(&with_causes(&*error), 1),
     }
 }
 
@@ -53,7 +49,7 @@ fn run(arguments: &Arguments) -> Result<String, Box<dyn Error>> {
     let (mut profile, mut counts) = (Profile::new(), LogCounts::default());
     for name in &arguments.files {
         let read =
-            read_input(name, &mut profile).map_err(|error| format!("{}: {}", name.display(), with_cause(&*error)))?;
+            read_input(name, &mut profile).map_err(|error| format!("{}: {}", name.display(), with_causes(&*error)))?;
         add(&mut counts, read);
     }
     let pricing = Pricing::us_east_1(arguments.architecture);
@@ -100,8 +96,10 @@ fn add(sum: &mut LogCounts, more: LogCounts) {
     sum.killed_without_report += more.killed_without_report;
 }
 
-fn with_cause(error: &dyn Error) -> String {
-    error.source().map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
+/// The error and all its causes, down to what the system says.
+fn with_causes(error: &dyn Error) -> String {
+    let causes = std::iter::successors(error.source(), |error| (*error).source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 /// Prints to standard output. A reader that went away, as `head` does, is no failure.
