@@ -9,7 +9,7 @@ use plimsoll::sizing::{Architecture, Strategy};
 pub(crate) const HELP: &str = "\
 Recommends the memory size of a Lambda function from the REPORT lines in its logs.
 
-usage: right_size [OPTION].. [FILE]..     without a FILE, or for -, reads standard input
+usage: right_size [OPTION].. [--] [FILE]..     without a FILE, or for -, reads standard input
 
   --json                       print JSON
   --svg FILE                   write a chart of duration and cost over the memory size
@@ -55,7 +55,7 @@ pub(crate) fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Parsed,
     };
     let mut rest = arguments;
     while let Some(argument) = rest.next() {
-        if !argument.as_encoded_bytes().starts_with(b"--") {
+        if !argument.as_encoded_bytes().starts_with(b"-") || argument == "-" {
             parsed.files.push(argument.into());
             continue;
         }
@@ -65,15 +65,19 @@ pub(crate) fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Parsed,
         let (name, given) = option.split_once('=').map_or((option, None), |(name, value)| (name, Some(value)));
         let mut path = || match given {
             Some(value) => Ok(OsString::from(value)),
-            None => rest.next().ok_or_else(|| format!("{name} asks for a value")),
+            None => rest
+                .next()
+                .filter(|value| !value.as_encoded_bytes().starts_with(b"-"))
+                .ok_or_else(|| format!("{name} asks for a value; one that begins with - is given as {name}=VALUE")),
         };
         let mut value =
             || path()?.into_string().map_err(|value| format!("`{}` is no text for {name}", value.display()));
         match name {
-            "--json" | "--free-tier" | "--help" | "-h" if given.is_some() => {
+            "--json" | "--free-tier" | "--help" | "-h" | "--" if given.is_some() => {
                 return Err(format!("{name} takes no value"));
             }
             "--help" | "-h" => return Ok(Parsed::Help),
+            "--" => parsed.files.extend(rest.by_ref().map(PathBuf::from)),
             "--json" => parsed.json = true,
             "--free-tier" => parsed.free_tier = true,
             "--svg" => parsed.svg = Some(path()?.into()),
