@@ -208,6 +208,23 @@ fn a_malformed_figure_is_told_with_its_line_and_the_rest_is_read() {
 }
 
 #[test]
+fn a_malformed_figure_hides_no_field_behind_it() {
+    for text in ["many ms", "many", "-12 ms", "12 s", "12 seconds", "1e3 ms", "12", "", "NaN ms"] {
+        for gap in [" ", "  ", "\t"] {
+            let fields = format!("Duration: {text}{gap}Memory Size: 128 MB{gap}Max Memory Used: 60 MB");
+            let read = read(format!("REPORT RequestId: a{gap}{fields}").as_bytes());
+            assert_eq!(read.faults, ["line 1: `Duration` is followed by no number of ms"], "{fields}");
+            let report = &read.reports[0];
+            let told = (report.duration, report.memory_size, report.max_memory_used);
+            assert_eq!(told, (None, mb(128), mb(60)), "{fields}");
+        }
+    }
+    // The name of another program's figure is no unit.
+    let read = read(b"REPORT RequestId: a Duration: many Runtime Duration: 5 ms");
+    assert_eq!(read.reports[0].duration, None);
+}
+
+#[test]
 fn what_is_no_report_is_skipped_and_counted() {
     let log = "START RequestId: a Version: 7\nREPORT the Duration: 5 ms\nEND RequestId: a\nREPORTING RequestId: a\n\
         XREPORT RequestId: a\tDuration: 1 ms\n{\"type\":\"platform.report\nplatform.report\n\

@@ -200,7 +200,7 @@ impl Fields {
                 Err(Unread::NoFigure) => {
                     self.faulty = true;
                     found(Found::Fault(Fault::Figure { field: label.name(), unit: unit.name() }));
-                    text
+                    behind_faulty(text)
                 }
             },
             // The value was cut out, and the next name follows.
@@ -277,6 +277,20 @@ fn value_in(unit: Unit, text: &[u8]) -> Result<(u64, &[u8]), Unread> {
         None if unit.name().as_bytes().starts_with(rest) => Err(Unread::Cut),
         None => Err(Unread::NoFigure),
     }
+}
+
+/// What follows a value that is no figure, and the unit behind it: the next name must not pass for a part of another.
+fn behind_faulty(text: &[u8]) -> &[u8] {
+    let name = |text: &[u8]| Label::at(text).is_some();
+    let skip = |text: &[u8]| text.iter().position(|byte| is_separator(*byte)).unwrap_or(text.len());
+    if name(text) {
+        return text;
+    }
+    let (_, rest) = text.split_at(skip(text));
+    let (_, behind) = separators(rest);
+    let (unit, after) = behind.split_at(skip(behind));
+    let is_unit = unit.len() <= 3 || unit.first().is_some_and(u8::is_ascii_lowercase);
+    if is_unit && !name(behind) { after } else { rest }
 }
 
 /// What stands between two fields.
