@@ -143,6 +143,19 @@ fn a_json_object_that_was_cut_does_not_swallow_what_follows() {
 }
 
 #[test]
+fn an_open_brace_swallows_no_wrapped_report() {
+    let wrapped = FULL.replace("\tBilled Duration", "\n  Billed Duration").replace("\tStatus", "\n  Status");
+    for prose in ["{ user prose", "{", "{\"cut\": ["] {
+        is_the_full_report(&one(&format!("{prose}\n  {wrapped}\n  skipped")));
+        // What stands between a report and a line with fields parts them.
+        let report = one(&format!("REPORT RequestId: a\tDuration: 1 ms\n{prose}\n  x\n  Memory Size: 128 MB"));
+        assert_eq!(report.memory_size, None, "{prose}");
+    }
+    let counts = read(format!("{{ user prose\n  {wrapped}\n  skipped").as_bytes()).counts;
+    assert_eq!((counts.lines, counts.skipped), (5, 2));
+}
+
+#[test]
 fn one_line_may_hold_many_reports() {
     let batch = format!("[{JSON},{{\"type\":\"function\",\"record\":\"x\"}},{}]", JSON.replace("3f1c-9", "next"));
     assert_eq!(read(batch.as_bytes()).reports.iter().map(id).collect::<Vec<_>>(), ["3f1c-9", "next"]);

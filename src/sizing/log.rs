@@ -192,29 +192,31 @@ impl ReportLog {
             self.give_up_json(each);
             self.pretty.open(number, line);
         }
-        let used = scan::scan(line, &mut |found| self.note(number, found, each));
-        if used {
+        let told = self.text(number, line, each);
+        if told {
             self.pretty.last_told();
         }
         if let Some(object) = self.pretty.take_closed() {
             self.json(&object, each);
-            return;
+        } else if !told && !self.pretty.is_open() && !json::scan(line, &mut |found| self.note(number, found, each)) {
+            self.counts.skipped += 1;
         }
-        if self.pretty.is_open() {
-            return;
+    }
+
+    /// Takes what the line says as text; `false` if that is nothing.
+    fn text(&mut self, number: u64, line: &[u8], each: &mut dyn FnMut(Entry)) -> bool {
+        if scan::scan(line, &mut |found| self.note(number, found, each)) {
+            return true;
         }
-        if used || json::scan(line, &mut |found| self.note(number, found, each)) {
-            return;
-        }
-        if self.continues
+        let continues = std::mem::take(&mut self.continues);
+        if continues
             && let Some(more) = scan::continuation(line, &mut |found| self.note(number, found, each))
             && let Some(newest) = self.held.back_mut()
         {
             newest.report.continue_with(&more);
-            return;
+            self.continues = true;
         }
-        self.continues = false;
-        self.counts.skipped += 1;
+        self.continues
     }
 
     fn give_up_json(&mut self, each: &mut dyn FnMut(Entry)) {
