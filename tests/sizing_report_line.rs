@@ -181,6 +181,13 @@ fn a_batch_of_the_telemetry_api_gives_its_reports_and_nothing_else() {
 }
 
 #[test]
+fn a_report_behind_many_names_that_are_prose_is_told() {
+    for (prose, times) in [(r#"{"kind":"platform.report"} "#, 40), (r#"platform.report" "#, 40), ("{", 7)] {
+        is_the_full_report(&one(&(prose.repeat(times) + JSON)));
+    }
+}
+
+#[test]
 fn fields_are_read_by_name_in_any_order() {
     let report = one("REPORT RequestId: a\tInit Duration: 0.11 ms\tDuration: 60.25 ms\tBilled Duration: 61 ms");
     assert_eq!((report.init_duration, report.duration, report.billed_duration), (ms(0.11), ms(60.25), ms(61.0)));

@@ -81,25 +81,24 @@ fn behind_prefixes(line: &[u8]) -> (&[u8], bool) {
     let (mut rest, mut is_timed) = (line, false);
     loop {
         let (_, text) = separators(rest);
-        rest = match text {
-            [b',', text @ ..] | [b'@', b'm', b'e', b's', b's', b'a', b'g', b'e', b'=', text @ ..] => text,
+        let behind = match text {
+            [b',', behind @ ..] => Some((behind, is_timed)),
             // A string of CSV. One that names a value is JSON.
-            [b'"', text @ ..] if matches!(text, [b'0'..=b'9' | b'R' | b'S' | b'T', ..]) => text,
-            [b'[', ..] => match group(text) {
-                Some(text) => text,
-                None => return (text, is_timed),
-            },
-            _ => match time(text).or_else(|| stream(text)) {
-                Some(text) => text,
-                None => return (text, is_timed),
-            },
+            [b'"', b'0'..=b'9' | b'R' | b'S' | b'T', ..] => text.get(1..).map(|behind| (behind, is_timed)),
+            [b'[', ..] => group(text).map(|behind| (behind, false)),
+            [b'@', ..] => text.strip_prefix(b"@message=").map(|behind| (behind, false)),
+            _ => time(text).map(|behind| (behind, true)).or_else(|| Some((stream(text)?, false))),
         };
-        is_timed = time(text).is_some() || is_timed && matches!(text, [b',' | b'"', ..]);
+        let Some(behind) = behind else { return (text, is_timed) };
+        (rest, is_timed) = behind;
     }
 }
 
 /// What follows a time or a count of ms since 1970.
 fn time(text: &[u8]) -> Option<&[u8]> {
+    if !text.first()?.is_ascii_digit() {
+        return None;
+    }
     let is_part = |byte: &u8| byte.is_ascii_digit() || matches!(byte, b'-' | b':' | b'.' | b'/' | b'+' | b'T' | b'Z');
     let end = text.iter().position(|byte| !is_part(byte)).unwrap_or(text.len());
     let (time, rest) = text.split_at(end);
@@ -108,15 +107,17 @@ fn time(text: &[u8]) -> Option<&[u8]> {
     let is_time = has(b':') || time.len() == "2026-01-01".len() && (has(b'-') || has(b'/'));
     let is_count = time.len() >= "1767225600".len() && time.iter().all(u8::is_ascii_digit);
     let ends = matches!(rest, [] | [b' ' | b'\t' | b'\r' | b'\n' | b'\\' | b'|' | b',' | b'"' | b'[' | b']', ..]);
-    (time.first()?.is_ascii_digit() && ends && (is_time || is_count)).then_some(rest)
+    (ends && (is_time || is_count)).then_some(rest)
 }
 
 /// What follows the name of a log group, or of a stream: `2026/01/01/[$LATEST]0f5f..`.
 fn stream(text: &[u8]) -> Option<&[u8]> {
     let is_date = |text: &[u8]| matches!(text, [y, _, _, _, b'/', _, _, b'/', _, _, b'/', ..] if y.is_ascii_digit());
-    let known = text.starts_with(b"/aws/") || is_date(text) || text.starts_with(b"EVENTS\t");
+    if !text.starts_with(b"/aws/") && !is_date(text) && !text.starts_with(b"EVENTS\t") {
+        return None;
+    }
     let end = text.iter().position(u8::is_ascii_whitespace).unwrap_or(text.len());
-    known.then(|| text.get(end..).unwrap_or_default())
+    text.get(end..)
 }
 
 /// What follows a name in brackets, as tools print that of the group or of the stream; a level is a function's own.
