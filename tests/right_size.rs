@@ -7,6 +7,7 @@
 )]
 
 use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -86,7 +87,12 @@ fn what_is_wrong_is_said_and_the_exit_code_tells() {
         (&["--invocations-per-month"], 2, "--invocations-per-month asks for a value"),
         (&["--colour"], 2, "there is no option --colour"),
         (&["--json=yes"], 2, "--json takes no value"),
+        (&["--svg", "--json", "log"], 2, "--svg asks for a value"),
+        (&["--svg", "-", "log"], 2, "--svg asks for a value"),
+        (&["-json"], 2, "there is no option -json"),
         (&["no such file"], 1, "no such file: "),
+        (&["--", "--no-such-file"], 1, "--no-such-file: "),
+        (&["/"], 1, "/: the log ends early: "),
         (&["/dev/null"], 1, "no report tells both"),
     ] {
         let output = example().args(arguments).output().unwrap();
@@ -96,4 +102,47 @@ fn what_is_wrong_is_said_and_the_exit_code_tells() {
     }
     let help = succeeded(example().arg("--help").output().unwrap());
     assert!(help.contains("usage: right_size"));
+}
+
+#[test]
+fn an_operator_reads_the_cause_that_the_system_gives() {
+    let output = example().arg("/").output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    let cause = File::open("/").and_then(|mut folder| io::Read::read(&mut folder, &mut [0])).unwrap_err();
+    assert!(said.contains(&cause.to_string()), "{said}");
+}
+
+#[test]
+fn a_file_may_be_named_like_an_option_after_two_dashes() {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("right_size-{}", std::process::id()));
+    fs::create_dir_all(&folder).unwrap();
+    fs::copy(data("thumbnails.log"), folder.join("--log")).unwrap();
+    let output = example().current_dir(&folder).args(["--svg=--chart", "--", "--log"]).output().unwrap();
+    assert!(succeeded(output).contains("192 MB by cost"));
+    assert!(fs::read_to_string(folder.join("--chart")).unwrap().starts_with("<svg "));
+    fs::remove_dir_all(folder).unwrap();
+}
+
+#[cfg(unix)]
+#[test]
+fn a_file_may_have_a_name_that_is_not_utf_8() {
+    use std::os::unix::ffi::OsStrExt;
+
+    let name = |name: &'static [u8]| std::ffi::OsStr::from_bytes(name);
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name(b"right_size-\xff.log"));
+    fs::copy(data("thumbnails.log"), &path).unwrap();
+    let chart = path.with_extension("svg");
+    let output = example().arg("--svg").arg(&chart).arg(&path).output().unwrap();
+    assert!(succeeded(output).contains("192 MB by cost"));
+    fs::remove_file(chart).unwrap();
+    fs::remove_file(path).unwrap();
+    for (arguments, why) in [
+        (&[name(b"--arch"), name(b"\xff")][..], "is no text"),
+        (&[name(b"--\xff")], "is no text"),
+        (&[name(b"--svg=\xff")], "is no text"),
+    ] {
+        let output = example().args(arguments).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(2) && said.contains(why), "{said}");
+    }
 }

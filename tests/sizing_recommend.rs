@@ -295,9 +295,10 @@ proptest! {
             });
             prop_assert_eq!(select(&points, strategy), sorted.first().copied());
         }
+        let measured: Vec<&Point> = points.iter().filter(|point| point.duration != 0.0).collect();
         let beats = |a: &Point, b: &Point| a.duration < b.duration * (1.0 - f64::from(gain) / 100.0);
-        let stop = |at: &usize| !points[at + 1..].iter().any(|larger| beats(larger, &points[*at]));
-        prop_assert_eq!(plateau(&points, gain), (0..points.len()).find(stop).map(|at| &points[at]));
+        let stop = |at: &usize| !measured[at + 1..].iter().any(|larger| beats(larger, measured[*at]));
+        prop_assert_eq!(plateau(&points, gain), (0..measured.len()).find(stop).map(|at| measured[at]));
     }
 }
 
@@ -314,6 +315,27 @@ fn strange_figures_choose_without_a_panic() {
         let _any = Value::of(&points[0], &points[2]);
     }
     assert_eq!(select(&[point(1.0, f64::NAN)], Strategy::Cost), None);
+}
+
+#[test]
+fn a_point_that_was_not_measured_is_never_chosen() {
+    let point = |cost, duration| Point { memory_size: ByteSize::mib(128), cost, duration };
+    let measured = point(2.0, 100.0);
+    for strange in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 0.0, -1.0] {
+        let points = [point(1.0, strange), measured, point(1.0, strange)];
+        for strategy in [Strategy::Cost, Strategy::Speed, Strategy::Balanced(0.5)] {
+            assert_eq!(select(&points, strategy), Some(&measured), "{strategy} {strange}");
+        }
+        assert_eq!(plateau(&points, 10), Some(&measured), "{strange}");
+        assert_eq!(plateau(&[point(1.0, strange)], 10), None);
+    }
+    for strange in [f64::NAN, f64::INFINITY] {
+        let points = [point(strange, 1.0), measured, point(strange, 1.0)];
+        for strategy in [Strategy::Cost, Strategy::Speed, Strategy::Balanced(0.5)] {
+            assert_eq!(select(&points, strategy), Some(&measured), "{strategy} {strange}");
+        }
+        assert_eq!(plateau(&points, 10), Some(&measured), "{strange}");
+    }
 }
 
 #[test]

@@ -143,6 +143,19 @@ fn a_json_object_that_was_cut_does_not_swallow_what_follows() {
 }
 
 #[test]
+fn an_open_brace_swallows_no_wrapped_report() {
+    let wrapped = FULL.replace("\tBilled Duration", "\n  Billed Duration").replace("\tStatus", "\n  Status");
+    for prose in ["{ user prose", "{", "{\"cut\": ["] {
+        is_the_full_report(&one(&format!("{prose}\n  {wrapped}\n  skipped")));
+        // What stands between a report and a line with fields parts them.
+        let report = one(&format!("REPORT RequestId: a\tDuration: 1 ms\n{prose}\n  x\n  Memory Size: 128 MB"));
+        assert_eq!(report.memory_size, None, "{prose}");
+    }
+    let counts = read(format!("{{ user prose\n  {wrapped}\n  skipped").as_bytes()).counts;
+    assert_eq!((counts.lines, counts.skipped), (5, 2));
+}
+
+#[test]
 fn one_line_may_hold_many_reports() {
     let batch = format!("[{JSON},{{\"type\":\"function\",\"record\":\"x\"}},{}]", JSON.replace("3f1c-9", "next"));
     assert_eq!(read(batch.as_bytes()).reports.iter().map(id).collect::<Vec<_>>(), ["3f1c-9", "next"]);
@@ -165,6 +178,13 @@ fn a_batch_of_the_telemetry_api_gives_its_reports_and_nothing_else() {
     let bad = JSON.replace("\"status\":", "\"status\"");
     let mixed = read(format!("{bad} {JSON}").as_bytes());
     assert_eq!((mixed.reports.len(), mixed.faults.len()), (1, 1));
+}
+
+#[test]
+fn a_report_behind_many_names_that_are_prose_is_told() {
+    for (prose, times) in [(r#"{"kind":"platform.report"} "#, 40), (r#"platform.report" "#, 40), ("{", 7)] {
+        is_the_full_report(&one(&(prose.repeat(times) + JSON)));
+    }
 }
 
 #[test]
@@ -205,6 +225,23 @@ fn a_malformed_figure_is_told_with_its_line_and_the_rest_is_read() {
     ] {
         assert_eq!(self::read(text.as_bytes()).faults, [fault], "{text}");
     }
+}
+
+#[test]
+fn a_malformed_figure_hides_no_field_behind_it() {
+    for text in ["many ms", "many", "-12 ms", "12 s", "12 seconds", "1e3 ms", "12", "", "NaN ms"] {
+        for gap in [" ", "  ", "\t"] {
+            let fields = format!("Duration: {text}{gap}Memory Size: 128 MB{gap}Max Memory Used: 60 MB");
+            let read = read(format!("REPORT RequestId: a{gap}{fields}").as_bytes());
+            assert_eq!(read.faults, ["line 1: `Duration` is followed by no number of ms"], "{fields}");
+            let report = &read.reports[0];
+            let told = (report.duration, report.memory_size, report.max_memory_used);
+            assert_eq!(told, (None, mb(128), mb(60)), "{fields}");
+        }
+    }
+    // The name of another program's figure is no unit.
+    let read = read(b"REPORT RequestId: a Duration: many Runtime Duration: 5 ms");
+    assert_eq!(read.reports[0].duration, None);
 }
 
 #[test]
@@ -299,6 +336,112 @@ fn an_ending_goes_to_the_invocation_that_it_speaks_of() {
     assert_eq!(verdicts(format!("{other}\n{first}")), [false]);
     let counts = read(format!("{other}\nRequestId:  Error: signal: killed\n{first}").as_bytes()).counts;
     assert_eq!(counts.killed_without_report, 2);
+}
+
+#[test]
+fn the_platforms_own_status_stands_above_what_other_lines_say() {
+    let killed = "RequestId: a Error: Runtime exited with error: signal: killed\n";
+    let timed_out = "2026-01-01T00:00:00Z a Task timed out after 3.00 seconds\n";
+    for (tail, outcome) in [
+        ("Status: success", Outcome::Finished),
+        ("Status: failure", Outcome::Failed),
+        ("Status: error", Outcome::Failed),
+        ("Status: unheard", Outcome::TimedOut),
+    ] {
+        let report = one(&format!("{timed_out}{killed}{}", line(128, 128, tail)));
+        assert_eq!(report.outcome(), outcome, "{tail}");
+        assert_eq!(report.out_of_memory() == OutOfMemory::No, outcome == Outcome::Finished, "{tail}");
+    }
+    let json = JSON.replace("3f1c-9", "a").replace("\"error\",\"errorType\":\"Runtime.ExitError\"", "\"success\"");
+    let report = one(&(timed_out.to_owned() + &json.replace("212", "2048")));
+    assert_eq!((report.outcome(), report.out_of_memory()), (Outcome::Finished, OutOfMemory::No));
+}
+
+#[test]
+fn only_a_line_of_the_platform_says_how_an_invocation_ended() {
+    let time = "2026-01-01T00:00:00.000Z";
+    let stream = "2026/01/01/[$LATEST]0f5f9a61b0e04a1f";
+    let platform = [
+        "Task timed out after 3.00 seconds",
+        "RequestId: a Error: Runtime exited with error: exit status 1",
+        "RequestId: a Process exited before completing request",
+    ];
+    let said = |text: &str| if text.starts_with("Task") { format!("{time} a {text}") } else { text.to_owned() };
+    for text in platform.map(said) {
+        for ending in [
+            format!("{text} \r"),
+            format!("\t{text}"),
+            format!("{time}\t{text}\t"),
+            format!("{stream} 2026-01-01T00:00:00.123000+00:00 {text}"),
+            format!("2026-01-01T01:00:00.123+01:00[    resize-ab12] {text}"),
+            format!("/aws/lambda/resize 2026/01/01/resize[12]0f5f9a61 {text}"),
+            format!("[/aws/lambda/resize] {text}"),
+            format!("[2026-01-01 00:00:00] {text}"),
+            format!("| 1767225600000 | {text} |"),
+            format!("1767225600000,\"{text}"),
+            format!("2026-01-01 00:00:00.123,{text}"),
+            format!("@message={text}"),
+            format!("      \"@message\": \"{text}\\n\\n\","),
+            format!("{{\"timestamp\":1767225600000,\"message\":\"{text}\\n\",\"ingestionTime\":1}}"),
+            format!("{{\"errorMessage\":\"{text}\"}}"),
+            format!("{{\"time\":\"{time}\",\"type\":\"platform.fault\",\"record\":\"{text}\"}}"),
+        ] {
+            let report = one(&format!("{ending}\n{}", line(128, 128, "")));
+            assert_eq!(report.out_of_memory(), OutOfMemory::Suspected, "{ending}");
+        }
+        for prose in [
+            format!("INFO worker {text}"),
+            format!("{time} a INFO {text}"),
+            format!("[INFO]\t{time}\ta\t{text}"),
+            format!("[ERROR] {text}"),
+            format!("{time} a INFO retrying, upstream said {text}"),
+            format!("{time} a upstream said: \"{text}\""),
+            format!("12 {text}"),
+            format!("{{\"timestamp\":\"{time}\",\"level\":\"INFO\",\"message\":\"{text}\"}}"),
+            format!("{{\"message\":\"{text}\",\"level\":\"INFO\"}}"),
+            format!("{{\"time\":\"{time}\",\"type\":\"function\",\"record\":\"{text}\"}}"),
+            format!("{{\"cause\":\"{text}\"}}"),
+        ] {
+            let report = one(&format!("{prose}\n{}", line(128, 128, "")));
+            assert_eq!(report.outcome(), Outcome::Finished, "{prose}");
+        }
+    }
+    for prose in [
+        "a Task timed out after 3.00 seconds".to_owned(),
+        format!("{time} a Task timed out after 3.00 seconds, retried"),
+        format!("{time} a Task timed out after 3 s"),
+        format!("{time} a Task timed out after many seconds"),
+    ] {
+        assert_eq!(one(&format!("{prose}\n{}", line(128, 128, ""))).outcome(), Outcome::Finished, "{prose}");
+    }
+    // A start in prose begins nothing: the ending still speaks of the report.
+    let killed = "RequestId: a Error: Runtime exited with error: signal: killed";
+    let report = one(&format!("{}\nINFO saw START RequestId: a\n{killed}", line(128, 128, "")));
+    assert_eq!(report.out_of_memory(), OutOfMemory::Certain);
+}
+
+#[test]
+fn an_id_of_digits_alone_is_not_taken_for_a_time() {
+    let id = "10616801-9624-4201-6605-944069213011";
+    let report = one(&format!(
+        "2026-01-01T00:00:00Z {id} Task timed out after 3.00 seconds\n{}",
+        line(128, 128, "").replace("RequestId: a", &format!("RequestId: {id}"))
+    ));
+    assert_eq!(report.outcome(), Outcome::TimedOut);
+}
+
+#[test]
+fn a_kill_waits_longer_for_its_report_than_other_endings() {
+    let killed = "RequestId: a Error: Runtime exited with error: signal: killed\n";
+    let others = |text: fn(usize) -> String| (0..40).map(text).collect::<String>();
+    let timeouts = others(|n| format!("2026-01-01T00:00:00Z w{n} Task timed out after 3.00 seconds\n"));
+    let report = one(&format!("{killed}{timeouts}{}", line(128, 128, "")));
+    assert_eq!(report.out_of_memory(), OutOfMemory::Certain);
+    // Kills whose report never came do not hold the place of what is said later.
+    let kills = others(|n| format!("RequestId: w{n} Error: Runtime exited with error: signal: killed\n"));
+    let timed_out = "2026-01-01T00:00:00Z a Task timed out after 3.00 seconds\n";
+    let read = read(format!("{kills}{timed_out}{}", line(128, 128, "")).as_bytes());
+    assert_eq!((read.reports[0].outcome(), read.counts.killed_without_report), (Outcome::TimedOut, 40));
 }
 
 #[test]

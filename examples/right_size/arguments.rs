@@ -1,13 +1,15 @@
 //! The command line.
 
+use std::ffi::OsString;
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 
 use plimsoll::sizing::{Architecture, Strategy};
 
 pub(crate) const HELP: &str = "\
 Recommends the memory size of a Lambda function from the REPORT lines in its logs.
 
-usage: right_size [OPTION].. [FILE]..     without a FILE, or for -, reads standard input
+usage: right_size [OPTION].. [--] [FILE]..     without a FILE, or for -, reads standard input
 
   --json                       print JSON
   --svg FILE                   write a chart of duration and cost over the memory size
@@ -29,9 +31,9 @@ pub(crate) enum Parsed {
 
 #[derive(Debug)]
 pub(crate) struct Arguments {
-    pub(crate) files: Vec<String>,
+    pub(crate) files: Vec<PathBuf>,
     pub(crate) json: bool,
-    pub(crate) svg: Option<String>,
+    pub(crate) svg: Option<PathBuf>,
     pub(crate) architecture: Architecture,
     pub(crate) strategy: Strategy,
     pub(crate) headroom: RangeInclusive<u32>,
@@ -40,7 +42,7 @@ pub(crate) struct Arguments {
 }
 
 /// Reads the arguments; the error says what is wrong with them.
-pub(crate) fn parse(arguments: impl Iterator<Item = String>) -> Result<Parsed, String> {
+pub(crate) fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Parsed, String> {
     let mut parsed = Arguments {
         files: Vec::new(),
         json: false,
@@ -53,29 +55,41 @@ pub(crate) fn parse(arguments: impl Iterator<Item = String>) -> Result<Parsed, S
     };
     let mut rest = arguments;
     while let Some(argument) = rest.next() {
+        if !argument.as_encoded_bytes().starts_with(b"-") || argument == "-" {
+            parsed.files.push(argument.into());
+            continue;
+        }
+        // The name of a file may be any bytes, and an option is text.
+        let option = argument.to_str().ok_or_else(|| format!("`{}` is no text", argument.display()))?;
         // `--name value` and `--name=value`.
-        let (name, given) = match argument.split_once('=') {
-            Some((name, value)) if name.starts_with("--") => (name, Some(value.to_owned())),
-            _ => (argument.as_str(), None),
+        let (name, given) = option.split_once('=').map_or((option, None), |(name, value)| (name, Some(value)));
+        let mut path = || match given {
+            Some(value) => Ok(OsString::from(value)),
+            None => rest
+                .next()
+                .filter(|value| !value.as_encoded_bytes().starts_with(b"-"))
+                .ok_or_else(|| format!("{name} asks for a value; one that begins with - is given as {name}=VALUE")),
         };
-        let has_value = given.is_some();
-        let mut value = || given.clone().or_else(|| rest.next()).ok_or_else(|| format!("{name} asks for a value"));
+        let mut value =
+            || path()?.into_string().map_err(|value| format!("`{}` is no text for {name}", value.display()));
         match name {
+            "--json" | "--free-tier" | "--help" | "-h" | "--" if given.is_some() => {
+                return Err(format!("{name} takes no value"));
+            }
             "--help" | "-h" => return Ok(Parsed::Help),
-            "--json" | "--free-tier" if has_value => return Err(format!("{name} takes no value")),
+            "--" => parsed.files.extend(rest.by_ref().map(PathBuf::from)),
             "--json" => parsed.json = true,
             "--free-tier" => parsed.free_tier = true,
-            "--svg" => parsed.svg = Some(value()?),
+            "--svg" => parsed.svg = Some(path()?.into()),
             "--arch" => parsed.architecture = architecture(&value()?)?,
             "--strategy" => parsed.strategy = value()?.parse().map_err(|error| format!("{error}"))?,
             "--headroom" => parsed.headroom = headroom(&value()?)?,
             "--invocations-per-month" => parsed.monthly = Some(count(&value()?)?),
-            option if option.starts_with("--") => return Err(format!("there is no option {option}")),
-            _ => parsed.files.push(argument),
+            _ => return Err(format!("there is no option {name}")),
         }
     }
     if parsed.files.is_empty() {
-        parsed.files.push("-".to_owned());
+        parsed.files.push("-".into());
     }
     Ok(Parsed::Run(parsed))
 }

@@ -13,6 +13,7 @@ mod table;
 use std::error::Error;
 use std::fs::File;
 use std::io::{self, IsTerminal, Read, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 use plimsoll::sizing::{Entry, LogCounts, Pricing, Profile, Recommendation, Sizing, read_log};
@@ -33,25 +34,22 @@ struct Study {
 }
 
 fn main() -> ExitCode {
-    let arguments = match arguments::parse(std::env::args().skip(1)) {
+    let arguments = match arguments::parse(std::env::args_os().skip(1)) {
         Ok(Parsed::Run(arguments)) => arguments,
         Ok(Parsed::Help) => return print(HELP),
         Err(why) => return fail(&format!("{why}\n\n{HELP}"), 2),
     };
     match run(&arguments) {
         Ok(text) => print(&text),
-        Err(error) => {
-            let causes = std::iter::successors(error.source(), |error| (*error).source());
-            let text: String = causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"));
-            fail(&text, 1)
-        }
+        Err(error) => fail(&with_causes(&*error), 1),
     }
 }
 
 fn run(arguments: &Arguments) -> Result<String, Box<dyn Error>> {
     let (mut profile, mut counts) = (Profile::new(), LogCounts::default());
     for name in &arguments.files {
-        let read = read_input(name, &mut profile).map_err(|error| format!("{name}: {}", with_cause(&*error)))?;
+        let read =
+            read_input(name, &mut profile).map_err(|error| format!("{}: {}", name.display(), with_causes(&*error)))?;
         add(&mut counts, read);
     }
     let pricing = Pricing::us_east_1(arguments.architecture);
@@ -60,13 +58,13 @@ fn run(arguments: &Arguments) -> Result<String, Box<dyn Error>> {
     let advice = sizing.recommend(&profile)?;
     let study = Study { counts, profile, advice, pricing, monthly: arguments.monthly };
     if let Some(path) = &arguments.svg {
-        std::fs::write(path, chart::svg(&study)?).map_err(|error| format!("{path}: {error}"))?;
+        std::fs::write(path, chart::svg(&study)?).map_err(|error| format!("{}: {error}", path.display()))?;
     }
     Ok(if arguments.json { json::text(&study) } else { table::text(&study)? })
 }
 
-fn read_input(name: &str, profile: &mut Profile) -> Result<LogCounts, Box<dyn Error>> {
-    let input: Box<dyn Read> = if name == "-" {
+fn read_input(name: &Path, profile: &mut Profile) -> Result<LogCounts, Box<dyn Error>> {
+    let input: Box<dyn Read> = if name == Path::new("-") {
         if io::stdin().is_terminal() {
             return Err("no log: name files, or pipe one in (--help)".into());
         }
@@ -80,7 +78,7 @@ fn read_input(name: &str, profile: &mut Profile) -> Result<LogCounts, Box<dyn Er
         Entry::Malformed(line) => {
             faults += 1;
             if faults <= MOST_FAULTS {
-                say(&format!("{name}: {line}"));
+                say(&format!("{}: {line}", name.display()));
             }
         }
         _ => {}
@@ -98,8 +96,10 @@ fn add(sum: &mut LogCounts, more: LogCounts) {
     sum.killed_without_report += more.killed_without_report;
 }
 
-fn with_cause(error: &dyn Error) -> String {
-    error.source().map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
+/// The error and all its causes, down to what the system says.
+fn with_causes(error: &dyn Error) -> String {
+    let causes = std::iter::successors(error.source(), |error| (*error).source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 /// Prints to standard output. A reader that went away, as `head` does, is no failure.

@@ -22,13 +22,18 @@ pub struct Recommendation {
     pub selected: Option<ByteSize>,
     /// From where on, of the sizes that fit, the duration no longer decreases.
     pub plateau: Option<ByteSize>,
-    /// The highest memory used.
+    /// The highest memory used that a report tells. Where memory ran out, the need is higher; see
+    /// [`needed`](Self::needed).
     pub peak: ByteSize,
     /// The memory used that 99 % of the reports do not pass.
     pub p99: ByteSize,
     /// The memory used that 95 % of the reports do not pass.
     pub p95: ByteSize,
     /// The peak with the least and with plenty of headroom, in whole MB, rounded up.
+    ///
+    /// A size at which a run ran out of memory, certainly or by suspicion, counts as a peak: a run that is killed shows
+    /// less than it asked for. Whatever the headroom, `needed` lies at least 1 MB above the largest such size, which
+    /// [`Caveat::RanOut`] tells where it lies above [`peak`](Self::peak).
     pub needed: (ByteSize, ByteSize),
     /// The headroom, in percent.
     pub headroom: RangeInclusive<u32>,
@@ -66,7 +71,8 @@ pub struct Candidate {
 pub enum Fit {
     /// It may.
     Fits,
-    /// The peak with headroom does not fit.
+    /// It lies below [`Recommendation::needed`]: the peak with headroom does not fit, or a larger size ran out of
+    /// memory.
     UnderHeadroom,
     /// A run ran out of memory, or failed or timed out at the limit.
     OutOfMemory,

@@ -18,8 +18,8 @@ use super::text::ShortText;
 /// Objects around the one that is looked for: an event in a batch in a wrapper lies no deeper.
 const MAX_DEPTH: usize = 8;
 
-/// Names without a report, after which a line is given up: each may cost a reading of the whole line.
-const MAX_FRUITLESS: usize = 16;
+/// How many times its length may be read of a line: objects that are cut, or lie in each other, are read again.
+const READINGS: usize = 8;
 
 static PLATFORM: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("platform."));
 
@@ -70,25 +70,22 @@ type Raw<'a> = Option<&'a RawValue>;
 
 /// Tells all platform reports of the text, one object or many. Returns whether it tells any, or should have.
 pub(super) fn scan(text: &[u8], found: &mut dyn FnMut(Found)) -> bool {
-    if !is_told(text) {
-        return false;
-    }
-    let (any, error) = objects(text, found);
+    let Some(name) = named(text, 0) else { return false };
+    let mut spent = 0;
+    let (any, error) = objects(text, name, &mut spent, found);
     let Some(error) = error else { return any };
     // The object may stand in a string of another: quotes are then escaped, or doubled in CSV.
     if !any {
         let unquoted = unquoted(text);
-        if unquoted.len() < text.len() && objects(&unquoted, found).0 {
+        if unquoted.len() < text.len()
+            && let Some(name) = named(&unquoted, 0)
+            && objects(&unquoted, name, &mut spent, found).0
+        {
             return true;
         }
     }
     found(Found::Fault(Fault::Json(error)));
     true
-}
-
-/// Whether the text names one of the reports.
-pub(super) fn is_told(text: &[u8]) -> bool {
-    named(text, 0).is_some()
 }
 
 /// Where a report is named from `position` on.
@@ -103,21 +100,30 @@ fn named(text: &[u8], position: usize) -> Option<usize> {
     Some(position + names.next()?)
 }
 
-/// Tells each object that names itself a report. Returns whether there was one, and why another does not read.
-fn objects(text: &[u8], found: &mut dyn FnMut(Found)) -> (bool, Option<serde_json::Error>) {
+/// Tells each object that names itself a report, from the first `name` on, and adds to `spent` how many bytes it reads for
+/// that. Returns whether there was one, and why another does not read.
+fn objects(
+    text: &[u8],
+    name: usize,
+    spent: &mut usize,
+    found: &mut dyn FnMut(Found),
+) -> (bool, Option<serde_json::Error>) {
     // Text that is known to be UTF-8 is not tested value by value.
     let whole = std::str::from_utf8(text).ok();
+    let most = text.len().saturating_mul(READINGS);
     let (mut any, mut failure) = (false, None);
-    let (mut position, mut fruitless) = (0, 0);
-    while let Some(name) = named(text, position)
-        && fruitless < MAX_FRUITLESS
-    {
+    let (mut position, mut next) = (0, Some(name));
+    while let Some(name) = next {
         let (mut depth, mut why) = (0, None);
-        while let Some(start) = brace(text, position).filter(|start| *start < name && depth < MAX_DEPTH) {
+        while let Some(start) =
+            brace(text, position).filter(|start| *start < name && depth < MAX_DEPTH && *spent < most)
+        {
+            let rest = text.get(start..).unwrap_or_default();
             let (event, len) = match whole.and_then(|text| text.get(start..)) {
                 Some(text) => first(serde_json::Deserializer::from_str(text)),
-                None => first(serde_json::Deserializer::from_slice(text.get(start..).unwrap_or_default())),
+                None => first(serde_json::Deserializer::from_slice(rest)),
             };
+            *spent += read(&event, len, rest);
             match event {
                 Some(Ok(event)) if tell(&event, found) => {
                     any = true;
@@ -137,11 +143,20 @@ fn objects(text: &[u8], found: &mut dyn FnMut(Found)) -> (bool, Option<serde_jso
         if position <= name {
             // Prose, or what does not read.
             position = name + 1;
-            fruitless += 1;
             failure = failure.or(why);
         }
+        next = named(text, position);
     }
     (any, failure)
+}
+
+/// How many bytes were read of `rest` for an event of `len`.
+fn read(event: &Option<serde_json::Result<Event<'_>>>, len: usize, rest: &[u8]) -> usize {
+    match event {
+        Some(Err(error)) if error.line() == 1 => error.column(),
+        Some(Err(_)) => rest.len(),
+        _ => len,
+    }
 }
 
 /// Where the first brace opens from `position` on.
@@ -234,4 +249,25 @@ fn unquoted(text: &[u8]) -> Vec<u8> {
         rest = after;
     }
     plain
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_read_a_few_times_however_its_objects_are_nested_or_cut() {
+        let nested = r#"{"a":"#.repeat(MAX_DEPTH) + r#"["platform.report","#;
+        for open in [nested.as_str(), r#"{"a":["platform.report","#] {
+            for line in [open.repeat(16) + &"1,".repeat(20_000), open.repeat(2_000)] {
+                let line = line.as_bytes();
+                let mut spent = 0;
+                let (any, error) = objects(line, named(line, 0).unwrap(), &mut spent, &mut |_| ());
+                assert!(!any && error.is_some());
+                // The last reading may pass the bound.
+                let readings = spent / line.len();
+                assert!((READINGS..=READINGS + 1).contains(&readings), "{readings}");
+            }
+        }
+    }
 }

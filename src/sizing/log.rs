@@ -94,7 +94,7 @@ pub struct LogCounts {
 ///
 /// What one line cannot tell: a report wrapped over several lines, JSON printed over several lines, a line that was
 /// copied twice, an invocation that another line says was killed or timed out. For that, the last 16 reports are held
-/// back until [`finish`](Self::finish), and the last 16 endings wait for their report. Lines of several log streams
+/// back until [`finish`](Self::finish), and 16 endings wait for their report, kills the longest. Lines of several streams
 /// may be mixed.
 ///
 /// It holds at most 12 KiB, and the text of one JSON object of up to 16 KiB that is printed over several lines; nothing
@@ -124,7 +124,7 @@ pub struct LogCounts {
 pub struct ReportLog {
     /// The last reports, the oldest in front.
     held: VecDeque<Held>,
-    /// Endings whose report was not seen yet, the oldest in front.
+    /// Endings whose report was not seen yet, the oldest in front. A kill waits longest: nothing else proves it.
     endings: VecDeque<(ShortText, Marks)>,
     /// Whether the line before was, or continued, the newest report held.
     continues: bool,
@@ -192,29 +192,31 @@ impl ReportLog {
             self.give_up_json(each);
             self.pretty.open(number, line);
         }
-        let used = scan::scan(line, &mut |found| self.note(number, found, each));
-        if used {
+        let told = self.text(number, line, each);
+        if told {
             self.pretty.last_told();
         }
         if let Some(object) = self.pretty.take_closed() {
             self.json(&object, each);
-            return;
+        } else if !told && !self.pretty.is_open() && !json::scan(line, &mut |found| self.note(number, found, each)) {
+            self.counts.skipped += 1;
         }
-        if self.pretty.is_open() {
-            return;
+    }
+
+    /// Takes what the line says as text; `false` if that is nothing.
+    fn text(&mut self, number: u64, line: &[u8], each: &mut dyn FnMut(Entry)) -> bool {
+        if scan::scan(line, &mut |found| self.note(number, found, each)) {
+            return true;
         }
-        if used || json::scan(line, &mut |found| self.note(number, found, each)) {
-            return;
-        }
-        if self.continues
+        let continues = std::mem::take(&mut self.continues);
+        if continues
             && let Some(more) = scan::continuation(line, &mut |found| self.note(number, found, each))
             && let Some(newest) = self.held.back_mut()
         {
             newest.report.continue_with(&more);
-            return;
+            self.continues = true;
         }
-        self.continues = false;
-        self.counts.skipped += 1;
+        self.continues
     }
 
     fn give_up_json(&mut self, each: &mut dyn FnMut(Entry)) {
@@ -292,9 +294,10 @@ impl ReportLog {
         }
     }
 
-    /// Gives up the oldest ending that waits; `false` if there is none.
+    /// Gives up an ending that waits: the oldest that tells of no kill, or else the oldest. `false` if there is none.
     fn forget_ending(&mut self) -> bool {
-        let Some((_, marks)) = self.endings.pop_front() else { return false };
+        let least = self.endings.iter().position(|(_, marks)| !marks.killed).unwrap_or_default();
+        let Some((_, marks)) = self.endings.remove(least) else { return false };
         self.counts.killed_without_report += u64::from(marks.killed);
         true
     }

@@ -21,6 +21,7 @@
 //! The example `right_size` puts it together: logs in, a table, JSON or a chart out.
 
 mod advice;
+mod ending;
 mod figure;
 mod json;
 mod log;

@@ -5,8 +5,9 @@ const MAX: usize = 16 * 1024;
 
 /// Collects the lines of one object.
 ///
-/// It opens at a line that begins with `{` and does not close it, takes lines that are indented or begin with a closing
-/// bracket, and is given up at the first other line: a line that was cut must not swallow those behind it.
+/// It opens at a line that begins with `{`, alone or in front of a name, and does not close it; takes lines that are
+/// indented or begin with a closing bracket; and is given up at the first other line: what was cut, or is prose, must
+/// not swallow what is behind it.
 #[derive(Debug, Default)]
 pub(super) struct Pretty {
     text: Vec<u8>,
@@ -34,7 +35,8 @@ impl Pretty {
     /// Begins to collect if the line opens an object and does not close it.
     pub(super) fn open(&mut self, number: u64, line: &[u8]) {
         let trimmed = line.trim_ascii();
-        if !trimmed.starts_with(b"{") || trimmed.ends_with(b"}") || trimmed.len() > MAX {
+        let Some(inner) = trimmed.strip_prefix(b"{") else { return };
+        if !matches!(inner.trim_ascii_start(), [] | [b'"', ..]) || trimmed.ends_with(b"}") || trimmed.len() > MAX {
             return;
         }
         self.text.clear();

@@ -143,26 +143,32 @@ impl ReportLine {
         used.zip(self.memory_size).is_some_and(|(used, size)| used >= size)
     }
 
-    /// How the invocation ended, by its `Status` and by what other lines of the log say of it.
+    /// How the invocation ended.
+    ///
+    /// Its own `Status` decides. Where it has none, or one that this crate does not know, other lines of the log do.
     pub fn outcome(&self) -> Outcome {
+        let Marks { killed, timed_out, failed } = self.marks;
         match self.status {
             Some(Status::Timeout) => Outcome::TimedOut,
-            _ if self.marks.timed_out => Outcome::TimedOut,
-            Some(Status::Error | Status::Failure | Status::Unknown) => Outcome::Failed,
-            _ if self.marks.killed || self.marks.failed || self.error_type.is_some() => Outcome::Failed,
+            Some(Status::Error | Status::Failure) => Outcome::Failed,
+            Some(Status::Unknown) | None if timed_out => Outcome::TimedOut,
+            None if killed || failed => Outcome::Failed,
+            Some(Status::Unknown) => Outcome::Failed,
+            Some(Status::Success) | None if self.error_type.is_some() => Outcome::Failed,
             Some(Status::Success) | None => Outcome::Finished,
         }
     }
 
-    /// Whether memory ran out.
+    /// Whether memory ran out. A line that tells of a kill counts only where the invocation did not succeed.
     pub fn out_of_memory(&self) -> OutOfMemory {
         let told = self.error_type.is_some_and(|error| error.as_str() == "Runtime.OutOfMemory");
-        let killed_unseen = self.marks.killed && (self.max_memory_used.is_none() || self.memory_size.is_none());
+        let killed = self.marks.killed && self.status != Some(Status::Success);
+        let is_unseen = self.max_memory_used.is_none() || self.memory_size.is_none();
         match (self.is_at_limit(), self.outcome()) {
             _ if told => OutOfMemory::Certain,
-            (true, _) if self.marks.killed => OutOfMemory::Certain,
+            (true, _) if killed => OutOfMemory::Certain,
             (true, Outcome::Failed | Outcome::TimedOut) => OutOfMemory::Suspected,
-            _ if killed_unseen => OutOfMemory::Suspected,
+            _ if killed && is_unseen => OutOfMemory::Suspected,
             _ => OutOfMemory::No,
         }
     }

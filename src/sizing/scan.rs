@@ -7,6 +7,7 @@ use std::sync::LazyLock;
 
 use memchr::memmem::{self, Finder};
 
+use super::ending;
 use super::figure::{self, Unit};
 use super::log::Fault;
 use super::report_line::{InitReport, Marks, ReportLine, RestoreReport, Status};
@@ -26,8 +27,6 @@ pub(super) enum Found {
 }
 
 static REPORT: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("REPORT"));
-static REQUEST_ID: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("RequestId:"));
-static TIMED_OUT: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("Task timed out after "));
 
 /// Tells all reports of the line, or else what it says of how an invocation began or ended. Returns whether it did.
 pub(super) fn scan(line: &[u8], found: &mut dyn FnMut(Found)) -> bool {
@@ -41,7 +40,7 @@ pub(super) fn scan(line: &[u8], found: &mut dyn FnMut(Found)) -> bool {
         any |= report(before, region, found);
         at = next.map(|next| line.len() - after.len() + next);
     }
-    any || ending(line, found)
+    any || ending::scan(line, found)
 }
 
 /// The fields of a line that continues the report before it: it begins with one of their names.
@@ -97,34 +96,6 @@ fn report(before: &[u8], region: &[u8], found: &mut dyn FnMut(Found)) -> bool {
         (false, false) => return fields.faulty,
     }
     named || fields.faulty || !says_nothing
-}
-
-/// Lines of the platform that say how an invocation began or ended.
-fn ending(line: &[u8], found: &mut dyn FnMut(Found)) -> bool {
-    if let Some(at) = TIMED_OUT.find(line) {
-        let before = line.get(..at).unwrap_or_default().trim_ascii_end();
-        let start = before.iter().rposition(|byte| is_separator(*byte)).map_or(0, |at| at + 1);
-        let id = before.get(start..).unwrap_or_default();
-        // A time stands there where the id was cut out, and a word where the line is prose.
-        let id = if id.contains(&b':') { None } else { ShortText::new(id) };
-        found(Found::Mark(id, Marks { timed_out: true, ..Marks::default() }));
-        return true;
-    }
-    let Some(at) = REQUEST_ID.find(line) else { return false };
-    let (before, marked) = line.split_at(at);
-    let (_, rest) = separators(marked.get(REQUEST_ID.needle().len()..).unwrap_or_default());
-    let (id, rest) = word(rest);
-    if before.ends_with(b"START ") {
-        return ShortText::new(id).map(|id| found(Found::Start(id))).is_some();
-    }
-    let (_, rest) = separators(rest);
-    let (id, rest) = if id == b"Error:" { (None, marked) } else { (ShortText::new(id), rest) };
-    let killed = memmem::find(rest, b"signal: killed").is_some();
-    let failed = rest.starts_with(b"Error:") || rest.starts_with(b"Process exited before") || id.is_none() && killed;
-    if failed {
-        found(Found::Mark(id, Marks { killed, failed, timed_out: false }));
-    }
-    failed
 }
 
 /// The fields by name.
@@ -229,7 +200,7 @@ impl Fields {
                 Err(Unread::NoFigure) => {
                     self.faulty = true;
                     found(Found::Fault(Fault::Figure { field: label.name(), unit: unit.name() }));
-                    text
+                    behind_faulty(text)
                 }
             },
             // The value was cut out, and the next name follows.
@@ -308,9 +279,23 @@ fn value_in(unit: Unit, text: &[u8]) -> Result<(u64, &[u8]), Unread> {
     }
 }
 
+/// What follows a value that is no figure, and the unit behind it: the next name must not pass for a part of another.
+fn behind_faulty(text: &[u8]) -> &[u8] {
+    let name = |text: &[u8]| Label::at(text).is_some();
+    let skip = |text: &[u8]| text.iter().position(|byte| is_separator(*byte)).unwrap_or(text.len());
+    if name(text) {
+        return text;
+    }
+    let (_, rest) = text.split_at(skip(text));
+    let (_, behind) = separators(rest);
+    let (unit, after) = behind.split_at(skip(behind));
+    let is_unit = unit.len() <= 3 || unit.first().is_some_and(u8::is_ascii_lowercase);
+    if is_unit && !name(behind) { after } else { rest }
+}
+
 /// What stands between two fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Gap {
+pub(super) enum Gap {
     None,
     /// One blank: what follows may belong to the word before.
     Blank,
@@ -319,7 +304,7 @@ enum Gap {
 }
 
 /// Splits the separators off the beginning, tabs and line ends that were escaped included.
-fn separators(text: &[u8]) -> (Gap, &[u8]) {
+pub(super) fn separators(text: &[u8]) -> (Gap, &[u8]) {
     let mut rest = text;
     loop {
         rest = match rest {
@@ -340,7 +325,7 @@ const fn is_separator(byte: u8) -> bool {
 }
 
 /// The word that `text` begins with, up to a separator or a mark that quotes, lists or brackets, and what follows.
-fn word(text: &[u8]) -> (&[u8], &[u8]) {
+pub(super) fn word(text: &[u8]) -> (&[u8], &[u8]) {
     text.split_at(text.iter().position(|byte| ends_word(*byte)).unwrap_or(text.len()))
 }
 

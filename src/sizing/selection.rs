@@ -73,9 +73,16 @@ pub struct Point {
     pub duration: f64,
 }
 
+impl Point {
+    fn is_measured(&self) -> bool {
+        self.duration > 0.0 && self.duration.is_finite() && self.cost.is_finite()
+    }
+}
+
 /// Chooses among points by a strategy, as aws-lambda-power-tuning does. Of equals, the first. One pass.
 ///
-/// Points whose duration is zero or not a number count as not measured. `None` if that leaves none.
+/// A point counts as not measured if its duration is zero or less, or if either figure is infinite or not a number.
+/// `None` if that leaves none.
 ///
 /// ```
 /// # use plimsoll::{ByteSize, sizing::{Point, Strategy, select}};
@@ -87,7 +94,7 @@ pub struct Point {
 /// assert_eq!(chosen(Strategy::Balanced(0.5)), Some(ByteSize::mib(256)));
 /// ```
 pub fn select(points: &[Point], strategy: Strategy) -> Option<&Point> {
-    let measured = || points.iter().filter(|point| point.duration > 0.0);
+    let measured = || points.iter().filter(|point| point.is_measured());
     let highest = |of: fn(&Point) -> f64| measured().map(of).fold(0.0, f64::max);
     let (cost, duration) = (highest(|point| point.cost), highest(|point| point.duration));
     // Where nothing costs anything, 0 / 0 is no number and less than none: the first stays.
@@ -120,7 +127,8 @@ pub fn trimmed_mean(values: &mut [f64], discard: f64) -> Option<f64> {
 }
 
 /// The smallest size that no larger one beats by more than `gain_percent` of its duration: from there on "duration no
-/// longer decreases". Points must rise in memory size. `None` for no points.
+/// longer decreases". Points must rise in memory size; those not measured are left out, as by [`select`]. `None` if
+/// that leaves none.
 ///
 /// The gain is taken over the whole rest of the curve, not step by step: neither a noisy step nor many small ones
 /// mislead it. 0 takes the words literally.
@@ -128,7 +136,7 @@ pub fn plateau(points: &[Point], gain_percent: u32) -> Option<&Point> {
     let kept = 1.0 - f64::from(gain_percent.min(100)) / 100.0;
     let mut least = f64::INFINITY;
     let mut found = None;
-    for point in points.iter().rev() {
+    for point in points.iter().rev().filter(|point| point.is_measured()) {
         if point.duration * kept <= least {
             found = Some(point);
         }

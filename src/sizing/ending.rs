@@ -1,0 +1,129 @@
+//! The platform's lines on how an invocation began or ended, told apart from prose that quotes them.
+//!
+//! The platform says `START RequestId: ..`, `RequestId: .. Error: ..`, `RequestId: .. Process exited before ..` and
+//! `<time> <id> Task timed out after N.NN seconds`, each at the beginning of its message. Only what is known to be put
+//! in front of messages may stand there: a function that logs such words itself ends nothing.
+
+use memchr::memmem;
+
+use super::figure;
+use super::report_line::Marks;
+use super::scan::{Found, separators, word};
+use super::text::ShortText;
+
+/// Tells what the line says of how an invocation began or ended. Returns whether it does.
+pub(super) fn scan(line: &[u8], found: &mut dyn FnMut(Found)) -> bool {
+    let Some((rest, is_timed)) = message(line) else { return false };
+    if let Some(rest) = rest.strip_prefix(b"START RequestId:") {
+        return ShortText::new(id(rest).0).map(|id| found(Found::Start(id))).is_some();
+    }
+    if let Some(rest) = rest.strip_prefix(b"RequestId:") {
+        return failure(rest, found);
+    }
+    is_timed && timeout(rest, found)
+}
+
+/// The id that `text` begins with, and what follows.
+fn id(text: &[u8]) -> (&[u8], &[u8]) {
+    let (id, rest) = word(separators(text).1);
+    (id, separators(rest).1)
+}
+
+/// What follows `RequestId:`.
+fn failure(text: &[u8], found: &mut dyn FnMut(Found)) -> bool {
+    let (id, rest) = match id(text) {
+        // The id was cut out.
+        (b"Error:", rest) => (None, rest),
+        (id, rest) => match rest.strip_prefix(b"Error:") {
+            Some(rest) => (ShortText::new(id), rest),
+            None if rest.starts_with(b"Process exited before") => (ShortText::new(id), rest),
+            None => return false,
+        },
+    };
+    let killed = memmem::find(rest, b"signal: killed").is_some();
+    found(Found::Mark(id, Marks { killed, failed: true, timed_out: false }));
+    true
+}
+
+/// What follows a time.
+fn timeout(text: &[u8], found: &mut dyn FnMut(Found)) -> bool {
+    const TIMED_OUT: &[u8] = b"Task timed out after ";
+    let (id, rest) = if text.starts_with(TIMED_OUT) { (None, text) } else { (Some(word(text).0), id(text).1) };
+    let seconds = rest.strip_prefix(TIMED_OUT).and_then(figure::decimal);
+    let Some(rest) = seconds.and_then(|(_, rest)| rest.strip_prefix(b" seconds")) else { return false };
+    // The message ends here, or the string that holds it.
+    if !matches!(separators(rest).1, [] | [b'"', ..]) {
+        return false;
+    }
+    found(Found::Mark(id.and_then(ShortText::new), Marks { timed_out: true, ..Marks::default() }));
+    true
+}
+
+/// The message of a line, without what stands in front of it, and whether that ends with a time. `None` for JSON
+/// without a message of the platform.
+fn message(line: &[u8]) -> Option<(&[u8], bool)> {
+    let (rest, is_timed) = behind_prefixes(line);
+    if !matches!(rest, [b'{' | b'"', ..]) {
+        return Some((rest, is_timed));
+    }
+    // `"message":"`, `"@message": "`, `"errorMessage":"`; `"record":"` of the Telemetry API.
+    let is_own = |name: &[u8]| memmem::find(rest, name).is_some();
+    let key =
+        [&b"essage\""[..], b"\"record\""].into_iter().find_map(|key| Some(memmem::find(rest, key)? + key.len()))?;
+    let value = separators(rest.get(key..)?).1.strip_prefix(b":")?;
+    let value = separators(value).1.strip_prefix(b"\"")?;
+    // What a function logs has a level, or the type `function`.
+    (!is_own(b"\"level\"") && !is_own(b"\"function\"")).then(|| behind_prefixes(value))
+}
+
+/// What follows times, numbers, streams and groups in front of a message, and whether a time stands last.
+fn behind_prefixes(line: &[u8]) -> (&[u8], bool) {
+    let (mut rest, mut is_timed) = (line, false);
+    loop {
+        let (_, text) = separators(rest);
+        let behind = match text {
+            [b',', behind @ ..] => Some((behind, is_timed)),
+            // A string of CSV. One that names a value is JSON.
+            [b'"', b'0'..=b'9' | b'R' | b'S' | b'T', ..] => text.get(1..).map(|behind| (behind, is_timed)),
+            [b'[', ..] => group(text).map(|behind| (behind, false)),
+            [b'@', ..] => text.strip_prefix(b"@message=").map(|behind| (behind, false)),
+            _ => time(text).map(|behind| (behind, true)).or_else(|| Some((stream(text)?, false))),
+        };
+        let Some(behind) = behind else { return (text, is_timed) };
+        (rest, is_timed) = behind;
+    }
+}
+
+/// What follows a time or a count of ms since 1970.
+fn time(text: &[u8]) -> Option<&[u8]> {
+    if !text.first()?.is_ascii_digit() {
+        return None;
+    }
+    let is_part = |byte: &u8| byte.is_ascii_digit() || matches!(byte, b'-' | b':' | b'.' | b'/' | b'+' | b'T' | b'Z');
+    let end = text.iter().position(|byte| !is_part(byte)).unwrap_or(text.len());
+    let (time, rest) = text.split_at(end);
+    let has = |byte| time.contains(&byte);
+    // An id may consist of digits and dashes, too.
+    let is_time = has(b':') || time.len() == "2026-01-01".len() && (has(b'-') || has(b'/'));
+    let is_count = time.len() >= "1767225600".len() && time.iter().all(u8::is_ascii_digit);
+    let ends = matches!(rest, [] | [b' ' | b'\t' | b'\r' | b'\n' | b'\\' | b'|' | b',' | b'"' | b'[' | b']', ..]);
+    (ends && (is_time || is_count)).then_some(rest)
+}
+
+/// What follows the name of a log group, or of a stream: `2026/01/01/[$LATEST]0f5f..`.
+fn stream(text: &[u8]) -> Option<&[u8]> {
+    let is_date = |text: &[u8]| matches!(text, [y, _, _, _, b'/', _, _, b'/', _, _, b'/', ..] if y.is_ascii_digit());
+    if !text.starts_with(b"/aws/") && !is_date(text) && !text.starts_with(b"EVENTS\t") {
+        return None;
+    }
+    let end = text.iter().position(u8::is_ascii_whitespace).unwrap_or(text.len());
+    text.get(end..)
+}
+
+/// What follows a name in brackets, as tools print that of the group or of the stream; a level is a function's own.
+fn group(text: &[u8]) -> Option<&[u8]> {
+    let end = text.iter().position(|byte| *byte == b']')?;
+    let (name, rest) = (text.get(1..end)?, text.get(end + 1..)?);
+    let is_level = name.len() <= "CRITICAL".len() && name.iter().all(u8::is_ascii_alphabetic);
+    (!is_level).then_some(rest)
+}
