@@ -57,6 +57,11 @@ impl Policy for Lru {
         self.order.peek_lru().map(|(_, &at)| at)
     }
 
+    /// Its number stays: nothing is allocated.
+    fn supersede(&mut self, at: u32, _before: u32, _hash: u32) {
+        self.hit(at);
+    }
+
     fn resize(&mut self, slots: usize) {
         if slots < self.numbers.capacity() {
             // The table of `lru` does not shrink: the order is copied into a new one, the oldest first.

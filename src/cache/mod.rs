@@ -77,7 +77,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use crate::board;
-use crate::budget::{Pressure, Reclaim, Reservation};
+use crate::budget::{Pressure, Reclaim};
 use crate::clock::{Clock, RESOLUTION};
 use crate::size::ByteSize;
 use crate::sync::Mutex;
@@ -88,10 +88,10 @@ pub use hasher::{Seeded, SeededHasher};
 pub use stats::CacheStats;
 
 use builder::{Weigher, millis};
-use load::Flights;
+use load::{Arrival, Flights, Missed};
 use state::{Charge, Full, Locked, State};
 use stats::Cause;
-use store::{Gone, MOST, NEVER, Slot, Store};
+use store::{Asked, Gone, MOST, NEVER, Slot, Store};
 
 /// Keeps values by key, within a bound of entries, of bytes, or of both.
 ///
@@ -104,7 +104,6 @@ pub struct Cache<K, V, S = Seeded> {
 /// What the handles of a cache share.
 struct Shared<K, V, S> {
     state: Mutex<State<K, V>>,
-    flights: Flights<K>,
     name: &'static str,
     weigher: Option<Weigher<K, V>>,
     by_load: bool,
@@ -144,11 +143,11 @@ impl<K, V, S> Cache<K, V, S> {
             max_bytes: builder.max_bytes.map_or(u64::MAX, ByteSize::as_u64),
             charge,
             loading: 0,
+            flights: Flights::default(),
             counters: CacheStats { name, ..CacheStats::default() },
         };
         let shared = Arc::new(Shared {
             state: Mutex::new(state),
-            flights: Flights::default(),
             name,
             weigher,
             by_load,
@@ -281,24 +280,37 @@ impl<K: Hash + Eq, V, S: BuildHasher> Cache<K, V, S> {
         Q: Hash + Eq + ?Sized,
         V: Clone,
     {
-        let shared = &*self.shared;
-        let (hash, now) = (shared.hash(key), shared.now());
-        let mut guard = shared.state.lock();
+        self.look(self.shared.hash(key), key).ok()
+    }
+
+    /// As [`get`](Self::get); where there is no value, tells what there was then.
+    #[inline]
+    fn look<Q>(&self, hash: u32, key: &Q) -> Result<V, Missed>
+    where
+        K: Borrow<Q>,
+        Q: Eq + ?Sized,
+        V: Clone,
+    {
+        let now = self.shared.now();
+        let mut guard = self.shared.state.lock();
         let state = &mut *guard;
-        let Some(at) = state.store.find(hash, key) else {
-            state.counters.misses += 1;
-            return None;
-        };
-        let tick = state.store.tick(now);
-        if state.store.is_expired(at, tick) {
-            let mut locked = Locked { state: guard, gone: Gone::default() };
-            locked.state.counters.misses += 1;
-            locked.state.remove(at, Cause::Expired, &mut locked.gone);
-            return None;
+        match state.store.ask(hash, key, now) {
+            Asked::Live(value) => {
+                state.counters.hits += 1;
+                Ok(value.clone())
+            }
+            Asked::Absent => {
+                state.counters.misses += 1;
+                Err(Missed { inserts: state.counters.inserts, now })
+            }
+            Asked::Expired(at) => {
+                let mut locked = Locked { state: guard, gone: Gone::default() };
+                let Locked { state, gone } = &mut locked;
+                state.counters.misses += 1;
+                state.remove(at, Cause::Expired, gone);
+                Err(Missed { inserts: state.counters.inserts, now })
+            }
         }
-        state.counters.hits += 1;
-        state.store.touch(at, tick);
-        state.store.get(at).map(|slot| slot.value.clone())
     }
 
     /// Tells whether the key is there and has not expired. Counts as nothing, for the statistics and for the policy.
@@ -322,8 +334,9 @@ impl<K: Hash + Eq, V, S: BuildHasher> Cache<K, V, S> {
     ///
     /// [`InsertError`] with key and value, where the entry alone is larger than the bound, or the budget has no room.
     pub fn insert(&self, key: K, value: V) -> Result<(), InsertError<K, V>> {
-        let weight = self.shared.weigh(&key, &value);
-        self.shared.put(key, value, weight, self.shared.ttl, None)
+        let shared = &*self.shared;
+        let (weight, hash) = (shared.weigh(&key, &value), shared.hash(&key));
+        shared.put(Slot { key, value, hash, expires: NEVER }, weight, shared.ttl, Arrival::default())
     }
 
     /// Puts a value in that lives so long, whatever the cache's time to live; see
@@ -339,8 +352,8 @@ impl<K: Hash + Eq, V, S: BuildHasher> Cache<K, V, S> {
         }
         // Before the entry is there: who finds it reads the clock.
         self.shared.timed.store(true, Relaxed);
-        let weight = self.shared.weigh(&key, &value);
-        self.shared.put(key, value, weight, Some(millis(ttl)), None)
+        let (weight, hash) = (self.shared.weigh(&key, &value), self.shared.hash(&key));
+        self.shared.put(Slot { key, value, hash, expires: NEVER }, weight, Some(millis(ttl)), Arrival::default())
     }
 
     /// Takes the value out; `None` if it is not there or has expired.
@@ -397,24 +410,25 @@ impl<K, V, S: BuildHasher> Shared<K, V, S> {
     }
 }
 
-impl<K: Hash + Eq, V, S: BuildHasher> Shared<K, V, S> {
-    /// Puts an entry in. `reserved` was reserved for it.
+impl<K: Eq, V, S> Shared<K, V, S> {
+    /// Puts an entry in.
     fn put(
         &self,
-        key: K,
-        value: V,
+        mut slot: Slot<K, V>,
         weight: usize,
         ttl: Option<u64>,
-        mut reserved: Option<Reservation>,
+        mut arrival: Arrival<'_>,
     ) -> Result<(), InsertError<K, V>> {
-        let (hash, now) = (self.hash(&key), self.now());
+        let now = self.now();
         let weight = u32::try_from(weight).ok().filter(|&weight| weight < u32::MAX);
-        let mut slot = Slot { key, value, hash, expires: NEVER };
         loop {
             let mut locked = self.locked();
             let Locked { state, gone } = &mut locked;
-            let found = state.store.find(hash, &slot.key);
-            state.take_over(reserved.take());
+            // Where no key came in since it was missing, it need not be looked for.
+            let missing = arrival.inserts == Some(state.counters.inserts);
+            let found = if missing { None } else { state.store.find(slot.hash, &slot.key) };
+            state.counters.loads += u64::from(std::mem::take(&mut arrival.loaded));
+            state.take_over(arrival.reserved.take());
             let tick = state.store.tick(now);
             slot.expires = ttl.map_or(NEVER, |ttl| state.store.expiry(now, ttl));
             let refused = self.too_much(state, weight);
@@ -427,8 +441,11 @@ impl<K: Hash + Eq, V, S: BuildHasher> Shared<K, V, S> {
                 state.counters.refused += 1;
                 Err((slot, Full::Bound))
             };
-            let account = if admitted.is_err() { state.account() } else { None };
+            let asks = matches!(admitted, Err((_, Full::Budget(_))));
+            let left = if asks { None } else { arrival.mark.take().and_then(|mark| mark.take_off(state)) };
+            let account = if asks { state.account() } else { None };
             drop(locked);
+            drop(left);
             let Err((back, full)) = admitted else { return Ok(()) };
             if let Some(refusal) = refused {
                 return Err(InsertError::new(back.key, back.value, refusal));
@@ -437,7 +454,7 @@ impl<K: Hash + Eq, V, S: BuildHasher> Shared<K, V, S> {
             let lacking = if let Full::Budget(lacking) = full { lacking } else { 0 };
             match account.map(|account| account.try_reserve(ByteSize::bytes(lacking))) {
                 Some(Ok(granted)) => {
-                    reserved = Some(granted);
+                    arrival.reserved = Some(granted);
                     slot = back;
                 }
                 Some(Err(exceeded)) => {

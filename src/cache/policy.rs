@@ -16,6 +16,7 @@
 //!         self.order.iter_mut().filter(|at| **at == from).for_each(|at| *at = to);
 //!     }
 //!     fn victim(&mut self) -> Option<u32> { self.order.front().copied() }
+//!     fn supersede(&mut self, at: u32, _before: u32, hash: u32) { self.remove(at); self.insert(at, hash); }
 //!     fn resize(&mut self, slots: usize) { self.order.shrink_to(slots); self.order.reserve_exact(..) }
 //!     fn bytes(slots: usize) -> usize { slots * size_of::<u32>() }
 //! }
@@ -46,6 +47,9 @@ pub(super) trait Policy {
     fn evict(&mut self, at: u32, _hash: u32) {
         self.remove(at);
     }
+
+    /// As if the slot were emptied for want of room, and filled at once with what has another hash.
+    fn supersede(&mut self, at: u32, before: u32, hash: u32);
 
     /// There will be room for so many slots, never fewer than are filled.
     fn resize(&mut self, slots: usize);
@@ -89,6 +93,10 @@ macro_rules! policies {
             #[inline]
             pub(super) fn evict(&mut self, at: u32, hash: u32) {
                 match self { $(Self::$name(policy) => policy.evict(at, hash)),+ }
+            }
+            #[inline]
+            pub(super) fn supersede(&mut self, at: u32, before: u32, hash: u32) {
+                match self { $(Self::$name(policy) => policy.supersede(at, before, hash)),+ }
             }
             pub(super) fn resize(&mut self, slots: usize) {
                 match self { $(Self::$name(policy) => policy.resize(slots)),+ }

@@ -180,6 +180,15 @@ impl Policy for S3Fifo {
         self.remove(at);
     }
 
+    fn supersede(&mut self, at: u32, before: u32, hash: u32) {
+        if self.mark(at) & MAIN == 0 {
+            self.ghosts.remember(before);
+        }
+        self.unlink(at);
+        let known = self.ghosts.take(hash);
+        self.push(at, if known { MAIN } else { 0 });
+    }
+
     fn resize(&mut self, slots: usize) {
         resize(&mut self.links, slots);
         resize(&mut self.marks, slots);
@@ -216,7 +225,7 @@ impl Ghosts {
 
     fn remember(&mut self, hash: u32) {
         if let Some(set) = self.set(hash) {
-            set.rotate_right(1);
+            set.copy_within(..WIDTH - 1, 1);
             if let Some(first) = set.first_mut() {
                 *first = hash.max(1);
             }

@@ -9,6 +9,7 @@ use crate::budget::{Account, Reservation};
 use crate::size::ByteSize;
 use crate::sync::MutexGuard;
 
+use super::load::Flights;
 use super::stats::{CacheStats, Cause};
 use super::store::{Gone, Slot, Store};
 
@@ -20,6 +21,8 @@ pub(super) struct State<K, V> {
     pub(super) charge: Charge,
     /// Bytes expected of loads that are running.
     pub(super) loading: u64,
+    /// Which keys are being loaded.
+    pub(super) flights: Flights<K>,
     /// Only the counters are kept here; the rest is filled in when they are read.
     pub(super) counters: CacheStats,
 }
@@ -83,29 +86,30 @@ impl<K, V> State<K, V> {
             }
             self.remove(at, Cause::Removed, gone);
         }
-        match self.make_room(weight, gone) {
-            Ok(()) => {
-                self.store.insert(slot, weight, tick);
-                self.counters.inserts += 1;
-                Ok(())
-            }
-            Err(full) => Err((slot, full)),
-        }
-    }
-
-    /// Evicts until an entry of this weight fits.
-    fn make_room(&mut self, weight: u32, gone: &mut Gone<K, V>) -> Result<(), Full> {
         loop {
             let enough = self.store.len() < self.store.max_entries();
             let room = if enough { self.room_for(self.store.bytes_with(weight)) } else { Room::Bound };
             let cause = match room {
-                Room::Free => return Ok(()),
+                Room::Free => {
+                    self.store.insert(slot, weight, tick);
+                    self.counters.inserts += 1;
+                    return Ok(());
+                }
                 Room::Bound => Cause::Size,
                 Room::Budget(_) => Cause::Pressure,
             };
-            if !self.evict(cause, gone) {
-                return Err(if let Room::Budget(lacking) = room { Full::Budget(lacking) } else { Full::Bound });
+            let Some(victim) = self.store.victim() else {
+                return Err((slot, if let Room::Budget(lacking) = room { Full::Budget(lacking) } else { Full::Bound }));
+            };
+            let in_its_place = self.store.len() <= self.store.max_entries()
+                && self.room_for(self.store.bytes_in_place(victim, weight)) == Room::Free;
+            self.counters.count(cause);
+            if in_its_place {
+                self.counters.inserts += 1;
+                self.store.supersede(victim, slot, weight, tick).into_iter().for_each(|before| gone.push(before));
+                return Ok(());
             }
+            self.store.evict(victim).into_iter().for_each(|evicted| gone.push(evicted));
         }
     }
 
@@ -142,7 +146,7 @@ impl<K, V> State<K, V> {
 
     /// Evicts one entry; `false` if there is none.
     pub(super) fn evict(&mut self, cause: Cause, gone: &mut Gone<K, V>) -> bool {
-        let Some(slot) = self.store.evict() else { return false };
+        let Some(slot) = self.store.victim().and_then(|victim| self.store.evict(victim)) else { return false };
         self.counters.count(cause);
         gone.push(slot);
         true
