@@ -10,6 +10,7 @@ use crate::size::{ByteDelta, ByteSize};
 
 use super::Shared;
 use super::alert::{Alert, Alerts, is_a_fifth_over};
+use super::caches::CacheCounts;
 use super::policy::ReportPolicy;
 use super::report::{InvocationReport, Outcome, Reserved};
 use super::request_id::RequestId;
@@ -37,6 +38,8 @@ pub(super) struct State {
     trends: Alerts,
     /// Refusals that a report has counted.
     refused: u64,
+    /// What the caches did, as far as reports have told.
+    caches: CacheCounts,
     /// What the last printed line told.
     printed: Option<Printed>,
 }
@@ -65,8 +68,8 @@ impl Printed {
 }
 
 impl State {
-    /// Nothing seen yet, but for the refusals before.
-    pub(super) fn new(window: Window, refused: u64) -> Self {
+    /// Nothing seen yet, but for the refusals before, and what the caches did.
+    pub(super) fn new(window: Window, refused: u64, caches: CacheCounts) -> Self {
         Self {
             window,
             in_flight: 0,
@@ -77,6 +80,7 @@ impl State {
             alerts: Alerts::default(),
             trends: Alerts::default(),
             refused,
+            caches,
             printed: None,
         }
     }
@@ -179,7 +183,7 @@ impl Invocation {
         };
         // A hook may have left more behind than there was before.
         let peak = HeapPeak { at_most: peak.at_most.max(books.live), ..peak };
-        let resources = self.shared.resources.counts();
+        let (resources, caches) = (self.shared.resources.counts(), self.shared.caches.counts());
         let mut state = self.shared.state();
         if state.named == self.number {
             heap::set_context("");
@@ -212,6 +216,7 @@ impl Invocation {
             holders,
             unaccounted: books.live.saturating_sub(held),
             resources,
+            caches: caches.since(&mut state.caches),
             micros,
             concurrent,
             invocations: state.window.count(),
