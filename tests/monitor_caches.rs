@@ -17,7 +17,7 @@ fn each_invocation_is_told_what_was_evicted_in_it_and_why() {
     let manual = ManualClock::new();
     let budget = MemoryBudget::new(ByteSize::kib(100));
     let built = Cache::builder("blobs").max_bytes(ByteSize::mib(1)).account(budget.account("blobs"));
-    let blobs: Cache<u32, Vec<u8>> = built.time_to_live(Duration::from_secs(60)).clock(manual.clock()).build().unwrap();
+    let blobs: Cache<u32, Vec<u8>> = built.time_to_live(Duration::from_mins(1)).clock(manual.clock()).build().unwrap();
     NUMBERS.insert(1, 1).unwrap();
     assert_eq!(NUMBERS.get(&1), Some(1), "before the monitor: nobody's invocation");
 
