@@ -15,6 +15,7 @@ use hashbrown::HashTable;
 use crate::budget::{BudgetExceeded, Reservation};
 use crate::flight::{Flight, FlightError};
 use crate::heap;
+use crate::size::ByteSize;
 use crate::sync::{ThreadId, thread_id};
 
 use super::index::spread;
@@ -238,8 +239,7 @@ struct Expecting<'a, K, V, S> {
 }
 
 impl<'a, K, V, S> Expecting<'a, K, V, S> {
-    fn begin(shared: &'a Shared<K, V, S>) -> Result<Option<Self>, BudgetExceeded> {
-        let Some(size) = shared.expected_load else { return Ok(None) };
+    fn begin(shared: &'a Shared<K, V, S>, size: ByteSize) -> Result<Self, BudgetExceeded> {
         let mut expecting = Self { shared, size: size.as_u64(), reserved: None };
         let mut locked = shared.locked();
         let Locked { state, gone } = &mut locked;
@@ -260,7 +260,7 @@ impl<'a, K, V, S> Expecting<'a, K, V, S> {
         {
             expecting.reserved = Some(account.try_reserve(size)?);
         }
-        Ok(Some(expecting))
+        Ok(expecting)
     }
 }
 
@@ -320,16 +320,16 @@ where
             Part::Take(value) => return Ok(value),
             Part::Lead(mark) => {
                 let mut leading = Leading { shared, mark, error: PhantomData };
-                let arrival =
-                    Arrival { inserts: Some(missed.inserts), mark: Some(&mut leading.mark), ..Arrival::default() };
-                let loaded = self.load_here(hash, key, load, arrival);
+                let mark = Some(&mut leading.mark);
+                let mut arrival = Arrival { inserts: Some(missed.inserts), mark, ..Arrival::default() };
+                let loaded = self.load_here(hash, key, load, &mut arrival);
                 return leading.land(loaded);
             }
             Part::Follow(ticket) => ticket,
         };
         let flight = Arc::clone(&ticket.flight);
         let Some(flight) = flight.downcast_ref::<Flight<V, Fault<E>>>() else {
-            return self.load_here(hash, key, load, Arrival::default()).map_err(LoadError::from);
+            return self.load_here(hash, key, load, &mut Arrival::default()).map_err(LoadError::from);
         };
         let settled = &mut ticket.settled;
         let loaded = flight.get_or_load(
@@ -337,7 +337,7 @@ where
             || 0,
             || {
                 // The load before it panicked.
-                let loaded = self.load_here(hash, key, load, Arrival::default());
+                let loaded = self.load_here(hash, key, load, &mut Arrival::default());
                 *settled = true;
                 loaded
             },
@@ -351,14 +351,15 @@ where
         hash: u32,
         key: &Q,
         load: impl FnOnce() -> Result<V, E>,
-        mut arrival: Arrival<'_>,
+        arrival: &mut Arrival<'_>,
     ) -> Result<V, Fault<E>>
     where
         K: Borrow<Q>,
         Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
     {
         let shared = &*self.shared;
-        let mut expecting = Expecting::begin(shared).map_err(Fault::NoRoom)?;
+        let expecting = shared.expected_load.map(|size| Expecting::begin(shared, size)).transpose();
+        let mut expecting = expecting.map_err(Fault::NoRoom)?;
         let (loaded, retained) = if shared.by_load {
             let (loaded, delta) = heap::scope(|| load().map(|value| (key.to_owned(), value)));
             (loaded, delta.map(|delta| usize::try_from(delta.retained.as_i64()).unwrap_or(0)))
@@ -380,7 +381,7 @@ where
             Err(error) => {
                 let mut state = shared.state.lock();
                 state.counters.load_failures += 1;
-                let left = arrival.mark.and_then(|mark| mark.take_off(&mut state));
+                let left = arrival.mark.take().and_then(|mark| mark.take_off(&mut state));
                 drop(state);
                 drop(left);
                 Err(Fault::Failed(Arc::new(error)))

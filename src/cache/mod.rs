@@ -336,7 +336,7 @@ impl<K: Hash + Eq, V, S: BuildHasher> Cache<K, V, S> {
     pub fn insert(&self, key: K, value: V) -> Result<(), InsertError<K, V>> {
         let shared = &*self.shared;
         let (weight, hash) = (shared.weigh(&key, &value), shared.hash(&key));
-        shared.put(Slot { key, value, hash, expires: NEVER }, weight, shared.ttl, Arrival::default())
+        shared.put(Slot { key, value, hash, expires: NEVER }, weight, shared.ttl, &mut Arrival::default())
     }
 
     /// Puts a value in that lives so long, whatever the cache's time to live; see
@@ -353,7 +353,7 @@ impl<K: Hash + Eq, V, S: BuildHasher> Cache<K, V, S> {
         // Before the entry is there: who finds it reads the clock.
         self.shared.timed.store(true, Relaxed);
         let (weight, hash) = (self.shared.weigh(&key, &value), self.shared.hash(&key));
-        self.shared.put(Slot { key, value, hash, expires: NEVER }, weight, Some(millis(ttl)), Arrival::default())
+        self.shared.put(Slot { key, value, hash, expires: NEVER }, weight, Some(millis(ttl)), &mut Arrival::default())
     }
 
     /// Takes the value out; `None` if it is not there or has expired.
@@ -414,70 +414,78 @@ impl<K: Eq, V, S> Shared<K, V, S> {
     /// Puts an entry in.
     fn put(
         &self,
-        mut slot: Slot<K, V>,
+        slot: Slot<K, V>,
         weight: usize,
         ttl: Option<u64>,
-        mut arrival: Arrival<'_>,
+        arrival: &mut Arrival<'_>,
     ) -> Result<(), InsertError<K, V>> {
         let now = self.now();
-        let weight = u32::try_from(weight).ok().filter(|&weight| weight < u32::MAX);
+        // 4 GiB or more fit nowhere.
+        let weight = u32::try_from(weight).unwrap_or(u32::MAX);
+        let mut new = Some(slot);
         loop {
             let mut locked = self.locked();
             let Locked { state, gone } = &mut locked;
+            let Some(slot) = &mut new else { return Ok(()) };
             // Where no key came in since it was missing, it need not be looked for.
             let missing = arrival.inserts == Some(state.counters.inserts);
             let found = if missing { None } else { state.store.find(slot.hash, &slot.key) };
             state.counters.loads += u64::from(std::mem::take(&mut arrival.loaded));
-            state.take_over(arrival.reserved.take());
+            if let Some(granted) = arrival.reserved.take() {
+                state.take_over(granted);
+            }
             let tick = state.store.tick(now);
             slot.expires = ttl.map_or(NEVER, |ttl| state.store.expiry(now, ttl));
-            let refused = self.too_much(state, weight);
-            let admitted = if refused.is_none() {
-                state.admit(found, slot, weight.unwrap_or(u32::MAX), tick, gone)
+            let fits = state.fits(weight);
+            let admitted = if fits {
+                state.admit(found, &mut new, weight, tick, gone)
             } else {
                 if let Some(at) = found {
                     state.remove(at, Cause::Removed, gone);
                 }
-                state.counters.refused += 1;
-                Err((slot, Full::Bound))
+                Err(Full::Bound)
             };
-            let asks = matches!(admitted, Err((_, Full::Budget(_))));
-            let left = if asks { None } else { arrival.mark.take().and_then(|mark| mark.take_off(state)) };
-            let account = if asks { state.account() } else { None };
+            let asks =
+                if let Err(Full::Budget(lacking)) = admitted { state.account().zip(Some(lacking)) } else { None };
+            let refusal = if admitted.is_err() && asks.is_none() {
+                state.counters.refused += 1;
+                Some(self.refusal(state, weight))
+            } else {
+                None
+            };
+            let left = if asks.is_none() { arrival.mark.take().and_then(|mark| mark.take_off(state)) } else { None };
             drop(locked);
             drop(left);
-            let Err((back, full)) = admitted else { return Ok(()) };
-            if let Some(refusal) = refused {
-                return Err(InsertError::new(back.key, back.value, refusal));
-            }
             // The cache is empty and the budget full: others are asked, without the lock.
-            let lacking = if let Full::Budget(lacking) = full { lacking } else { 0 };
-            match account.map(|account| account.try_reserve(ByteSize::bytes(lacking))) {
+            let refusal = match asks.map(|(account, lacking)| account.try_reserve(ByteSize::bytes(lacking))) {
                 Some(Ok(granted)) => {
                     arrival.reserved = Some(granted);
-                    slot = back;
+                    continue;
                 }
                 Some(Err(exceeded)) => {
                     self.state.lock().counters.refused += 1;
-                    return Err(InsertError::new(back.key, back.value, Refusal::Budget(exceeded)));
+                    Some(Refusal::Budget(exceeded))
                 }
-                // Cannot be: without an account only the bound is in the way, and that was looked at.
-                None => return Err(InsertError::new(back.key, back.value, Refusal::NoEntries { cache: self.name })),
-            }
+                None => refusal,
+            };
+            return match (refusal, new) {
+                (Some(refusal), Some(Slot { key, value, .. })) => Err(InsertError::new(key, value, refusal)),
+                _ => Ok(()),
+            };
         }
     }
 }
 
 impl<K, V, S> Shared<K, V, S> {
-    /// Why an entry of this weight can never come in; `None` weighs 4 GiB or more.
-    fn too_much(&self, state: &State<K, V>, weight: Option<u32>) -> Option<Refusal> {
+    /// Why an entry of this weight can never come in.
+    #[cold]
+    fn refusal(&self, state: &State<K, V>, weight: u32) -> Refusal {
         let cache = self.name;
         if state.store.max_entries() == 0 {
-            return Some(Refusal::NoEntries { cache });
+            return Refusal::NoEntries { cache };
         }
-        let size = state.store.least_bytes(weight.unwrap_or(u32::MAX));
-        let limit = state.max_bytes.min(u64::from(u32::MAX));
-        (size > limit).then(|| Refusal::TooLarge { cache, size: ByteSize::bytes(size), limit: ByteSize::bytes(limit) })
+        let (size, limit) = (ByteSize::bytes(state.store.least_bytes(weight)), ByteSize::bytes(state.most_bytes()));
+        Refusal::TooLarge { cache, size, limit }
     }
 }
 

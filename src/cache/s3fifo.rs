@@ -235,6 +235,10 @@ impl Ghosts {
     /// Whether it is remembered; forgets it.
     fn take(&mut self, hash: u32) -> bool {
         let Some(set) = self.set(hash) else { return false };
+        // Most are not, which one comparison of the whole set tells.
+        if !set.iter().fold(false, |any, &ghost| any | (ghost == hash.max(1))) {
+            return false;
+        }
         let Some(place) = set.iter().position(|&ghost| ghost == hash.max(1)) else { return false };
         let Some(rest) = set.get_mut(place..) else { return false };
         rest.rotate_left(1);

@@ -246,11 +246,21 @@ impl<K, V> Store<K, V> {
     {
         let Some(at) = self.find(hash, key) else { return Asked::Absent };
         let tick = self.tick(now);
-        if self.is_expired(at, tick) {
+        // Each place is looked up once: this is what a hit costs.
+        let Some(slot) = self.slots.get(at as usize) else { return Asked::Absent };
+        if slot.expires <= tick {
             return Asked::Expired(at);
         }
-        self.touch(at, tick);
-        self.slots.get(at as usize).map_or(Asked::Absent, |slot| Asked::Live(&slot.value))
+        if let Some(touched) = &mut self.touched
+            && let Some(touched) = touched.get_mut(at as usize)
+        {
+            if tick.saturating_sub(*touched) >= self.idle {
+                return Asked::Expired(at);
+            }
+            *touched = tick.max(*touched);
+        }
+        self.order.hit(at);
+        Asked::Live(&slot.value)
     }
 
     /// Notes that the entry was asked for.
