@@ -21,7 +21,7 @@ use crate::sync::{ThreadId, thread_id};
 use super::index::spread;
 use super::state::{Locked, State};
 use super::stats::Cause;
-use super::store::{Asked, Gone, NEVER, Slot};
+use super::store::{Gone, NEVER, Slot};
 use super::{Cache, LoadError, Shared};
 
 /// A flight, of an error type that its mark's maker knew.
@@ -74,8 +74,6 @@ impl<K> Flights<K> {
 pub(super) struct Missed {
     /// How many keys had come in: as long as no other does, it stays missing.
     pub(super) inserts: u64,
-    /// When that was.
-    pub(super) now: u64,
 }
 
 /// What is to be done about a value that is missing.
@@ -141,7 +139,7 @@ impl<K, V, S> Shared<K, V, S> {
         let mut state = self.state.lock();
         // Another load may have ended between our look and our mark.
         if state.counters.inserts != missed.inserts
-            && let Asked::Live(value) = state.store.ask(hash, key, missed.now)
+            && let Some(value) = state.store.peek(hash, key, self.now())
         {
             return Part::Take(value.clone());
         }
@@ -303,18 +301,35 @@ where
     /// assert_eq!((value, cache.get("four")), (4, Some(4)));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[inline]
     pub fn try_get_or_load<Q, E>(&self, key: &Q, load: impl FnOnce() -> Result<V, E>) -> Result<V, LoadError<E>>
     where
         K: Borrow<Q>,
         Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
         E: Send + Sync + 'static,
     {
+        let hash = self.shared.hash(key);
+        match self.look(hash, key) {
+            Ok(value) => Ok(value),
+            Err(missed) => self.load_missing(hash, key, missed, load),
+        }
+    }
+
+    /// The rest of it, where there is no value. Apart, so that a hit is short.
+    #[inline(never)]
+    fn load_missing<Q, E>(
+        &self,
+        hash: u32,
+        key: &Q,
+        missed: Missed,
+        load: impl FnOnce() -> Result<V, E>,
+    ) -> Result<V, LoadError<E>>
+    where
+        K: Borrow<Q>,
+        Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
+        E: Send + Sync + 'static,
+    {
         let shared = &*self.shared;
-        let hash = shared.hash(key);
-        let missed = match self.look(hash, key) {
-            Ok(value) => return Ok(value),
-            Err(missed) => missed,
-        };
         let make: fn(ThreadId) -> AnyFlight = |by| Arc::new(Flight::<V, Fault<E>>::begun_by(by));
         let mut ticket = match shared.join(hash, key, key.to_owned(), missed, make) {
             Part::Take(value) => return Ok(value),

@@ -80,7 +80,7 @@ use crate::board;
 use crate::budget::{Pressure, Reclaim};
 use crate::clock::{Clock, RESOLUTION};
 use crate::size::ByteSize;
-use crate::sync::Mutex;
+use crate::sync::{Mutex, MutexGuard};
 
 pub use builder::{CacheBuilder, Eviction};
 pub use error::{CacheError, InsertError, LoadError, Refusal};
@@ -284,7 +284,8 @@ impl<K: Hash + Eq, V, S: BuildHasher> Cache<K, V, S> {
     }
 
     /// As [`get`](Self::get); where there is no value, tells what there was then.
-    #[inline]
+    #[expect(clippy::inline_always, reason = "a tenth of a hit: called, it hands the value over in memory")]
+    #[inline(always)]
     fn look<Q>(&self, hash: u32, key: &Q) -> Result<V, Missed>
     where
         K: Borrow<Q>,
@@ -301,16 +302,21 @@ impl<K: Hash + Eq, V, S: BuildHasher> Cache<K, V, S> {
             }
             Asked::Absent => {
                 state.counters.misses += 1;
-                Err(Missed { inserts: state.counters.inserts, now })
+                Err(Missed { inserts: state.counters.inserts })
             }
-            Asked::Expired(at) => {
-                let mut locked = Locked { state: guard, gone: Gone::default() };
-                let Locked { state, gone } = &mut locked;
-                state.counters.misses += 1;
-                state.remove(at, Cause::Expired, gone);
-                Err(Missed { inserts: state.counters.inserts, now })
-            }
+            Asked::Expired(at) => Err(Self::expired(guard, at)),
         }
+    }
+
+    /// Frees an entry that was asked for and has expired.
+    #[cold]
+    #[inline(never)]
+    fn expired(state: MutexGuard<'_, State<K, V>>, at: u32) -> Missed {
+        let mut locked = Locked { state, gone: Gone::default() };
+        let Locked { state, gone } = &mut locked;
+        state.counters.misses += 1;
+        state.remove(at, Cause::Expired, gone);
+        Missed { inserts: state.counters.inserts }
     }
 
     /// Tells whether the key is there and has not expired. Counts as nothing, for the statistics and for the policy.
@@ -320,10 +326,7 @@ impl<K: Hash + Eq, V, S: BuildHasher> Cache<K, V, S> {
         Q: Hash + Eq + ?Sized,
     {
         let (hash, now) = (self.shared.hash(key), self.shared.now());
-        let mut state = self.shared.state.lock();
-        let found = state.store.find(hash, key);
-        let tick = state.store.tick(now);
-        found.is_some_and(|at| !state.store.is_expired(at, tick))
+        self.shared.state.lock().store.peek(hash, key, now).is_some()
     }
 
     /// Puts a value in, in the place of an earlier one of the key. It lives as long as the cache's time to live says.
