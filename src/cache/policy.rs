@@ -28,6 +28,9 @@ use super::s3fifo::S3Fifo;
 
 /// The order in which slots are given up.
 pub(super) trait Policy {
+    /// Heap bytes that it takes for each slot that is filled, beside [`bytes`](Self::bytes).
+    const ENTRY: usize = 0;
+
     /// Slot `at`, the one after all others, is filled.
     fn insert(&mut self, at: u32, hash: u32);
 
@@ -100,6 +103,9 @@ macro_rules! policies {
             }
             pub(super) fn resize(&mut self, slots: usize) {
                 match self { $(Self::$name(policy) => policy.resize(slots)),+ }
+            }
+            pub(super) const fn entry_bytes(&self) -> usize {
+                match self { $(Self::$name(_) => $name::ENTRY),+ }
             }
             pub(super) fn bytes(&self, slots: usize) -> usize {
                 match self { $(Self::$name(_) => $name::bytes(slots)),+ }

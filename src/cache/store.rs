@@ -133,19 +133,20 @@ impl<K, V> Store<K, V> {
 
     pub(super) fn set_max_entries(&mut self, most: usize) {
         self.max_entries = most.min(MOST);
-        self.least = self.tables_of(self.first_room()) + Index::default().growth() as u64;
+        let others = self.order.entry_bytes() + Index::default().growth();
+        self.least = self.tables_of(self.first_room()) + others as u64;
     }
 
     /// Bytes of the entries and of all tables.
     pub(super) fn bytes(&self) -> u64 {
-        self.weighed + self.tables + self.index.bytes() as u64
+        self.weighed + self.tables + (self.slots.len() * self.order.entry_bytes() + self.index.bytes()) as u64
     }
 
     /// Bytes there will be with one entry of this weight more.
     pub(super) fn bytes_with(&self, weight: u32) -> u64 {
-        let index = self.index.bytes() + self.index.growth();
+        let others = (self.slots.len() + 1) * self.order.entry_bytes() + self.index.bytes() + self.index.growth();
         let tables = if self.slots.len() < self.room { self.tables } else { self.tables_of(self.grown_room()) };
-        self.weighed + u64::from(weight) + tables + index as u64
+        self.weighed + u64::from(weight) + tables + others as u64
     }
 
     /// Bytes there will be, at most, with an entry of this weight in the place of that in slot `at`.

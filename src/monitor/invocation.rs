@@ -283,7 +283,7 @@ mod tests {
 
     /// Invocations with these peaks and durations, and which alerts each raised anew.
     fn alerts(samples: impl Iterator<Item = (u64, u64)>) -> Vec<(usize, Vec<Alert>)> {
-        let mut state = State::new(Window::new(32), 0);
+        let mut state = State::new(Window::new(32), 0, CacheCounts::default());
         let lines = LoadLines::new(ByteSize::mib(1024));
         let report = InvocationReport::unknown(RequestId::new("r"), Outcome::Finished, lines, 0);
         let mut raised = |(peak, micros)| {
