@@ -6,9 +6,11 @@ pub(crate) use std::thread::ThreadId;
 
 pub(crate) use parking_lot::{Condvar, Mutex, MutexGuard};
 
-/// Which thread this is.
+/// Which thread this is. Asked of std once a thread, which hands it out by way of a reference count.
+#[inline]
 pub(crate) fn thread_id() -> ThreadId {
-    std::thread::current().id()
+    thread_local!(static ID: ThreadId = std::thread::current().id());
+    ID.with(|id| *id)
 }
 
 /// Declares a `const fn` constructor; loom's atomics have none, so its `sync` declares a plain one.

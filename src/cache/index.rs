@@ -12,6 +12,8 @@ pub(super) struct Index {
     table: HashTable<u32>,
     /// How many the table holds when no removal has left its mark: 7/8 of its buckets.
     full: usize,
+    /// Bytes of the table.
+    bytes: usize,
 }
 
 impl Index {
@@ -20,7 +22,7 @@ impl Index {
 
     /// Bytes of the table.
     pub(super) fn bytes(&self) -> usize {
-        self.table.allocation_size()
+        self.bytes
     }
 
     /// Bytes by which one more insertion would grow the table.
@@ -37,10 +39,20 @@ impl Index {
     /// Enters slot `at`, the one after all those entered; `hash_of` tells the hash of each.
     pub(super) fn insert(&mut self, hash: u32, at: u32, hash_of: impl Fn(u32) -> u32) {
         if self.table.len() == self.table.capacity() {
-            let capacity = if self.has_spare() { self.full } else { (self.full + 1).max(Self::LEAST) };
-            self.refill(capacity, &hash_of);
+            self.refill(self.roomy(), self.table.len(), &hash_of);
         }
         self.table.insert_unique(spread(hash), at, |&at| spread(hash_of(at)));
+    }
+
+    /// Enters slot `at`, whose hash was `before`, under another; `hash_of` tells it already.
+    pub(super) fn supersede(&mut self, at: u32, before: u32, hash: u32, hash_of: impl Fn(u32) -> u32) {
+        let slots = self.table.len();
+        self.remove(before, at);
+        if self.table.len() == self.table.capacity() {
+            self.refill(self.roomy(), slots, &hash_of);
+        } else {
+            self.table.insert_unique(spread(hash), at, |&at| spread(hash_of(at)));
+        }
     }
 
     /// Takes slot `at` out.
@@ -62,8 +74,13 @@ impl Index {
         if capacity == 0 {
             *self = Self::default();
         } else if capacity.max(Self::LEAST) <= self.full / 2 {
-            self.refill(capacity.max(Self::LEAST), &hash_of);
+            self.refill(capacity.max(Self::LEAST), self.table.len(), &hash_of);
         }
+    }
+
+    /// The capacity for one more than there are.
+    fn roomy(&self) -> usize {
+        if self.has_spare() { self.full } else { (self.full + 1).max(Self::LEAST) }
     }
 
     /// Whether refilling the table would leave an eighth of it free, so that it pays.
@@ -72,9 +89,10 @@ impl Index {
         len + len / 8 < self.full
     }
 
-    /// Empties the table, gives it room for `capacity`, and enters all slots again.
-    fn refill(&mut self, capacity: usize, hash_of: &impl Fn(u32) -> u32) {
-        let len = u32::try_from(self.table.len()).unwrap_or(u32::MAX);
+    /// Empties the table, gives it room for `capacity`, and enters the first so many slots again.
+    #[cold]
+    fn refill(&mut self, capacity: usize, slots: usize, hash_of: &impl Fn(u32) -> u32) {
+        let slots = u32::try_from(slots).unwrap_or(u32::MAX);
         if capacity == self.full {
             self.table.clear();
         } else {
@@ -82,8 +100,9 @@ impl Index {
             self.table = HashTable::new();
             self.table = HashTable::with_capacity(capacity);
             self.full = self.table.capacity();
+            self.bytes = self.table.allocation_size();
         }
-        for at in 0..len {
+        for at in 0..slots {
             self.table.insert_unique(spread(hash_of(at)), at, |&at| spread(hash_of(at)));
         }
     }
@@ -98,7 +117,7 @@ impl Index {
 
 /// The hash as the table wants it: it takes the place from the low bits and the control byte from the highest.
 #[inline]
-const fn spread(hash: u32) -> u64 {
+pub(super) const fn spread(hash: u32) -> u64 {
     (hash as u64) << 32 | hash as u64
 }
 

@@ -1,11 +1,13 @@
 //! Loading what is not there: one load for each key at a time.
 //!
-//! A flight stands here as long as its key is being loaded, under a lock of its own. Its error type is the caller's, so
-//! it is kept as `Any`; who asks with another error type loads for himself.
+//! A load leaves a mark at its key, under the cache's lock: a few words, and no allocation. Who finds one makes a flight
+//! of it, on which both then wait. Its error type is the loader's, so it is kept as `Any`; who asks with another error
+//! type loads for himself.
 
 use std::any::Any;
 use std::borrow::Borrow;
 use std::hash::{BuildHasher, Hash};
+use std::marker::PhantomData;
 use std::sync::Arc;
 
 use hashbrown::HashTable;
@@ -13,20 +15,35 @@ use hashbrown::HashTable;
 use crate::budget::{BudgetExceeded, Reservation};
 use crate::flight::{Flight, FlightError};
 use crate::heap;
-use crate::sync::Mutex;
+use crate::size::ByteSize;
+use crate::sync::{ThreadId, thread_id};
 
-use super::state::Locked;
+use super::index::spread;
+use super::state::{Locked, State};
 use super::stats::Cause;
-use super::store::Gone;
+use super::store::{Gone, NEVER, Slot};
 use super::{Cache, LoadError, Shared};
 
-/// What is being loaded.
-pub(super) struct Flights<K>(Mutex<HashTable<Flying<K>>>);
+/// A flight, of an error type that its mark's maker knew.
+type AnyFlight = Arc<dyn Any + Send + Sync>;
 
-struct Flying<K> {
+/// What is being loaded.
+pub(super) struct Flights<K> {
+    table: HashTable<Flying<K>>,
+    /// How many loads have begun.
+    begun: u64,
+}
+
+/// The mark of a load.
+pub(super) struct Flying<K> {
     hash: u32,
     key: K,
-    flight: Arc<dyn Any + Send + Sync>,
+    /// Tells it from others of the same hash.
+    number: u64,
+    by: ThreadId,
+    /// Makes its flight, for who wants to wait.
+    make: fn(ThreadId) -> AnyFlight,
+    flight: Option<AnyFlight>,
 }
 
 /// Why a flight brought nothing.
@@ -37,54 +54,178 @@ enum Fault<E> {
 
 impl<K> Default for Flights<K> {
     fn default() -> Self {
-        Self(Mutex::new(HashTable::new()))
+        Self { table: HashTable::new(), begun: 0 }
     }
 }
 
 impl<K> Flights<K> {
-    /// The flight of a key, which is put there unless there is one.
-    fn join<Q>(&self, hash: u32, key: &Q, new: impl FnOnce() -> Arc<dyn Any + Send + Sync>) -> Ticket<'_, K>
-    where
-        K: Borrow<Q>,
-        Q: Eq + ToOwned<Owned = K> + ?Sized,
-    {
-        // Before the lock, as it is the user's code.
-        let owned = key.to_owned();
-        let mut table = self.0.lock();
-        let is = |flying: &Flying<K>| flying.hash == hash && flying.key.borrow() == key;
-        if let Some(flying) = table.find(u64::from(hash), is) {
-            let flight = Arc::clone(&flying.flight);
-            drop(table);
-            return Ticket { flights: self, hash, flight, settled: false };
+    /// Takes a mark off; its key is to be dropped without the lock.
+    fn leave(&mut self, hash: u32, is: impl FnMut(&Flying<K>) -> bool) -> Option<Flying<K>> {
+        let left = self.table.find_entry(spread(hash), is).ok().map(|entry| entry.remove().0);
+        if self.table.is_empty() && self.table.capacity() > 64 {
+            self.table = HashTable::new();
         }
-        let flight = new();
-        let flying = Flying { hash, key: owned, flight: Arc::clone(&flight) };
-        table.insert_unique(u64::from(hash), flying, |flying| u64::from(flying.hash));
-        Ticket { flights: self, hash, flight, settled: false }
+        left
     }
 }
 
-/// A caller of a flight. Whoever settled it takes it off the list, and after a panic the last one to go.
-struct Ticket<'a, K> {
-    flights: &'a Flights<K>,
+/// What there was when a value was missing.
+#[derive(Clone, Copy)]
+pub(super) struct Missed {
+    /// How many keys had come in: as long as no other does, it stays missing.
+    pub(super) inserts: u64,
+}
+
+/// What is to be done about a value that is missing.
+enum Part<'a, K, V, S> {
+    /// Take this one, which came in meanwhile.
+    Take(V),
+    /// Load it, under a mark.
+    Lead(Mark),
+    /// Wait for who loads it.
+    Follow(Ticket<'a, K, V, S>),
+}
+
+/// Where the mark of a load stands.
+pub(super) struct Mark {
     hash: u32,
-    flight: Arc<dyn Any + Send + Sync>,
+    number: u64,
+    /// Whether it stands there still; else it was taken off, and this was its flight.
+    standing: bool,
+    flight: Option<AnyFlight>,
+}
+
+impl Mark {
+    /// Takes it off, and gives out the key it had.
+    pub(super) fn take_off<K, V>(&mut self, state: &mut State<K, V>) -> Option<K> {
+        if !std::mem::take(&mut self.standing) {
+            return None;
+        }
+        let number = self.number;
+        let left = state.flights.leave(self.hash, |flying| flying.number == number)?;
+        self.flight = left.flight;
+        Some(left.key)
+    }
+}
+
+/// What a value brings along that comes in by a load.
+#[derive(Default)]
+pub(super) struct Arrival<'a> {
+    /// Whether it does.
+    pub(super) loaded: bool,
+    /// What was reserved for it.
+    pub(super) reserved: Option<Reservation>,
+    /// How many keys had come in when its own was not there.
+    pub(super) inserts: Option<u64>,
+    /// The mark of its load, to be taken off when it is in.
+    pub(super) mark: Option<&'a mut Mark>,
+}
+
+impl<K, V, S> Shared<K, V, S> {
+    /// Leaves a mark at a key that was missing, unless somebody else has, or its value has come in. `owned` is the key.
+    fn join<Q>(
+        &self,
+        hash: u32,
+        key: &Q,
+        owned: K,
+        missed: Missed,
+        make: fn(ThreadId) -> AnyFlight,
+    ) -> Part<'_, K, V, S>
+    where
+        K: Borrow<Q>,
+        Q: Eq + ?Sized,
+        V: Clone,
+    {
+        let mut state = self.state.lock();
+        // Another load may have ended between our look and our mark.
+        if state.counters.inserts != missed.inserts
+            && let Some(value) = state.store.peek(hash, key, self.now())
+        {
+            return Part::Take(value.clone());
+        }
+        let Flights { table, begun } = &mut state.flights;
+        let is = |flying: &Flying<K>| flying.hash == hash && flying.key.borrow() == key;
+        if let Some(Flying { by, make, flight, .. }) = table.find_mut(spread(hash), is) {
+            let flight = Arc::clone(flight.get_or_insert_with(|| make(*by)));
+            return Part::Follow(Ticket { shared: self, hash, flight, settled: false });
+        }
+        *begun += 1;
+        let flying = Flying { hash, key: owned, number: *begun, by: thread_id(), make, flight: None };
+        table.insert_unique(spread(hash), flying, |flying| spread(flying.hash));
+        Part::Lead(Mark { hash, number: *begun, standing: true, flight: None })
+    }
+}
+
+/// A caller who waits for a flight. Whoever settled it takes its mark off, and after a panic the last one to go.
+struct Ticket<'a, K, V, S> {
+    shared: &'a Shared<K, V, S>,
+    hash: u32,
+    flight: AnyFlight,
     settled: bool,
 }
 
-impl<K> Drop for Ticket<'_, K> {
+impl<K, V, S> Drop for Ticket<'_, K, V, S> {
     fn drop(&mut self) {
-        let mut table = self.flights.0.lock();
-        let ours = |flying: &Flying<K>| Arc::ptr_eq(&flying.flight, &self.flight);
-        let found = table.find_entry(u64::from(self.hash), ours).ok();
-        // Tickets are given out under this lock: two are the list's and ours.
-        let leaving = found.filter(|_| self.settled || Arc::strong_count(&self.flight) <= 2);
-        let flying = leaving.map(|entry| entry.remove().0);
-        if table.is_empty() && table.capacity() > 64 {
-            *table = HashTable::new();
+        let mut state = self.shared.state.lock();
+        // Tickets are given out under this lock: two are the mark's and ours.
+        let last = self.settled || Arc::strong_count(&self.flight) <= 2;
+        let is = |flying: &Flying<K>| flying.flight.as_ref().is_some_and(|flight| Arc::ptr_eq(flight, &self.flight));
+        let left = if last { state.flights.leave(self.hash, is) } else { None };
+        drop(state);
+        drop(left);
+    }
+}
+
+/// A caller who loads. Where it ends without having landed, as by a panic, one of those who wait loads instead.
+struct Leading<'a, K, V: Clone + 'static, S, E: 'static> {
+    shared: &'a Shared<K, V, S>,
+    mark: Mark,
+    error: PhantomData<fn(E)>,
+}
+
+impl<V: Clone + Send + 'static, E: Send + Sync + 'static, K, S> Leading<'_, K, V, S, E> {
+    /// Ends the load with what it brought, which those who wait get too.
+    fn land(mut self, loaded: Result<V, Fault<E>>) -> Result<V, LoadError<E>> {
+        if self.mark.standing {
+            let mut state = self.shared.state.lock();
+            let left = self.mark.take_off(&mut state);
+            drop(state);
+            drop(left);
         }
-        drop(table);
-        drop(flying);
+        let flight = self.mark.flight.take();
+        match flight.as_ref().and_then(|flight| flight.downcast_ref::<Flight<V, Fault<E>>>()) {
+            Some(flight) => flight.land(Some(loaded), || 0).map_err(LoadError::from),
+            None => loaded.map_err(LoadError::from),
+        }
+    }
+}
+
+impl<K, V: Clone + 'static, S, E: 'static> Drop for Leading<'_, K, V, S, E> {
+    fn drop(&mut self) {
+        // Where there are any who wait, their flight keeps its mark until the last of them has gone.
+        let mut ticket = None;
+        if self.mark.standing {
+            let mut state = self.shared.state.lock();
+            let ours = |flying: &Flying<K>| flying.number == self.mark.number;
+            let flying = state.flights.table.find(spread(self.mark.hash), ours);
+            self.mark.flight = flying.and_then(|flying| flying.flight.clone());
+            let left = match &self.mark.flight {
+                None => self.mark.take_off(&mut state),
+                Some(flight) => {
+                    let flight = Arc::clone(flight);
+                    ticket = Some(Ticket { shared: self.shared, hash: self.mark.hash, flight, settled: false });
+                    None
+                }
+            };
+            drop(state);
+            drop(left);
+        }
+        if let Some(flight) = self.mark.flight.take()
+            && let Some(flight) = flight.downcast_ref::<Flight<V, Fault<E>>>()
+        {
+            drop(flight.land(None, || 0));
+        }
+        drop(ticket);
     }
 }
 
@@ -96,8 +237,7 @@ struct Expecting<'a, K, V, S> {
 }
 
 impl<'a, K, V, S> Expecting<'a, K, V, S> {
-    fn begin(shared: &'a Shared<K, V, S>) -> Result<Option<Self>, BudgetExceeded> {
-        let Some(size) = shared.expected_load else { return Ok(None) };
+    fn begin(shared: &'a Shared<K, V, S>, size: ByteSize) -> Result<Self, BudgetExceeded> {
         let mut expecting = Self { shared, size: size.as_u64(), reserved: None };
         let mut locked = shared.locked();
         let Locked { state, gone } = &mut locked;
@@ -118,7 +258,7 @@ impl<'a, K, V, S> Expecting<'a, K, V, S> {
         {
             expecting.reserved = Some(account.try_reserve(size)?);
         }
-        Ok(Some(expecting))
+        Ok(expecting)
     }
 }
 
@@ -142,7 +282,8 @@ where
     /// one of those who wait loads instead. A caller who asks with another error type while the key is being loaded
     /// loads for himself. No key is made unless the value has to be loaded.
     ///
-    /// A hit costs what [`get`](Self::get) costs; a load two keys and some allocations.
+    /// A hit costs what [`get`](Self::get) costs; a load two keys, a clone of the value, and three takings of the lock.
+    /// Each who waits costs some allocations.
     ///
     /// # Errors
     ///
@@ -160,49 +301,80 @@ where
     /// assert_eq!((value, cache.get("four")), (4, Some(4)));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[inline]
     pub fn try_get_or_load<Q, E>(&self, key: &Q, load: impl FnOnce() -> Result<V, E>) -> Result<V, LoadError<E>>
     where
         K: Borrow<Q>,
         Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
         E: Send + Sync + 'static,
     {
-        if let Some(value) = self.get(key) {
-            return Ok(value);
-        }
         let hash = self.shared.hash(key);
-        let mut ticket = self.shared.flights.join(hash, key, || Arc::new(Flight::<V, Fault<E>>::new()));
+        match self.look(hash, key) {
+            Ok(value) => Ok(value),
+            Err(missed) => self.load_missing(hash, key, missed, load),
+        }
+    }
+
+    /// The rest of it, where there is no value. Apart, so that a hit is short.
+    #[inline(never)]
+    fn load_missing<Q, E>(
+        &self,
+        hash: u32,
+        key: &Q,
+        missed: Missed,
+        load: impl FnOnce() -> Result<V, E>,
+    ) -> Result<V, LoadError<E>>
+    where
+        K: Borrow<Q>,
+        Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
+        E: Send + Sync + 'static,
+    {
+        let shared = &*self.shared;
+        let make: fn(ThreadId) -> AnyFlight = |by| Arc::new(Flight::<V, Fault<E>>::begun_by(by));
+        let mut ticket = match shared.join(hash, key, key.to_owned(), missed, make) {
+            Part::Take(value) => return Ok(value),
+            Part::Lead(mark) => {
+                let mut leading = Leading { shared, mark, error: PhantomData };
+                let mark = Some(&mut leading.mark);
+                let mut arrival = Arrival { inserts: Some(missed.inserts), mark, ..Arrival::default() };
+                let loaded = self.load_here(hash, key, load, &mut arrival);
+                return leading.land(loaded);
+            }
+            Part::Follow(ticket) => ticket,
+        };
         let flight = Arc::clone(&ticket.flight);
         let Some(flight) = flight.downcast_ref::<Flight<V, Fault<E>>>() else {
-            return self.load_here(key, load).map_err(LoadError::from);
+            return self.load_here(hash, key, load, &mut Arrival::default()).map_err(LoadError::from);
         };
         let settled = &mut ticket.settled;
         let loaded = flight.get_or_load(
             |_| false,
             || 0,
             || {
-                // Another load may have ended between our look and our flight.
-                let loaded = self.peek(key).map_or_else(|| self.load_here(key, load), Ok);
+                // The load before it panicked.
+                let loaded = self.load_here(hash, key, load, &mut Arrival::default());
                 *settled = true;
                 loaded
             },
         );
-        loaded.map_err(|error| match error {
-            FlightError::Failed(failure) => match &*failure.error {
-                Fault::Failed(error) => LoadError::Failed(Arc::clone(error)),
-                Fault::NoRoom(refused) => LoadError::NoRoom(refused.clone()),
-            },
-            FlightError::Reentrant | FlightError::Panicked => LoadError::Reentrant,
-        })
+        loaded.map_err(LoadError::from)
     }
 
     /// Runs the loader and keeps its value.
-    fn load_here<Q, E>(&self, key: &Q, load: impl FnOnce() -> Result<V, E>) -> Result<V, Fault<E>>
+    fn load_here<Q, E>(
+        &self,
+        hash: u32,
+        key: &Q,
+        load: impl FnOnce() -> Result<V, E>,
+        arrival: &mut Arrival<'_>,
+    ) -> Result<V, Fault<E>>
     where
         K: Borrow<Q>,
         Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
     {
         let shared = &*self.shared;
-        let mut expecting = Expecting::begin(shared).map_err(Fault::NoRoom)?;
+        let expecting = shared.expected_load.map(|size| Expecting::begin(shared, size)).transpose();
+        let mut expecting = expecting.map_err(Fault::NoRoom)?;
         let (loaded, retained) = if shared.by_load {
             let (loaded, delta) = heap::scope(|| load().map(|value| (key.to_owned(), value)));
             (loaded, delta.map(|delta| usize::try_from(delta.retained.as_i64()).unwrap_or(0)))
@@ -211,34 +383,25 @@ where
         };
         match loaded {
             Ok((key, value)) => {
-                shared.state.lock().counters.loads += 1;
-                let reserved = expecting.as_mut().and_then(|expecting| expecting.reserved.take());
+                arrival.loaded = true;
+                arrival.reserved = expecting.as_mut().and_then(|expecting| expecting.reserved.take());
                 // From here on the value itself is counted.
                 drop(expecting);
                 let weight = retained.unwrap_or_else(|| shared.weigh(&key, &value));
-                let copy = value.clone();
+                let slot = Slot { key, value: value.clone(), hash, expires: NEVER };
                 // A value that is not taken is dropped here, and returned below.
-                drop(shared.put(key, copy, weight, shared.ttl, reserved));
+                drop(shared.put(slot, weight, shared.ttl, arrival));
                 Ok(value)
             }
             Err(error) => {
-                shared.state.lock().counters.load_failures += 1;
+                let mut state = shared.state.lock();
+                state.counters.load_failures += 1;
+                let left = arrival.mark.take().and_then(|mark| mark.take_off(&mut state));
+                drop(state);
+                drop(left);
                 Err(Fault::Failed(Arc::new(error)))
             }
         }
-    }
-
-    /// The value, if it is there and has not expired; counts as nothing.
-    fn peek<Q>(&self, key: &Q) -> Option<V>
-    where
-        K: Borrow<Q>,
-        Q: Hash + Eq + ?Sized,
-    {
-        let (hash, now) = (self.shared.hash(key), self.shared.now());
-        let mut state = self.shared.state.lock();
-        let at = state.store.find(hash, key)?;
-        let tick = state.store.tick(now);
-        if state.store.is_expired(at, tick) { None } else { state.store.get(at).map(|slot| slot.value.clone()) }
     }
 }
 
@@ -247,6 +410,18 @@ impl<E> From<Fault<E>> for LoadError<E> {
         match fault {
             Fault::Failed(error) => Self::Failed(error),
             Fault::NoRoom(refused) => Self::NoRoom(refused),
+        }
+    }
+}
+
+impl<E> From<FlightError<Fault<E>>> for LoadError<E> {
+    fn from(error: FlightError<Fault<E>>) -> Self {
+        match error {
+            FlightError::Failed(failure) => match &*failure.error {
+                Fault::Failed(error) => Self::Failed(Arc::clone(error)),
+                Fault::NoRoom(refused) => Self::NoRoom(refused.clone()),
+            },
+            FlightError::Reentrant | FlightError::Panicked => Self::Reentrant,
         }
     }
 }

@@ -77,10 +77,10 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use crate::board;
-use crate::budget::{Pressure, Reclaim, Reservation};
+use crate::budget::{Pressure, Reclaim};
 use crate::clock::{Clock, RESOLUTION};
 use crate::size::ByteSize;
-use crate::sync::Mutex;
+use crate::sync::{Mutex, MutexGuard};
 
 pub use builder::{CacheBuilder, Eviction};
 pub use error::{CacheError, InsertError, LoadError, Refusal};
@@ -88,10 +88,10 @@ pub use hasher::{Seeded, SeededHasher};
 pub use stats::CacheStats;
 
 use builder::{Weigher, millis};
-use load::Flights;
+use load::{Arrival, Flights, Missed};
 use state::{Charge, Full, Locked, State};
 use stats::Cause;
-use store::{Gone, MOST, NEVER, Slot, Store};
+use store::{Asked, Gone, MOST, NEVER, Slot, Store};
 
 /// Keeps values by key, within a bound of entries, of bytes, or of both.
 ///
@@ -104,7 +104,6 @@ pub struct Cache<K, V, S = Seeded> {
 /// What the handles of a cache share.
 struct Shared<K, V, S> {
     state: Mutex<State<K, V>>,
-    flights: Flights<K>,
     name: &'static str,
     weigher: Option<Weigher<K, V>>,
     by_load: bool,
@@ -144,11 +143,11 @@ impl<K, V, S> Cache<K, V, S> {
             max_bytes: builder.max_bytes.map_or(u64::MAX, ByteSize::as_u64),
             charge,
             loading: 0,
+            flights: Flights::default(),
             counters: CacheStats { name, ..CacheStats::default() },
         };
         let shared = Arc::new(Shared {
             state: Mutex::new(state),
-            flights: Flights::default(),
             name,
             weigher,
             by_load,
@@ -281,24 +280,43 @@ impl<K: Hash + Eq, V, S: BuildHasher> Cache<K, V, S> {
         Q: Hash + Eq + ?Sized,
         V: Clone,
     {
-        let shared = &*self.shared;
-        let (hash, now) = (shared.hash(key), shared.now());
-        let mut guard = shared.state.lock();
+        self.look(self.shared.hash(key), key).ok()
+    }
+
+    /// As [`get`](Self::get); where there is no value, tells what there was then.
+    #[expect(clippy::inline_always, reason = "a tenth of a hit: called, it hands the value over in memory")]
+    #[inline(always)]
+    fn look<Q>(&self, hash: u32, key: &Q) -> Result<V, Missed>
+    where
+        K: Borrow<Q>,
+        Q: Eq + ?Sized,
+        V: Clone,
+    {
+        let now = self.shared.now();
+        let mut guard = self.shared.state.lock();
         let state = &mut *guard;
-        let Some(at) = state.store.find(hash, key) else {
-            state.counters.misses += 1;
-            return None;
-        };
-        let tick = state.store.tick(now);
-        if state.store.is_expired(at, tick) {
-            let mut locked = Locked { state: guard, gone: Gone::default() };
-            locked.state.counters.misses += 1;
-            locked.state.remove(at, Cause::Expired, &mut locked.gone);
-            return None;
+        match state.store.ask(hash, key, now) {
+            Asked::Live(value) => {
+                state.counters.hits += 1;
+                Ok(value.clone())
+            }
+            Asked::Absent => {
+                state.counters.misses += 1;
+                Err(Missed { inserts: state.counters.inserts })
+            }
+            Asked::Expired(at) => Err(Self::expired(guard, at)),
         }
-        state.counters.hits += 1;
-        state.store.touch(at, tick);
-        state.store.get(at).map(|slot| slot.value.clone())
+    }
+
+    /// Frees an entry that was asked for and has expired.
+    #[cold]
+    #[inline(never)]
+    fn expired(state: MutexGuard<'_, State<K, V>>, at: u32) -> Missed {
+        let mut locked = Locked { state, gone: Gone::default() };
+        let Locked { state, gone } = &mut locked;
+        state.counters.misses += 1;
+        state.remove(at, Cause::Expired, gone);
+        Missed { inserts: state.counters.inserts }
     }
 
     /// Tells whether the key is there and has not expired. Counts as nothing, for the statistics and for the policy.
@@ -308,10 +326,7 @@ impl<K: Hash + Eq, V, S: BuildHasher> Cache<K, V, S> {
         Q: Hash + Eq + ?Sized,
     {
         let (hash, now) = (self.shared.hash(key), self.shared.now());
-        let mut state = self.shared.state.lock();
-        let found = state.store.find(hash, key);
-        let tick = state.store.tick(now);
-        found.is_some_and(|at| !state.store.is_expired(at, tick))
+        self.shared.state.lock().store.peek(hash, key, now).is_some()
     }
 
     /// Puts a value in, in the place of an earlier one of the key. It lives as long as the cache's time to live says.
@@ -322,8 +337,9 @@ impl<K: Hash + Eq, V, S: BuildHasher> Cache<K, V, S> {
     ///
     /// [`InsertError`] with key and value, where the entry alone is larger than the bound, or the budget has no room.
     pub fn insert(&self, key: K, value: V) -> Result<(), InsertError<K, V>> {
-        let weight = self.shared.weigh(&key, &value);
-        self.shared.put(key, value, weight, self.shared.ttl, None)
+        let shared = &*self.shared;
+        let (weight, hash) = (shared.weigh(&key, &value), shared.hash(&key));
+        shared.put(Slot { key, value, hash, expires: NEVER }, weight, shared.ttl, &mut Arrival::default())
     }
 
     /// Puts a value in that lives so long, whatever the cache's time to live; see
@@ -339,8 +355,8 @@ impl<K: Hash + Eq, V, S: BuildHasher> Cache<K, V, S> {
         }
         // Before the entry is there: who finds it reads the clock.
         self.shared.timed.store(true, Relaxed);
-        let weight = self.shared.weigh(&key, &value);
-        self.shared.put(key, value, weight, Some(millis(ttl)), None)
+        let (weight, hash) = (self.shared.weigh(&key, &value), self.shared.hash(&key));
+        self.shared.put(Slot { key, value, hash, expires: NEVER }, weight, Some(millis(ttl)), &mut Arrival::default())
     }
 
     /// Takes the value out; `None` if it is not there or has expired.
@@ -397,70 +413,82 @@ impl<K, V, S: BuildHasher> Shared<K, V, S> {
     }
 }
 
-impl<K: Hash + Eq, V, S: BuildHasher> Shared<K, V, S> {
-    /// Puts an entry in. `reserved` was reserved for it.
+impl<K: Eq, V, S> Shared<K, V, S> {
+    /// Puts an entry in.
     fn put(
         &self,
-        key: K,
-        value: V,
+        slot: Slot<K, V>,
         weight: usize,
         ttl: Option<u64>,
-        mut reserved: Option<Reservation>,
+        arrival: &mut Arrival<'_>,
     ) -> Result<(), InsertError<K, V>> {
-        let (hash, now) = (self.hash(&key), self.now());
-        let weight = u32::try_from(weight).ok().filter(|&weight| weight < u32::MAX);
-        let mut slot = Slot { key, value, hash, expires: NEVER };
+        let now = self.now();
+        // 4 GiB or more fit nowhere.
+        let weight = u32::try_from(weight).unwrap_or(u32::MAX);
+        let mut new = Some(slot);
         loop {
             let mut locked = self.locked();
             let Locked { state, gone } = &mut locked;
-            let found = state.store.find(hash, &slot.key);
-            state.take_over(reserved.take());
+            let Some(slot) = &mut new else { return Ok(()) };
+            // Where no key came in since it was missing, it need not be looked for.
+            let missing = arrival.inserts == Some(state.counters.inserts);
+            let found = if missing { None } else { state.store.find(slot.hash, &slot.key) };
+            state.counters.loads += u64::from(std::mem::take(&mut arrival.loaded));
+            if let Some(granted) = arrival.reserved.take() {
+                state.take_over(granted);
+            }
             let tick = state.store.tick(now);
             slot.expires = ttl.map_or(NEVER, |ttl| state.store.expiry(now, ttl));
-            let refused = self.too_much(state, weight);
-            let admitted = if refused.is_none() {
-                state.admit(found, slot, weight.unwrap_or(u32::MAX), tick, gone)
+            let fits = state.fits(weight);
+            let admitted = if fits {
+                state.admit(found, &mut new, weight, tick, gone)
             } else {
                 if let Some(at) = found {
                     state.remove(at, Cause::Removed, gone);
                 }
-                state.counters.refused += 1;
-                Err((slot, Full::Bound))
+                Err(Full::Bound)
             };
-            let account = if admitted.is_err() { state.account() } else { None };
+            let asks =
+                if let Err(Full::Budget(lacking)) = admitted { state.account().zip(Some(lacking)) } else { None };
+            let refusal = if admitted.is_err() && asks.is_none() {
+                state.counters.refused += 1;
+                Some(self.refusal(state, weight))
+            } else {
+                None
+            };
+            let left = if asks.is_none() { arrival.mark.take().and_then(|mark| mark.take_off(state)) } else { None };
             drop(locked);
-            let Err((back, full)) = admitted else { return Ok(()) };
-            if let Some(refusal) = refused {
-                return Err(InsertError::new(back.key, back.value, refusal));
-            }
+            drop(left);
             // The cache is empty and the budget full: others are asked, without the lock.
-            let lacking = if let Full::Budget(lacking) = full { lacking } else { 0 };
-            match account.map(|account| account.try_reserve(ByteSize::bytes(lacking))) {
+            let refusal = match asks.map(|(account, lacking)| account.try_reserve(ByteSize::bytes(lacking))) {
                 Some(Ok(granted)) => {
-                    reserved = Some(granted);
-                    slot = back;
+                    arrival.reserved = Some(granted);
+                    continue;
                 }
                 Some(Err(exceeded)) => {
                     self.state.lock().counters.refused += 1;
-                    return Err(InsertError::new(back.key, back.value, Refusal::Budget(exceeded)));
+                    Some(Refusal::Budget(exceeded))
                 }
-                // Cannot be: without an account only the bound is in the way, and that was looked at.
-                None => return Err(InsertError::new(back.key, back.value, Refusal::NoEntries { cache: self.name })),
-            }
+                None => refusal,
+            };
+            return match (refusal, new) {
+                (Some(refusal), Some(Slot { key, value, .. })) => Err(InsertError::new(key, value, refusal)),
+                _ => Ok(()),
+            };
         }
     }
 }
 
 impl<K, V, S> Shared<K, V, S> {
-    /// Why an entry of this weight can never come in; `None` weighs 4 GiB or more.
-    fn too_much(&self, state: &State<K, V>, weight: Option<u32>) -> Option<Refusal> {
+    /// Why an entry of this weight can never come in.
+    #[cold]
+    fn refusal(&self, state: &State<K, V>, weight: u32) -> Refusal {
         let cache = self.name;
         if state.store.max_entries() == 0 {
-            return Some(Refusal::NoEntries { cache });
+            return Refusal::NoEntries { cache };
         }
-        let size = state.store.least_bytes(weight.unwrap_or(u32::MAX));
-        let limit = state.max_bytes.min(u64::from(u32::MAX));
-        (size > limit).then(|| Refusal::TooLarge { cache, size: ByteSize::bytes(size), limit: ByteSize::bytes(limit) })
+        let (size, limit) = (ByteSize::bytes(state.store.least_bytes(weight)), ByteSize::bytes(state.most_bytes()));
+        Refusal::TooLarge { cache, size, limit }
     }
 }
 

@@ -16,6 +16,7 @@
 //!         self.order.iter_mut().filter(|at| **at == from).for_each(|at| *at = to);
 //!     }
 //!     fn victim(&mut self) -> Option<u32> { self.order.front().copied() }
+//!     fn supersede(&mut self, at: u32, _before: u32, hash: u32) { self.remove(at); self.insert(at, hash); }
 //!     fn resize(&mut self, slots: usize) { self.order.shrink_to(slots); self.order.reserve_exact(..) }
 //!     fn bytes(slots: usize) -> usize { slots * size_of::<u32>() }
 //! }
@@ -27,6 +28,9 @@ use super::s3fifo::S3Fifo;
 
 /// The order in which slots are given up.
 pub(super) trait Policy {
+    /// Heap bytes that it takes for each slot that is filled, beside [`bytes`](Self::bytes).
+    const ENTRY: usize = 0;
+
     /// Slot `at`, the one after all others, is filled.
     fn insert(&mut self, at: u32, hash: u32);
 
@@ -46,6 +50,9 @@ pub(super) trait Policy {
     fn evict(&mut self, at: u32, _hash: u32) {
         self.remove(at);
     }
+
+    /// As if the slot were emptied for want of room, and filled at once with what has another hash.
+    fn supersede(&mut self, at: u32, before: u32, hash: u32);
 
     /// There will be room for so many slots, never fewer than are filled.
     fn resize(&mut self, slots: usize);
@@ -90,8 +97,15 @@ macro_rules! policies {
             pub(super) fn evict(&mut self, at: u32, hash: u32) {
                 match self { $(Self::$name(policy) => policy.evict(at, hash)),+ }
             }
+            #[inline]
+            pub(super) fn supersede(&mut self, at: u32, before: u32, hash: u32) {
+                match self { $(Self::$name(policy) => policy.supersede(at, before, hash)),+ }
+            }
             pub(super) fn resize(&mut self, slots: usize) {
                 match self { $(Self::$name(policy) => policy.resize(slots)),+ }
+            }
+            pub(super) const fn entry_bytes(&self) -> usize {
+                match self { $(Self::$name(_) => $name::ENTRY),+ }
             }
             pub(super) fn bytes(&self, slots: usize) -> usize {
                 match self { $(Self::$name(_) => $name::bytes(slots)),+ }

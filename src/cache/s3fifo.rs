@@ -180,6 +180,15 @@ impl Policy for S3Fifo {
         self.remove(at);
     }
 
+    fn supersede(&mut self, at: u32, before: u32, hash: u32) {
+        if self.mark(at) & MAIN == 0 {
+            self.ghosts.remember(before);
+        }
+        self.unlink(at);
+        let known = self.ghosts.take(hash);
+        self.push(at, if known { MAIN } else { 0 });
+    }
+
     fn resize(&mut self, slots: usize) {
         resize(&mut self.links, slots);
         resize(&mut self.marks, slots);
@@ -216,7 +225,7 @@ impl Ghosts {
 
     fn remember(&mut self, hash: u32) {
         if let Some(set) = self.set(hash) {
-            set.rotate_right(1);
+            set.copy_within(..WIDTH - 1, 1);
             if let Some(first) = set.first_mut() {
                 *first = hash.max(1);
             }
@@ -226,6 +235,10 @@ impl Ghosts {
     /// Whether it is remembered; forgets it.
     fn take(&mut self, hash: u32) -> bool {
         let Some(set) = self.set(hash) else { return false };
+        // Most are not, which one comparison of the whole set tells.
+        if !set.iter().fold(false, |any, &ghost| any | (ghost == hash.max(1))) {
+            return false;
+        }
         let Some(place) = set.iter().position(|&ghost| ghost == hash.max(1)) else { return false };
         let Some(rest) = set.get_mut(place..) else { return false };
         rest.rotate_left(1);

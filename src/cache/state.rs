@@ -9,6 +9,7 @@ use crate::budget::{Account, Reservation};
 use crate::size::ByteSize;
 use crate::sync::MutexGuard;
 
+use super::load::Flights;
 use super::stats::{CacheStats, Cause};
 use super::store::{Gone, Slot, Store};
 
@@ -20,6 +21,8 @@ pub(super) struct State<K, V> {
     pub(super) charge: Charge,
     /// Bytes expected of loads that are running.
     pub(super) loading: u64,
+    /// Which keys are being loaded.
+    pub(super) flights: Flights<K>,
     /// Only the counters are kept here; the rest is filled in when they are read.
     pub(super) counters: CacheStats,
 }
@@ -65,48 +68,65 @@ pub(super) enum Full {
 }
 
 impl<K, V> State<K, V> {
-    /// Puts an entry in, `found` being the slot that has its key already. Room first, then the value.
+    /// Takes an entry in, `found` being the slot that has its key already. Room first, then the value.
     pub(super) fn admit(
         &mut self,
         found: Option<u32>,
-        slot: Slot<K, V>,
+        new: &mut Option<Slot<K, V>>,
         weight: u32,
         tick: u32,
         gone: &mut Gone<K, V>,
-    ) -> Result<(), (Slot<K, V>, Full)> {
+    ) -> Result<(), Full> {
         if let Some(at) = found {
             let bytes = self.store.bytes() - u64::from(self.store.weight(at)) + u64::from(weight);
             if self.room_for(bytes) == Room::Free {
-                self.store.replace(at, slot, weight, tick).into_iter().for_each(|before| gone.push(before));
-                self.counters.replaced += 1;
+                if let Some(slot) = new.take() {
+                    self.store.replace(at, slot, weight, tick).into_iter().for_each(|before| gone.push(before));
+                    self.counters.replaced += 1;
+                }
                 return Ok(());
             }
             self.remove(at, Cause::Removed, gone);
         }
-        match self.make_room(weight, gone) {
-            Ok(()) => {
-                self.store.insert(slot, weight, tick);
-                self.counters.inserts += 1;
-                Ok(())
-            }
-            Err(full) => Err((slot, full)),
-        }
-    }
-
-    /// Evicts until an entry of this weight fits.
-    fn make_room(&mut self, weight: u32, gone: &mut Gone<K, V>) -> Result<(), Full> {
         loop {
             let enough = self.store.len() < self.store.max_entries();
             let room = if enough { self.room_for(self.store.bytes_with(weight)) } else { Room::Bound };
             let cause = match room {
-                Room::Free => return Ok(()),
+                Room::Free => {
+                    if let Some(slot) = new.take() {
+                        self.store.insert(slot, weight, tick);
+                        self.counters.inserts += 1;
+                    }
+                    return Ok(());
+                }
                 Room::Bound => Cause::Size,
                 Room::Budget(_) => Cause::Pressure,
             };
-            if !self.evict(cause, gone) {
+            let Some(victim) = self.store.victim() else {
                 return Err(if let Room::Budget(lacking) = room { Full::Budget(lacking) } else { Full::Bound });
+            };
+            let in_its_place = self.store.len() <= self.store.max_entries()
+                && self.room_for(self.store.bytes_in_place(victim, weight)) == Room::Free;
+            self.counters.count(cause);
+            if in_its_place {
+                if let Some(slot) = new.take() {
+                    self.store.supersede(victim, slot, weight, tick).into_iter().for_each(|before| gone.push(before));
+                    self.counters.inserts += 1;
+                }
+                return Ok(());
             }
+            self.store.evict(victim).into_iter().for_each(|evicted| gone.push(evicted));
         }
+    }
+
+    /// Whether an entry of this weight fits alone.
+    pub(super) fn fits(&self, weight: u32) -> bool {
+        self.store.max_entries() > 0 && self.store.least_bytes(weight) <= self.most_bytes()
+    }
+
+    /// What an entry has to be within.
+    pub(super) fn most_bytes(&self) -> u64 {
+        self.max_bytes.min(u64::from(u32::MAX))
     }
 
     /// Whether the cache may hold so many bytes; if so, they are reserved.
@@ -134,15 +154,15 @@ impl<K, V> State<K, V> {
     }
 
     /// Takes over what was reserved for what comes in next. The account is the same, so it is never given back.
-    pub(super) fn take_over(&mut self, granted: Option<Reservation>) {
-        if let (Charge::Account(reserved), Some(granted)) = (&mut self.charge, granted) {
+    pub(super) fn take_over(&mut self, granted: Reservation) {
+        if let Charge::Account(reserved) = &mut self.charge {
             reserved.merge(granted).unwrap_or_else(drop);
         }
     }
 
     /// Evicts one entry; `false` if there is none.
     pub(super) fn evict(&mut self, cause: Cause, gone: &mut Gone<K, V>) -> bool {
-        let Some(slot) = self.store.evict() else { return false };
+        let Some(slot) = self.store.victim().and_then(|victim| self.store.evict(victim)) else { return false };
         self.counters.count(cause);
         gone.push(slot);
         true

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::board::Clean;
 use crate::size::ByteSize;
 
 /// What a cache holds now and has done since it was made; always on, at the cost of an addition under the lock.
@@ -60,7 +61,7 @@ impl CacheStats {
 /// One line: `orders 1200 entries 4.9 of 5.0 MiB, hits 91 %, evicted 12 size 3 expired 0 pressure`.
 impl fmt::Display for CacheStats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {} entries {}", self.name, self.entries, self.bytes)?;
+        write!(f, "{} {} entries {}", Clean(self.name), self.entries, self.bytes)?;
         if let Some(most) = self.max_bytes {
             write!(f, " of {most}")?;
         }

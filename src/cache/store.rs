@@ -66,6 +66,14 @@ impl<K, V> Gone<K, V> {
     }
 }
 
+/// What a store answers.
+pub(super) enum Asked<'a, V> {
+    Live(&'a V),
+    /// It lies there still, in this slot.
+    Expired(u32),
+    Absent,
+}
+
 /// The core.
 pub(super) struct Store<K, V> {
     slots: Vec<Slot<K, V>>,
@@ -82,6 +90,9 @@ pub(super) struct Store<K, V> {
     order: Order,
     /// The sum of the weights.
     weighed: u64,
+    /// Bytes of all that has a place for each slot, with the room there is; and the least there is with an entry.
+    tables: u64,
+    least: u64,
     max_entries: usize,
     /// The time of tick zero.
     epoch: u64,
@@ -92,7 +103,7 @@ pub(super) struct Store<K, V> {
 impl<K, V> Store<K, V> {
     /// `weighs` says whether entries have weights, and `idle` after how many milliseconds unused they expire.
     pub(super) fn new(eviction: Eviction, max_entries: usize, weighs: bool, idle: Option<u64>, now: u64) -> Self {
-        Self {
+        let mut store = Self {
             slots: Vec::new(),
             room: 0,
             weights: weighs.then(Vec::new),
@@ -102,10 +113,14 @@ impl<K, V> Store<K, V> {
             eviction,
             order: Order::new(eviction),
             weighed: 0,
-            max_entries: max_entries.min(MOST),
+            tables: 0,
+            least: 0,
+            max_entries: 0,
             epoch: now,
             cursor: 0,
-        }
+        };
+        store.set_max_entries(max_entries);
+        store
     }
 
     pub(super) fn len(&self) -> usize {
@@ -118,27 +133,34 @@ impl<K, V> Store<K, V> {
 
     pub(super) fn set_max_entries(&mut self, most: usize) {
         self.max_entries = most.min(MOST);
+        let others = self.order.entry_bytes() + Index::default().growth();
+        self.least = self.tables_of(self.first_room()) + others as u64;
     }
 
     /// Bytes of the entries and of all tables.
     pub(super) fn bytes(&self) -> u64 {
-        self.weighed + self.tables(self.room) + self.index.bytes() as u64
+        self.weighed + self.tables + (self.slots.len() * self.order.entry_bytes() + self.index.bytes()) as u64
     }
 
     /// Bytes there will be with one entry of this weight more.
     pub(super) fn bytes_with(&self, weight: u32) -> u64 {
-        let index = self.index.bytes() + self.index.growth();
-        self.weighed + u64::from(weight) + self.tables(self.grown_room()) + index as u64
+        let others = (self.slots.len() + 1) * self.order.entry_bytes() + self.index.bytes() + self.index.growth();
+        let tables = if self.slots.len() < self.room { self.tables } else { self.tables_of(self.grown_room()) };
+        self.weighed + u64::from(weight) + tables + others as u64
+    }
+
+    /// Bytes there will be, at most, with an entry of this weight in the place of that in slot `at`.
+    pub(super) fn bytes_in_place(&self, at: u32, weight: u32) -> u64 {
+        self.bytes() - u64::from(self.weight(at)) + u64::from(weight) + self.index.growth() as u64
     }
 
     /// The least that an entry of this weight takes, alone in the store.
     pub(super) fn least_bytes(&self, weight: u32) -> u64 {
-        let index = Index::default().growth();
-        u64::from(weight) + self.tables(self.first_room()) + index as u64
+        u64::from(weight) + self.least
     }
 
-    /// Bytes of all that has a place for each slot.
-    fn tables(&self, room: usize) -> u64 {
+    /// Bytes of all that has a place for each of so many slots.
+    fn tables_of(&self, room: usize) -> u64 {
         let words = usize::from(self.weights.is_some()) + usize::from(self.touched.is_some());
         let slot = size_of::<Slot<K, V>>() + words * size_of::<u32>();
         (room * slot + self.order.bytes(room)) as u64
@@ -162,16 +184,17 @@ impl<K, V> Store<K, V> {
         self.touched.iter_mut().for_each(|touched| resize(touched, room));
         self.order.resize(room);
         self.room = room;
+        self.tables = self.tables_of(room);
     }
 
     /// The tick of a moment. Ticks last [`RESOLUTION`]; before they run out, after 248 days, all are counted anew.
     #[inline]
     pub(super) fn tick(&mut self, now: u64) -> u32 {
         let tick = now.saturating_sub(self.epoch) / TICK;
-        if tick > u64::from(HALF) {
-            return self.count_anew(now);
+        match u32::try_from(tick) {
+            Ok(tick) if tick <= HALF => tick,
+            _ => self.count_anew(now),
         }
-        ticks(now.saturating_sub(self.epoch))
     }
 
     #[cold]
@@ -213,6 +236,44 @@ impl<K, V> Store<K, V> {
     #[inline]
     pub(super) fn get(&self, at: u32) -> Option<&Slot<K, V>> {
         self.slots.get(at as usize)
+    }
+
+    /// The value of a key, which notes that it was asked for unless it has expired.
+    #[expect(clippy::inline_always, reason = "a tenth of a hit: called, it hands its answer over in memory")]
+    #[inline(always)]
+    pub(super) fn ask<Q>(&mut self, hash: u32, key: &Q, now: u64) -> Asked<'_, V>
+    where
+        K: Borrow<Q>,
+        Q: Eq + ?Sized,
+    {
+        let Some(at) = self.find(hash, key) else { return Asked::Absent };
+        let tick = self.tick(now);
+        // Each place is looked up once: this is what a hit costs.
+        let Some(slot) = self.slots.get(at as usize) else { return Asked::Absent };
+        if slot.expires <= tick {
+            return Asked::Expired(at);
+        }
+        if let Some(touched) = &mut self.touched
+            && let Some(touched) = touched.get_mut(at as usize)
+        {
+            if tick.saturating_sub(*touched) >= self.idle {
+                return Asked::Expired(at);
+            }
+            *touched = tick.max(*touched);
+        }
+        self.order.hit(at);
+        Asked::Live(&slot.value)
+    }
+
+    /// The value of a key, unless it has expired; notes nothing.
+    pub(super) fn peek<Q>(&mut self, hash: u32, key: &Q, now: u64) -> Option<&V>
+    where
+        K: Borrow<Q>,
+        Q: Eq + ?Sized,
+    {
+        let at = self.find(hash, key)?;
+        let tick = self.tick(now);
+        if self.is_expired(at, tick) { None } else { self.get(at).map(|slot| &slot.value) }
     }
 
     /// Notes that the entry was asked for.
@@ -279,10 +340,36 @@ impl<K, V> Store<K, V> {
         self.take_out(at, false)
     }
 
-    /// Takes out the entry that the policy can do without. `None` only if there is none.
-    pub(super) fn evict(&mut self) -> Option<Slot<K, V>> {
-        let at = self.order.victim()?;
-        self.take_out(at, true)
+    /// The slot whose entry the policy can do without. `None` only if there is none.
+    pub(super) fn victim(&mut self) -> Option<u32> {
+        self.order.victim()
+    }
+
+    /// Takes the victim out.
+    pub(super) fn evict(&mut self, victim: u32) -> Option<Slot<K, V>> {
+        self.take_out(victim, true)
+    }
+
+    /// Puts an entry that is not there yet in the place of the victim, and gives that out. Nothing else moves.
+    pub(super) fn supersede(&mut self, victim: u32, new: Slot<K, V>, weight: u32, tick: u32) -> Option<Slot<K, V>> {
+        let place = victim as usize;
+        let hash = new.hash;
+        let before = std::mem::replace(self.slots.get_mut(place)?, new);
+        if let Some(weights) = &mut self.weights
+            && let Some(place) = weights.get_mut(place)
+        {
+            self.weighed = self.weighed - u64::from(*place) + u64::from(weight);
+            *place = weight;
+        }
+        if let Some(touched) = &mut self.touched
+            && let Some(touched) = touched.get_mut(place)
+        {
+            *touched = tick;
+        }
+        self.order.supersede(victim, before.hash, hash);
+        let slots = &self.slots;
+        self.index.supersede(victim, before.hash, hash, |at| slots.get(at as usize).map_or(0, |slot| slot.hash));
+        Some(before)
     }
 
     fn take_out(&mut self, at: u32, evicted: bool) -> Option<Slot<K, V>> {
@@ -319,6 +406,7 @@ impl<K, V> Store<K, V> {
         self.order = Order::new(self.eviction);
         self.index = Index::default();
         self.room = 0;
+        self.tables = 0;
         slots
     }
 

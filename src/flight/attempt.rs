@@ -95,7 +95,13 @@ struct Seat {
 impl<T, E> Attempt<T, E> {
     /// An attempt that this thread leads.
     pub(crate) fn led_here() -> Self {
-        Self { run: Mutex::new(Run { progress: Progress::busy(), seats: Vec::new(), seated: 0 }) }
+        Self::led_by(thread_id())
+    }
+
+    /// An attempt that this thread leads.
+    pub(crate) fn led_by(thread: ThreadId) -> Self {
+        let progress = Progress::Busy { by: thread, woken: false };
+        Self { run: Mutex::new(Run { progress, seats: Vec::new(), seated: 0 }) }
     }
 
     /// How many seats are taken.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::sync::{Mutex, constructor};
+use crate::sync::{Mutex, ThreadId, constructor};
 
 use super::attempt::{Attempt, Failure, Outcome};
 
@@ -44,6 +44,12 @@ impl<T, E> Flight<T, E> {
         pub(crate) const fn new() -> Self {
             Self { state: Mutex::new(State::Idle) }
         }
+    }
+
+    /// The flight of a load that this thread has begun without one, for those who come to wait: it is to be
+    /// [landed](Self::land).
+    pub(crate) fn begun_by(thread: ThreadId) -> Self {
+        Self { state: Mutex::new(State::Running(Arc::new(Attempt::led_by(thread)))) }
     }
 
     /// Forgets the value or the failure, so that the next caller loads anew. `false` where there was neither, or a
@@ -105,6 +111,25 @@ impl<T, E> Flight<T, E> {
 }
 
 impl<T: Clone, E> Flight<T, E> {
+    /// Ends the load of a flight that was [begun](Self::begun_by) elsewhere, as [`get_or_load`](Self::get_or_load) ends
+    /// its own; `None` where it panicked.
+    ///
+    /// # Errors
+    ///
+    /// [`FlightError::Failed`] with the error; [`FlightError::Panicked`] where there is neither.
+    pub(crate) fn land(&self, loaded: Option<Result<T, E>>, now: impl FnOnce() -> u64) -> Result<T, FlightError<E>> {
+        let running = match &*self.state.lock() {
+            State::Running(attempt) => Some(Arc::clone(attempt)),
+            State::Idle | State::Failed(_) | State::Ready(_) => None,
+        };
+        let leading = running.as_ref().map(|attempt| Lead::new(self, attempt));
+        match (leading, loaded) {
+            (Some(leading), Some(loaded)) => leading.settle(loaded, now),
+            // It has been landed before, which nobody does; or nothing was loaded, and the attempt is lost.
+            (_, loaded) => loaded.and_then(Result::ok).ok_or(FlightError::Panicked),
+        }
+    }
+
     /// Gets the value, or loads it on this thread, or blocks until who loads it is done.
     ///
     /// `retry` says whether a failure is old enough to try again, and `now` when a failure happens. A panic of `load`

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex};
 
 use crate::budget::{Account, MemoryBudget};
+use crate::cache::Cache;
 use crate::clock::Clock;
 use crate::env::{EnvError, LimitSource};
 use crate::heap::{self, LoadLines, LoadLinesError, NotInstalled};
@@ -11,6 +12,7 @@ use crate::lazy::Resource;
 use crate::os::{self, OsError};
 use crate::size::ByteSize;
 
+use super::caches::Caches;
 use super::invocation::{Seen, State};
 use super::policy::{POLICY_VARIABLE, ParsePolicyError, ReportPolicy};
 use super::report::InvocationReport;
@@ -80,6 +82,7 @@ pub struct MonitorBuilder {
     budget: Option<MemoryBudget>,
     trim: bool,
     resources: Vec<(&'static dyn Resource, Account)>,
+    caches: Caches,
 }
 
 impl Default for MonitorBuilder {
@@ -96,6 +99,7 @@ impl Default for MonitorBuilder {
             budget: None,
             trim: false,
             resources: Vec::new(),
+            caches: Caches::default(),
         }
     }
 }
@@ -180,6 +184,35 @@ impl MonitorBuilder {
         self
     }
 
+    /// Watches a [cache](crate::cache): reports what it evicted and why, and its hits and misses, per invocation.
+    ///
+    /// Costs the cache's lock at each report. It frees nothing: see [`at_end`](Self::at_end) for a sweep. The cache lives
+    /// as long as a clone of the monitor.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use std::sync::LazyLock;
+    /// use plimsoll::{Cache, Monitor};
+    ///
+    /// static ORDERS: LazyLock<Cache<String, u64>> =
+    ///     LazyLock::new(|| Cache::builder("orders").max_entries(1_000).build().expect("it has a bound"));
+    ///
+    /// let monitor = Monitor::builder().cache(&ORDERS).at_end(|| _ = ORDERS.sweep(1_000)).build()?;
+    /// let report = monitor.start("4f1c9a").finish();
+    /// println!("{} hits, {}", report.caches.hits, report.caches);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn cache<K, V, S>(mut self, cache: &Cache<K, V, S>) -> Self
+    where
+        K: Send + 'static,
+        V: Send + 'static,
+        S: Send + Sync + 'static,
+    {
+        self.caches.watch(cache);
+        self
+    }
+
     /// Builds the monitor. Nothing is in force until [`Monitor::install`].
     ///
     /// # Errors
@@ -207,9 +240,10 @@ impl MonitorBuilder {
         let resources = Resources::watch(self.resources)?;
         // What the init phase allocated and freed again has left pages that carry heap anew.
         let seen = os::rss().ok().map(|rss| Seen { rss: rss.total, carried: books.peak.at_most });
-        let state = Mutex::new(State::new(Window::new(self.window), books.refused, seen));
-        let Self { clock, hooks, observers, budget, trim, .. } = self;
-        let shared = Shared { lines, policy, clock, hooks, observers, budget, trim, resources, state };
+        let state = State::new(Window::new(self.window), books.refused, seen, self.caches.counts());
+        let state = Mutex::new(state);
+        let Self { clock, hooks, observers, budget, trim, caches, .. } = self;
+        let shared = Shared { lines, policy, clock, hooks, observers, budget, trim, resources, caches, state };
         Ok(Monitor { shared: Arc::new(shared) })
     }
 }

@@ -10,6 +10,7 @@ use crate::size::{ByteDelta, ByteSize};
 
 use super::Shared;
 use super::alert::{Alert, Alerts, is_a_fifth_over};
+use super::caches::CacheCounts;
 use super::policy::ReportPolicy;
 use super::report::{InvocationReport, Outcome, Reserved};
 use super::request_id::RequestId;
@@ -37,6 +38,8 @@ pub(super) struct State {
     trends: Alerts,
     /// Refusals that a report has counted.
     refused: u64,
+    /// What the caches did, as far as reports have told.
+    caches: CacheCounts,
     /// What the last printed line told.
     printed: Option<Printed>,
 }
@@ -65,8 +68,9 @@ impl Printed {
 }
 
 impl State {
-    /// Nothing reported yet; the refusals are those before, `seen` what there is before the first invocation.
-    pub(super) fn new(window: Window, refused: u64, seen: Option<Seen>) -> Self {
+    /// Nothing reported yet; the refusals are those before, `seen` what there is before the first invocation, and
+    /// `caches` what they did until then.
+    pub(super) fn new(window: Window, refused: u64, seen: Option<Seen>, caches: CacheCounts) -> Self {
         Self {
             window,
             in_flight: 0,
@@ -77,6 +81,7 @@ impl State {
             alerts: Alerts::default(),
             trends: Alerts::default(),
             refused,
+            caches,
             printed: None,
         }
     }
@@ -179,7 +184,7 @@ impl Invocation {
         };
         // A hook may have left more behind than there was before.
         let peak = HeapPeak { at_most: peak.at_most.max(books.live), ..peak };
-        let resources = self.shared.resources.counts();
+        let (resources, caches) = (self.shared.resources.counts(), self.shared.caches.counts());
         let mut state = self.shared.state();
         if state.named == self.number {
             heap::set_context("");
@@ -216,6 +221,7 @@ impl Invocation {
             holders,
             unaccounted: books.live.saturating_sub(held),
             resources,
+            caches: caches.since(&mut state.caches),
             micros,
             concurrent,
             invocations: state.window.count(),
@@ -282,7 +288,7 @@ mod tests {
 
     /// Invocations with these peaks and durations, and which alerts each raised anew.
     fn alerts(samples: impl Iterator<Item = (u64, u64)>) -> Vec<(usize, Vec<Alert>)> {
-        let mut state = State::new(Window::new(32), 0, None);
+        let mut state = State::new(Window::new(32), 0, None, CacheCounts::default());
         let lines = LoadLines::new(ByteSize::mib(1024));
         let report = InvocationReport::unknown(RequestId::new("r"), Outcome::Finished, lines, 0);
         let mut raised = |(peak, micros)| {

@@ -26,6 +26,7 @@
 
 mod alert;
 mod builder;
+mod caches;
 mod invocation;
 mod policy;
 mod report;
@@ -48,6 +49,7 @@ use crate::size::ByteSize;
 
 pub use alert::Alert;
 pub use builder::{MonitorBuilder, MonitorError};
+pub use caches::CacheCounts;
 pub use invocation::Invocation;
 pub use policy::{POLICY_VARIABLE, ParsePolicyError, ReportPolicy};
 pub use report::{InvocationReport, Outcome, Reserved};
@@ -56,6 +58,7 @@ pub use resources::ResourceCounts;
 pub use snapshot::Snapshot;
 pub use window::Percentiles;
 
+use caches::Caches;
 use invocation::{Seen, State};
 use resources::Resources;
 
@@ -84,6 +87,7 @@ struct Shared {
     budget: Option<MemoryBudget>,
     trim: bool,
     resources: Resources,
+    caches: Caches,
     state: std::sync::Mutex<State>,
 }
 

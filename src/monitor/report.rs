@@ -10,6 +10,7 @@ use crate::os;
 use crate::size::{ByteDelta, ByteSize};
 
 use super::alert::{Alert, Alerts};
+use super::caches::CacheCounts;
 use super::request_id::RequestId;
 use super::resources::ResourceCounts;
 
@@ -65,6 +66,8 @@ pub struct InvocationReport {
     pub unaccounted: ByteSize,
     /// How the watched resources stand.
     pub resources: ResourceCounts,
+    /// What the watched caches did since the report before.
+    pub caches: CacheCounts,
     /// How long it ran, in microseconds.
     pub micros: u64,
     /// Whether another was in flight meanwhile: peaks and growth are the environment's then.
@@ -145,6 +148,7 @@ impl InvocationReport {
             holders: [None; 3],
             unaccounted: ByteSize::ZERO,
             resources: ResourceCounts::default(),
+            caches: CacheCounts::default(),
             micros,
             concurrent: false,
             invocations: 0,
@@ -154,7 +158,7 @@ impl InvocationReport {
 
     /// Writes the line to standard error with one system call.
     pub(super) fn print(&self) {
-        // Three names of 48 bytes, an id of 64 and all else there may be take some 600.
+        // Three names of 48 bytes, an id of 64 and all else there may be take some 700.
         let mut line = [0; 1024];
         let mut rest = &mut line[..];
         let _fits = writeln!(rest, "{self}");
@@ -202,6 +206,9 @@ impl fmt::Display for InvocationReport {
             if self.resources.never_used > 0 {
                 write!(f, " in {} invocations", self.invocations)?;
             }
+        }
+        if !self.caches.is_none_evicted() {
+            write!(f, " | {}", self.caches)?;
         }
         if let Some(crossed) = self.crossed {
             write!(f, " | over the {crossed} % line")?;

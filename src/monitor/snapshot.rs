@@ -4,6 +4,7 @@ use std::fmt;
 
 use crate::board::{self, Clean};
 use crate::budget::Holding;
+use crate::cache::CacheStats;
 use crate::heap::{self, HeapPeak, LoadLines};
 use crate::lazy::ResourceStatus;
 use crate::os;
@@ -36,6 +37,8 @@ pub struct Snapshot {
     pub reserved: Option<(Reserved, Vec<Holding>)>,
     /// The watched resources, in the order of their naming.
     pub resources: Vec<ResourceStatus>,
+    /// The watched caches, in the order of their naming.
+    pub caches: Vec<CacheStats>,
     /// Invocations reported so far; the percentiles are of the last of them.
     pub invocations: u64,
     /// Peak heap of the invocations in the window, in bytes.
@@ -58,6 +61,7 @@ impl Snapshot {
             holders: board::holders().collect(),
             reserved: shared.budget.as_ref().map(|budget| (Reserved::of(budget), budget.holders().collect())),
             resources: shared.resources.statuses().collect(),
+            caches: shared.caches.stats().collect(),
             invocations: state.window.count(),
             peaks: state.window.percentiles(|sample| sample.peak),
             micros: state.window.percentiles(|sample| sample.micros),
@@ -117,6 +121,9 @@ impl fmt::Display for Snapshot {
         }
         for status in &self.resources {
             writeln!(f, "  resource {status}")?;
+        }
+        for stats in &self.caches {
+            writeln!(f, "  cache {stats}")?;
         }
         let Percentiles { p50, p95, p99, max } = self.peaks;
         let size = ByteSize::bytes;

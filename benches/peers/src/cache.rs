@@ -143,6 +143,39 @@ impl Store for MiniMoka {
     }
 }
 
+/// `cached`, sharded and least recently used; with a time to live it is another type.
+#[derive(Clone)]
+pub enum Cached {
+    /// Nothing expires.
+    Timeless(cached::ShardedLruCache<u64, u64>),
+    /// Entries expire.
+    Timed(cached::ShardedLruTtlCache<u64, u64>),
+}
+
+impl Store for Cached {
+    fn new(entries: usize, ttl: bool) -> Self {
+        if ttl {
+            let built = cached::ShardedLruTtlCache::builder().max_size(entries).ttl(HOUR).build();
+            Self::Timed(built.unwrap_or_else(|error| unreachable!("{error}")))
+        } else {
+            let built = cached::ShardedLruCache::builder().max_size(entries).build();
+            Self::Timeless(built.unwrap_or_else(|error| unreachable!("{error}")))
+        }
+    }
+    fn get(&self, key: u64) -> Option<u64> {
+        match self {
+            Self::Timeless(cache) => cache.get(&key),
+            Self::Timed(cache) => cache.get(&key),
+        }
+    }
+    fn insert(&self, key: u64, value: u64) {
+        match self {
+            Self::Timeless(cache) => drop(black_box(cache.set(key, value))),
+            Self::Timed(cache) => drop(black_box(cache.set(key, value))),
+        }
+    }
+}
+
 /// Nanoseconds per operation, of one kind of work.
 #[derive(Debug, Clone, Copy)]
 pub struct Times {

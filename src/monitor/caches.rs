@@ -1,0 +1,88 @@
+//! The caches that a monitor watches.
+
+use std::fmt;
+
+use crate::cache::{Cache, CacheStats};
+
+/// What the watched caches did in an invocation, in sum.
+///
+/// In the report line as `evicted size 3 expired 12 pressure 0`, unless all three are zero. What a cache does between
+/// two reports is in the later one; with several invocations in flight, it is the environment's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CacheCounts {
+    /// Requests that found a value.
+    pub hits: u64,
+    /// Requests that did not.
+    pub misses: u64,
+    /// Entries evicted to keep within the caches' own bounds.
+    pub evicted_size: u64,
+    /// Entries freed because they had expired.
+    pub evicted_expired: u64,
+    /// Entries evicted because the budget had no room.
+    pub evicted_pressure: u64,
+}
+
+impl CacheCounts {
+    /// Whether nothing was evicted.
+    pub const fn is_none_evicted(&self) -> bool {
+        self.evicted_size == 0 && self.evicted_expired == 0 && self.evicted_pressure == 0
+    }
+
+    /// Of each field what `f` makes of both.
+    fn with(self, other: Self, f: impl Fn(u64, u64) -> u64) -> Self {
+        Self {
+            hits: f(self.hits, other.hits),
+            misses: f(self.misses, other.misses),
+            evicted_size: f(self.evicted_size, other.evicted_size),
+            evicted_expired: f(self.evicted_expired, other.evicted_expired),
+            evicted_pressure: f(self.evicted_pressure, other.evicted_pressure),
+        }
+    }
+
+    /// What came after `told`, which from now on counts as told. Others may have read later and come here earlier.
+    pub(super) fn since(self, told: &mut Self) -> Self {
+        let more = self.with(*told, u64::saturating_sub);
+        *told = self.with(*told, u64::max);
+        more
+    }
+}
+
+impl From<CacheStats> for CacheCounts {
+    fn from(stats: CacheStats) -> Self {
+        let CacheStats { hits, misses, evicted_size, evicted_expired, evicted_pressure, .. } = stats;
+        Self { hits, misses, evicted_size, evicted_expired, evicted_pressure }
+    }
+}
+
+impl fmt::Display for CacheCounts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { evicted_size, evicted_expired, evicted_pressure, .. } = self;
+        write!(f, "evicted size {evicted_size} expired {evicted_expired} pressure {evicted_pressure}")
+    }
+}
+
+/// What tells the figures of each.
+#[derive(Default)]
+pub(super) struct Caches(Vec<Box<dyn Fn() -> CacheStats + Send + Sync>>);
+
+impl Caches {
+    pub(super) fn watch<K, V, S>(&mut self, cache: &Cache<K, V, S>)
+    where
+        K: Send + 'static,
+        V: Send + 'static,
+        S: Send + Sync + 'static,
+    {
+        let cache = cache.clone();
+        self.0.push(Box::new(move || cache.stats()));
+    }
+
+    pub(super) fn stats(&self) -> impl Iterator<Item = CacheStats> {
+        self.0.iter().map(|stats| stats())
+    }
+
+    /// What all of them did since they were made.
+    pub(super) fn counts(&self) -> CacheCounts {
+        self.stats().fold(CacheCounts::default(), |sum, stats| sum.with(stats.into(), u64::saturating_add))
+    }
+}
