@@ -270,6 +270,25 @@ fn under_pressure_the_idle_go_and_the_pinned_stay() {
 }
 
 #[test]
+fn a_pin_is_two_words_so_that_it_is_returned_in_registers() {
+    assert_eq!(size_of::<plimsoll::Pinned<[u64; 9]>>(), 2 * size_of::<usize>());
+}
+
+#[test]
+fn a_value_once_shown_stale_is_so_for_all_who_hold_it_and_a_new_one_is_not() {
+    let (manual, loader) = (ManualClock::new(), Loader::default());
+    let resource = LazyResource::capturing("rates", || loader.load()).clock(manual.clock()).refresh_after(ms(1000));
+    let early = resource.get().unwrap();
+    manual.advance(ms(1000));
+    assert!(!early.is_stale(), "nobody has looked");
+    loader.mood.set(Mood::Fails);
+    assert!(resource.get().unwrap().is_stale() && early.is_stale());
+    loader.mood.set(Mood::Fine);
+    manual.advance(ms(1000));
+    assert!(!resource.get().unwrap().is_stale() && early.is_stale());
+}
+
+#[test]
 fn resources_and_pins_go_to_any_thread() {
     fn check<T: Send + Sync>() {}
     check::<LazyResource<u32, NoLuck>>();

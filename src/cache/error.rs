@@ -93,6 +93,9 @@ pub enum LoadError<E> {
     /// The loader asked for the key that it is loading.
     #[error("the loader asked for the key it is loading")]
     Reentrant,
+    /// The async load that this caller began panicked while another waiter polled it. The next call begins anew.
+    #[error("the load panicked")]
+    Panicked,
 }
 
 impl<E: fmt::Debug> fmt::Debug for LoadError<E> {
@@ -101,6 +104,7 @@ impl<E: fmt::Debug> fmt::Debug for LoadError<E> {
             Self::Failed(error) => f.debug_tuple("Failed").field(error).finish(),
             Self::NoRoom(refused) => f.debug_tuple("NoRoom").field(refused).finish(),
             Self::Reentrant => f.write_str("Reentrant"),
+            Self::Panicked => f.write_str("Panicked"),
         }
     }
 }
@@ -111,6 +115,7 @@ impl<E> Clone for LoadError<E> {
             Self::Failed(error) => Self::Failed(Arc::clone(error)),
             Self::NoRoom(refused) => Self::NoRoom(refused.clone()),
             Self::Reentrant => Self::Reentrant,
+            Self::Panicked => Self::Panicked,
         }
     }
 }

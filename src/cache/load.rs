@@ -8,14 +8,13 @@ use std::any::Any;
 use std::borrow::Borrow;
 use std::hash::{BuildHasher, Hash};
 use std::marker::PhantomData;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use hashbrown::HashTable;
 
 use crate::budget::{BudgetExceeded, Reservation};
 use crate::flight::{Flight, FlightError};
-use crate::heap;
-use crate::size::ByteSize;
+use crate::heap::{self, HeapDelta};
 use crate::sync::{ThreadId, thread_id};
 
 use super::index::spread;
@@ -25,7 +24,7 @@ use super::store::{Gone, NEVER, Slot};
 use super::{Cache, LoadError, Shared};
 
 /// A flight, of an error type that its mark's maker knew.
-type AnyFlight = Arc<dyn Any + Send + Sync>;
+pub(super) type AnyFlight = Arc<dyn Any + Send + Sync>;
 
 /// What is being loaded.
 pub(super) struct Flights<K> {
@@ -47,7 +46,7 @@ pub(super) struct Flying<K> {
 }
 
 /// Why a flight brought nothing.
-enum Fault<E> {
+pub(super) enum Fault<E> {
     Failed(Arc<E>),
     NoRoom(BudgetExceeded),
 }
@@ -77,7 +76,7 @@ pub(super) struct Missed {
 }
 
 /// What is to be done about a value that is missing.
-enum Part<'a, K, V, S> {
+pub(super) enum Part<'a, K, V, S> {
     /// Take this one, which came in meanwhile.
     Take(V),
     /// Load it, under a mark.
@@ -122,14 +121,16 @@ pub(super) struct Arrival<'a> {
 }
 
 impl<K, V, S> Shared<K, V, S> {
-    /// Leaves a mark at a key that was missing, unless somebody else has, or its value has come in. `owned` is the key.
-    fn join<Q>(
+    /// Leaves a mark at a key that was missing, unless somebody else has, or its value has come in. `owned` is the key;
+    /// `flight` is that of the mark, where others are to take part from its beginning.
+    pub(super) fn join<Q>(
         &self,
         hash: u32,
         key: &Q,
         owned: K,
         missed: Missed,
         make: fn(ThreadId) -> AnyFlight,
+        flight: Option<AnyFlight>,
     ) -> Part<'_, K, V, S>
     where
         K: Borrow<Q>,
@@ -147,21 +148,27 @@ impl<K, V, S> Shared<K, V, S> {
         let is = |flying: &Flying<K>| flying.hash == hash && flying.key.borrow() == key;
         if let Some(Flying { by, make, flight, .. }) = table.find_mut(spread(hash), is) {
             let flight = Arc::clone(flight.get_or_insert_with(|| make(*by)));
-            return Part::Follow(Ticket { shared: self, hash, flight, settled: false });
+            return Part::Follow(Ticket::new(self, hash, flight));
         }
         *begun += 1;
-        let flying = Flying { hash, key: owned, number: *begun, by: thread_id(), make, flight: None };
+        let flying = Flying { hash, key: owned, number: *begun, by: thread_id(), make, flight };
         table.insert_unique(spread(hash), flying, |flying| spread(flying.hash));
         Part::Lead(Mark { hash, number: *begun, standing: true, flight: None })
     }
 }
 
 /// A caller who waits for a flight. Whoever settled it takes its mark off, and after a panic the last one to go.
-struct Ticket<'a, K, V, S> {
+pub(super) struct Ticket<'a, K, V, S> {
     shared: &'a Shared<K, V, S>,
     hash: u32,
-    flight: AnyFlight,
-    settled: bool,
+    pub(super) flight: AnyFlight,
+    pub(super) settled: bool,
+}
+
+impl<'a, K, V, S> Ticket<'a, K, V, S> {
+    pub(super) const fn new(shared: &'a Shared<K, V, S>, hash: u32, flight: AnyFlight) -> Self {
+        Self { shared, hash, flight, settled: false }
+    }
 }
 
 impl<K, V, S> Drop for Ticket<'_, K, V, S> {
@@ -213,7 +220,7 @@ impl<K, V: Clone + 'static, S, E: 'static> Drop for Leading<'_, K, V, S, E> {
                 None => self.mark.take_off(&mut state),
                 Some(flight) => {
                     let flight = Arc::clone(flight);
-                    ticket = Some(Ticket { shared: self.shared, hash: self.mark.hash, flight, settled: false });
+                    ticket = Some(Ticket::new(self.shared, self.mark.hash, flight));
                     None
                 }
             };
@@ -229,16 +236,18 @@ impl<K, V: Clone + 'static, S, E: 'static> Drop for Leading<'_, K, V, S, E> {
     }
 }
 
-/// Room made for a load, until its value is in.
-struct Expecting<'a, K, V, S> {
-    shared: &'a Shared<K, V, S>,
+/// Room made for a load, until its value is in. A load that was left behind does not keep the cache.
+pub(super) struct Expecting<K, V, S> {
+    shared: Weak<Shared<K, V, S>>,
     size: u64,
     reserved: Option<Reservation>,
 }
 
-impl<'a, K, V, S> Expecting<'a, K, V, S> {
-    fn begin(shared: &'a Shared<K, V, S>, size: ByteSize) -> Result<Self, BudgetExceeded> {
-        let mut expecting = Self { shared, size: size.as_u64(), reserved: None };
+impl<K, V, S> Expecting<K, V, S> {
+    /// Makes room, where it is known how much; `None` where it is not.
+    pub(super) fn begin(shared: &Arc<Shared<K, V, S>>) -> Result<Option<Self>, BudgetExceeded> {
+        let Some(size) = shared.expected_load else { return Ok(None) };
+        let mut expecting = Self { shared: Arc::downgrade(shared), size: size.as_u64(), reserved: None };
         let mut locked = shared.locked();
         let Locked { state, gone } = &mut locked;
         state.loading = state.loading.saturating_add(expecting.size);
@@ -258,14 +267,16 @@ impl<'a, K, V, S> Expecting<'a, K, V, S> {
         {
             expecting.reserved = Some(account.try_reserve(size)?);
         }
-        Ok(expecting)
+        Ok(Some(expecting))
     }
 }
 
-impl<K, V, S> Drop for Expecting<'_, K, V, S> {
+impl<K, V, S> Drop for Expecting<K, V, S> {
     fn drop(&mut self) {
-        let mut state = self.shared.state.lock();
-        state.loading = state.loading.saturating_sub(self.size);
+        if let Some(shared) = self.shared.upgrade() {
+            let mut state = shared.state.lock();
+            state.loading = state.loading.saturating_sub(self.size);
+        }
     }
 }
 
@@ -331,7 +342,7 @@ where
     {
         let shared = &*self.shared;
         let make: fn(ThreadId) -> AnyFlight = |by| Arc::new(Flight::<V, Fault<E>>::begun_by(by));
-        let mut ticket = match shared.join(hash, key, key.to_owned(), missed, make) {
+        let mut ticket = match shared.join(hash, key, key.to_owned(), missed, make, None) {
             Part::Take(value) => return Ok(value),
             Part::Lead(mark) => {
                 let mut leading = Leading { shared, mark, error: PhantomData };
@@ -372,29 +383,41 @@ where
         K: Borrow<Q>,
         Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
     {
-        let shared = &*self.shared;
-        let expecting = shared.expected_load.map(|size| Expecting::begin(shared, size)).transpose();
-        let mut expecting = expecting.map_err(Fault::NoRoom)?;
-        let (loaded, retained) = if shared.by_load {
-            let (loaded, delta) = heap::scope(|| load().map(|value| (key.to_owned(), value)));
-            (loaded, delta.map(|delta| usize::try_from(delta.retained.as_i64()).unwrap_or(0)))
+        let expecting = Expecting::begin(&self.shared).map_err(Fault::NoRoom)?;
+        let (loaded, retained) = if self.shared.by_load {
+            heap::scope(|| load().map(|value| (key.to_owned(), value)))
         } else {
             (load().map(|value| (key.to_owned(), value)), None)
         };
+        self.shared.keep(hash, loaded, retained, expecting, arrival)
+    }
+}
+
+impl<K: Eq, V: Clone, S> Shared<K, V, S> {
+    /// Keeps what a load brought, by what it retained where that is to count.
+    pub(super) fn keep<E>(
+        &self,
+        hash: u32,
+        loaded: Result<(K, V), E>,
+        retained: Option<HeapDelta>,
+        mut expecting: Option<Expecting<K, V, S>>,
+        arrival: &mut Arrival<'_>,
+    ) -> Result<V, Fault<E>> {
         match loaded {
             Ok((key, value)) => {
                 arrival.loaded = true;
                 arrival.reserved = expecting.as_mut().and_then(|expecting| expecting.reserved.take());
                 // From here on the value itself is counted.
                 drop(expecting);
-                let weight = retained.unwrap_or_else(|| shared.weigh(&key, &value));
+                let retained = retained.map(|delta| usize::try_from(delta.retained.as_i64()).unwrap_or(0));
+                let weight = retained.unwrap_or_else(|| self.weigh(&key, &value));
                 let slot = Slot { key, value: value.clone(), hash, expires: NEVER };
                 // A value that is not taken is dropped here, and returned below.
-                drop(shared.put(slot, weight, shared.ttl, arrival));
+                drop(self.put(slot, weight, self.ttl, arrival));
                 Ok(value)
             }
             Err(error) => {
-                let mut state = shared.state.lock();
+                let mut state = self.state.lock();
                 state.counters.load_failures += 1;
                 let left = arrival.mark.take().and_then(|mark| mark.take_off(&mut state));
                 drop(state);
@@ -421,7 +444,8 @@ impl<E> From<FlightError<Fault<E>>> for LoadError<E> {
                 Fault::Failed(error) => Self::Failed(Arc::clone(error)),
                 Fault::NoRoom(refused) => Self::NoRoom(refused.clone()),
             },
-            FlightError::Reentrant | FlightError::Panicked => Self::Reentrant,
+            FlightError::Reentrant => Self::Reentrant,
+            FlightError::Panicked => Self::Panicked,
         }
     }
 }

@@ -56,6 +56,7 @@
 //! Which entry goes is decided by a small private trait over slot numbers, without keys, values, time or bytes; a policy
 //! is one file that implements it, and one line that lists it.
 
+mod asynchronous;
 mod builder;
 mod error;
 mod hasher;

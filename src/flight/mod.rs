@@ -30,7 +30,7 @@ mod attempt;
 mod join;
 mod state;
 
-pub(crate) use attempt::Failure;
+pub(crate) use attempt::{BoxLoad, Failure};
 pub(crate) use join::Join;
 pub(crate) use state::{Flight, FlightError};
 

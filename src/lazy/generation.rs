@@ -4,6 +4,7 @@ use std::fmt;
 use std::mem::size_of;
 use std::ops::Deref;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use arc_swap::Guard;
 use once_cell::sync::OnceCell;
@@ -54,12 +55,15 @@ pub(super) struct Generation<T> {
     /// When its load began: no part of it is older.
     pub(super) loaded_at: u64,
     pub(super) cost: LoadCost,
+    /// Whether it was shown though it was too old, as it is from then on.
+    stale: AtomicBool,
     charge: OnceCell<Reservation>,
 }
 
 impl<T> Generation<T> {
     pub(super) fn new(value: T, loaded_at: u64, cost: LoadCost, charge: Option<Reservation>) -> Self {
-        Self { value, loaded_at, cost, charge: charge.map_or_else(OnceCell::new, OnceCell::with_value) }
+        let charge = charge.map_or_else(OnceCell::new, OnceCell::with_value);
+        Self { value, loaded_at, cost, stale: AtomicBool::new(false), charge }
     }
 
     /// Enters under the account what the value keeps, unless that was done before it was loaded.
@@ -78,34 +82,35 @@ impl<T> Generation<T> {
 /// Dereferencing costs a test and no more. Unloading and refreshing pass it by: it goes on showing the value that it
 /// was made for, and the last pin of an unloaded value frees it. Keep pins for one piece of work, not for ever.
 ///
-/// A thread holds eight pins at the full speed; each beyond them costs an atomic count when it is made and dropped. A pin
-/// may go to another thread.
+/// A thread holds eight pins, of all resources, at the full speed; each beyond them costs an atomic count when it is made
+/// and dropped. A pin is two words, and may go to another thread.
 #[must_use = "a pin does nothing but keep the value from being freed"]
 pub struct Pinned<T> {
-    /// Never empty.
+    /// Never empty. Nothing is beside it: so a pin is returned in registers.
     guard: Guard<Option<Arc<Generation<T>>>>,
-    stale: bool,
 }
 
 impl<T> Pinned<T> {
     /// Makes a pin of what was found in the slot; `None` if that is nothing.
     #[inline]
     pub(super) fn of_slot(guard: Guard<Option<Arc<Generation<T>>>>) -> Option<Self> {
-        if guard.is_some() { Some(Self { guard, stale: false }) } else { None }
+        if guard.is_some() { Some(Self { guard }) } else { None }
     }
 
     pub(super) fn of(generation: Arc<Generation<T>>) -> Self {
-        Self { guard: Guard::from_inner(Some(generation)), stale: false }
+        Self { guard: Guard::from_inner(Some(generation)) }
     }
 
     pub(super) fn into_stale(self) -> Self {
-        Self { stale: true, ..self }
+        self.generation().stale.store(true, Relaxed);
+        self
     }
 
-    /// Whether the value is older than [`refresh_after`](super::LazyResource::refresh_after) allows: a refresh has failed
-    /// or is under way. The resource's [`failure`](super::LazyResource::failure) says which, and why.
+    /// Whether the value was still shown, by this pin or another, when it was older than
+    /// [`refresh_after`](super::LazyResource::refresh_after) allows: a refresh had failed or was under way. The
+    /// resource's [`failure`](super::LazyResource::failure) says which, and why.
     pub fn is_stale(&self) -> bool {
-        self.stale
+        self.generation().stale.load(Relaxed)
     }
 
     #[inline]
@@ -128,6 +133,6 @@ impl<T> Deref for Pinned<T> {
 
 impl<T: fmt::Debug> fmt::Debug for Pinned<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Pinned").field("value", &**self).field("stale", &self.stale).finish_non_exhaustive()
+        f.debug_struct("Pinned").field("value", &**self).field("stale", &self.is_stale()).finish_non_exhaustive()
     }
 }

@@ -86,7 +86,9 @@ impl<T, E, F: Fn() -> Result<T, E>> LazyResource<T, E, F> {
         if let Some(pin) = self.core.pin() {
             return Ok(pin);
         }
-        self.find_or_load()
+        // Not returned as it is: where that call writes its result, the pin above would have to be written too.
+        let pin = self.find_or_load()?;
+        Ok(pin)
     }
 
     /// Loads the value if it is not there, without counting as a use: for the init phase, for what every request needs.
