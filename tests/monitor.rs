@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex};
 use plimsoll::budget::{MemoryBudget, Pressure, Rank};
 use plimsoll::heap;
 use plimsoll::monitor::{
-    Alert, InvocationReport, Monitor, MonitorBuilder, MonitorError, Outcome, ReportPolicy, RequestId,
+    Alert, InvocationReport, LeakVerdict, Monitor, MonitorBuilder, MonitorError, Outcome, ReportPolicy, RequestId,
 };
 use plimsoll::{ByteDelta, ByteSize, ManualClock, TrackingAllocator, board};
 
@@ -45,6 +45,8 @@ support::tests! {
     the_alarm_names_whom_it_can if cfg!(all(target_os = "linux", not(miri))), else "needs fork and the rss",
     an_invocation_allocates_nothing_and_leaves_nothing,
     a_start_corrects_the_budget_and_the_report_tells_its_drift,
+    what_invocations_leave_behind_is_growing_unless_someone_accounts_for_it,
+    a_verdict_is_of_invocations_that_were_alone,
     request_ids_are_clean,
     the_size_that_fits_follows_from_the_highest_rss if cfg!(all(target_os = "linux", not(miri))), else "needs the rss",
     impossible_settings_are_errors_that_say_what,
@@ -380,6 +382,51 @@ fn a_start_corrects_the_budget_and_the_report_tells_its_drift() {
     drop((block, more));
     assert!(invoke(&monitor, || ()).reserved.unwrap().room > room, "and it comes back, whoever is in flight");
     drop(never_ending);
+}
+
+/// The last of 300 reports, after each of which 10 KiB more are kept; and how often an alert spoke of it.
+fn keeping(monitor: &Monitor, holder: Option<board::Holder>) -> (InvocationReport, usize) {
+    let mut kept: Vec<Vec<u8>> = Vec::with_capacity(300);
+    let mut last = None;
+    let mut said = 0;
+    for _ in 0..300 {
+        let report = invoke(monitor, || {
+            kept.push(vec![1; 10 << 10]);
+            if let Some(holder) = holder {
+                holder.add(ByteSize::kib(10));
+            }
+        });
+        said += report.alerts().filter(|alert| *alert == Alert::GrowingHeap).count();
+        last = Some(report);
+    }
+    (last.unwrap(), said)
+}
+
+fn what_invocations_leave_behind_is_growing_unless_someone_accounts_for_it() {
+    let monitor = quiet();
+    let (report, said) = keeping(&monitor, None);
+    let LeakVerdict::Growing { per_invocation, invocations_left, .. } = report.verdict else { panic!("{report}") };
+    assert_eq!((per_invocation, said), (ByteSize::kib(10), 1));
+    assert!((90_000..102_000).contains(&invocations_left), "of some 1010 MiB: {report}");
+    assert!(report.to_string().contains(" | growing 10.0 KiB per invocation, "), "{report}");
+    assert!(monitor.snapshot().to_string().contains("what invocations leave: growing 10.0 KiB"));
+
+    let (report, said) = keeping(&quiet(), Some(board::holder("cache that warms up")));
+    assert_eq!((report.verdict, said), (LeakVerdict::Steady, 0), "{report}");
+    assert!(report.to_string().contains(" | steady"), "{report}");
+    board::holder("cache that warms up").set(ByteSize::ZERO);
+}
+
+fn a_verdict_is_of_invocations_that_were_alone() {
+    let monitor = quiet();
+    let mut kept: Vec<Vec<u8>> = Vec::with_capacity(300);
+    let never_ending = monitor.start("never ending");
+    for _ in 0..300 {
+        assert_eq!(invoke(&monitor, || kept.push(vec![1; 10 << 10])).verdict, LeakVerdict::Unknown);
+    }
+    assert!(!never_ending.finish().to_string().contains("unknown"), "what is not known is not said");
+    (0..15).for_each(|_| assert_eq!(invoke(&monitor, || ()).verdict, LeakVerdict::Unknown));
+    assert_eq!(invoke(&monitor, || ()).verdict, LeakVerdict::Steady);
 }
 
 fn request_ids_are_clean() {

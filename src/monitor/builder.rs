@@ -12,6 +12,7 @@ use crate::os::OsError;
 use crate::size::ByteSize;
 
 use super::invocation::State;
+use super::leak::Retention;
 use super::policy::{POLICY_VARIABLE, ParsePolicyError, ReportPolicy};
 use super::report::InvocationReport;
 use super::resources::Resources;
@@ -79,6 +80,7 @@ pub struct MonitorBuilder {
     observers: Vec<Observer>,
     budget: Option<MemoryBudget>,
     trim: bool,
+    retaining_over: ByteSize,
     resources: Vec<(&'static dyn Resource, Account)>,
 }
 
@@ -95,6 +97,7 @@ impl Default for MonitorBuilder {
             observers: Vec::new(),
             budget: None,
             trim: false,
+            retaining_over: ByteSize::mib(16),
             resources: Vec::new(),
         }
     }
@@ -171,6 +174,14 @@ impl MonitorBuilder {
         self
     }
 
+    /// Sets how far the anonymous rss must lie beyond the live heap to be told as
+    /// [`LeakVerdict::Retaining`](super::LeakVerdict::Retaining): as far as this, and as the live heap itself. Stacks
+    /// and what C libraries keep are in it. Default: 16 MiB.
+    pub const fn retaining_over(mut self, beyond_heap: ByteSize) -> Self {
+        self.retaining_over = beyond_heap;
+        self
+    }
+
     /// Watches a [lazy resource](crate::lazy): charges the account for it, has it unloaded when others need memory, and
     /// reports what is loaded, what failed and what was never used.
     ///
@@ -206,8 +217,13 @@ impl MonitorBuilder {
         };
         let resources = Resources::watch(self.resources)?;
         let state = Mutex::new(State::new(Window::new(self.window), books.refused));
+        let retention = Retention {
+            over: self.retaining_over.as_u64(),
+            trimmed: self.trim,
+            arenas_bound: std::env::var_os("MALLOC_ARENA_MAX").is_some(),
+        };
         let Self { clock, hooks, observers, budget, trim, .. } = self;
-        let shared = Shared { lines, policy, clock, hooks, observers, budget, trim, resources, state };
+        let shared = Shared { lines, policy, clock, hooks, observers, budget, trim, retention, resources, state };
         Ok(Monitor { shared: Arc::new(shared) })
     }
 }

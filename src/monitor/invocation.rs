@@ -1,5 +1,6 @@
 //! One invocation, from its start to its report.
 
+use std::mem::{Discriminant, discriminant};
 use std::sync::Arc;
 
 use crate::board;
@@ -10,6 +11,7 @@ use crate::size::{ByteDelta, ByteSize};
 
 use super::Shared;
 use super::alert::{Alert, Alerts, is_a_fifth_over};
+use super::leak::{LeakVerdict, LeakWatch, Left};
 use super::policy::ReportPolicy;
 use super::report::{InvocationReport, Outcome, Reserved};
 use super::request_id::RequestId;
@@ -22,6 +24,9 @@ const TREND_EVERY: u64 = 16;
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) window: Window,
+    leak: LeakWatch,
+    /// What the last report said of it.
+    pub(super) verdict: LeakVerdict,
     /// How many invocations are running.
     in_flight: usize,
     /// How many times a second one began beside another: a number to see whether it happened meanwhile.
@@ -54,13 +59,15 @@ struct Printed {
     percent: u64,
     crossed: Option<u8>,
     fits_mb: Option<u64>,
+    /// Which verdict, whatever its figures.
+    verdict: Discriminant<LeakVerdict>,
 }
 
 impl Printed {
     /// Whether it is worth a line of its own; a peak that plays about a tenth is not.
     fn differs_from(self, other: Self) -> bool {
         let apart = self.percent.abs_diff(other.percent) >= 10;
-        apart || (self.crossed, self.fits_mb) != (other.crossed, other.fits_mb)
+        apart || (self.crossed, self.fits_mb, self.verdict) != (other.crossed, other.fits_mb, other.verdict)
     }
 }
 
@@ -69,6 +76,8 @@ impl State {
     pub(super) fn new(window: Window, refused: u64) -> Self {
         Self {
             window,
+            leak: LeakWatch::new(),
+            verdict: LeakVerdict::Unknown,
             in_flight: 0,
             overlaps: 0,
             named: 0,
@@ -171,7 +180,8 @@ impl Invocation {
         peak_rss: Option<ByteSize>,
         concurrent: bool,
     ) -> (InvocationReport, bool) {
-        let rss = os::rss().ok().map(|rss| rss.total);
+        let resident = os::rss().ok();
+        let rss = resident.map(|rss| rss.total);
         heap::look_at_load(rss.unwrap_or_default());
         let (holders, held) = board::largest::<3>();
         let Ok(books) = heap::stats() else {
@@ -181,9 +191,19 @@ impl Invocation {
         let peak = HeapPeak { at_most: peak.at_most.max(books.live), ..peak };
         let resources = self.shared.resources.counts();
         let mut state = self.shared.state();
-        if state.named == self.number {
+        let is_latest = state.named == self.number;
+        if is_latest {
             heap::set_context("");
         }
+        let left = Left {
+            live: books.live.as_u64(),
+            explained: held.as_u64(),
+            rss: resident,
+            capacity: self.shared.lines.capacity().as_u64(),
+            // Else what others have in hand would count as left behind.
+            alone: is_latest && !concurrent,
+        };
+        state.verdict = state.leak.watch(&left, &self.shared.retention);
         state.highest_rss = state.highest_rss.max(peak_rss.max(rss).unwrap_or_default().as_u64());
         let refused = books.refused.saturating_sub(state.refused);
         // Others may have read the books later and come here earlier.
@@ -212,6 +232,7 @@ impl Invocation {
             holders,
             unaccounted: books.live.saturating_sub(held),
             resources,
+            verdict: state.verdict,
             micros,
             concurrent,
             invocations: state.window.count(),
@@ -249,14 +270,21 @@ impl State {
                 Alerts::default().with(Alert::RisingMemory, over(rising)).with(Alert::SlowerInvocations, over(slower));
         }
         let near = report.peak.at_most.max(report.peak_rss.unwrap_or_default()) > report.lines.at(90);
+        let growing = matches!(report.verdict, LeakVerdict::Growing { .. });
         let now = self.trends.with(Alert::NearLimit, near).with(Alert::Refused, report.refused > 0);
+        let now = now.with(Alert::GrowingHeap, growing);
         let new = now.new_since(self.alerts);
         self.alerts = now;
         new
     }
 
     fn is_due(&mut self, report: &InvocationReport, policy: ReportPolicy) -> bool {
-        let now = Printed { percent: report.percent(), crossed: report.crossed, fits_mb: report.fits_mb() };
+        let now = Printed {
+            percent: report.percent(),
+            crossed: report.crossed,
+            fits_mb: report.fits_mb(),
+            verdict: discriminant(&report.verdict),
+        };
         let due = match policy {
             ReportPolicy::Off => return false,
             ReportPolicy::Each => true,

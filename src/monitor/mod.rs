@@ -17,16 +17,18 @@
 //! ```
 //!
 //! ```text
-//! plimsoll 4f1c9a heap 12.1 peak 41.0 of 116 MiB (35 %) rss 48.2 +0 B | sessions 4.9 unaccounted 7.2 | fits=128MB?
+//! plimsoll 4f1c9a heap 12.1 peak 41.0 of 116 MiB (35 %) rss 48.2 +0 B | sessions 4.9 unaccounted 7.2 | steady | fits=128MB
 //! ```
 //!
 //! In words: 12.1 MiB are live, 41.0 MiB were at the peak of this invocation, which is 35 % of what the memory size
-//! leaves the process; the kernel counts 48.2 MiB; the invocation left nothing behind; the board names `sessions`; and
-//! 128 MB would fit, as far as fewer than 20 invocations can tell.
+//! leaves the process; the kernel counts 48.2 MiB; the invocation left nothing behind; the board names `sessions`; what
+//! invocations leave behind does not grow, see [`LeakVerdict`]; and 128 MB would fit (`128MB?`: as far as fewer than 20
+//! invocations can tell).
 
 mod alert;
 mod builder;
 mod invocation;
+mod leak;
 mod policy;
 mod report;
 mod request_id;
@@ -49,6 +51,7 @@ use crate::size::ByteSize;
 pub use alert::Alert;
 pub use builder::{MonitorBuilder, MonitorError};
 pub use invocation::Invocation;
+pub use leak::{LeakVerdict, Remedy};
 pub use policy::{POLICY_VARIABLE, ParsePolicyError, ReportPolicy};
 pub use report::{InvocationReport, Outcome, Reserved};
 pub use request_id::RequestId;
@@ -57,6 +60,7 @@ pub use snapshot::Snapshot;
 pub use window::Percentiles;
 
 use invocation::{Seen, State};
+use leak::Retention;
 use resources::Resources;
 
 /// Watches the memory of a process from invocation to invocation, and reports.
@@ -83,6 +87,7 @@ struct Shared {
     observers: Vec<Observer>,
     budget: Option<MemoryBudget>,
     trim: bool,
+    retention: Retention,
     resources: Resources,
     state: std::sync::Mutex<State>,
 }

@@ -10,6 +10,7 @@ use crate::os;
 use crate::size::{ByteDelta, ByteSize};
 
 use super::alert::{Alert, Alerts};
+use super::leak::LeakVerdict;
 use super::request_id::RequestId;
 use super::resources::ResourceCounts;
 
@@ -65,6 +66,8 @@ pub struct InvocationReport {
     pub unaccounted: ByteSize,
     /// How the watched resources stand.
     pub resources: ResourceCounts,
+    /// Whether what invocations leave behind grows, this one included.
+    pub verdict: LeakVerdict,
     /// How long it ran, in microseconds.
     pub micros: u64,
     /// Whether another was in flight meanwhile: peaks and growth are the environment's then.
@@ -145,6 +148,7 @@ impl InvocationReport {
             holders: [None; 3],
             unaccounted: ByteSize::ZERO,
             resources: ResourceCounts::default(),
+            verdict: LeakVerdict::Unknown,
             micros,
             concurrent: false,
             invocations: 0,
@@ -214,6 +218,9 @@ impl fmt::Display for InvocationReport {
         }
         if self.outcome == Outcome::Unfinished {
             f.write_str(" | unfinished")?;
+        }
+        if self.verdict != LeakVerdict::Unknown {
+            write!(f, " | {}", self.verdict)?;
         }
         if let Some(fits) = self.fits_mb() {
             let unsure = if self.invocations < ENOUGH_INVOCATIONS { "?" } else { "" };

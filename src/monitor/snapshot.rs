@@ -9,6 +9,7 @@ use crate::lazy::ResourceStatus;
 use crate::os;
 use crate::size::ByteSize;
 
+use super::leak::LeakVerdict;
 use super::report::Reserved;
 use super::window::Percentiles;
 use super::{Shared, report};
@@ -36,6 +37,8 @@ pub struct Snapshot {
     pub reserved: Option<(Reserved, Vec<Holding>)>,
     /// The watched resources, in the order of their naming.
     pub resources: Vec<ResourceStatus>,
+    /// Whether what invocations leave behind grows, as the last report told it.
+    pub verdict: LeakVerdict,
     /// Invocations reported so far; the percentiles are of the last of them.
     pub invocations: u64,
     /// Peak heap of the invocations in the window, in bytes.
@@ -58,6 +61,7 @@ impl Snapshot {
             holders: board::holders().collect(),
             reserved: shared.budget.as_ref().map(|budget| (Reserved::of(budget), budget.holders().collect())),
             resources: shared.resources.statuses().collect(),
+            verdict: state.verdict,
             invocations: state.window.count(),
             peaks: state.window.percentiles(|sample| sample.peak),
             micros: state.window.percentiles(|sample| sample.micros),
@@ -117,6 +121,9 @@ impl fmt::Display for Snapshot {
         }
         for status in &self.resources {
             writeln!(f, "  resource {status}")?;
+        }
+        if self.verdict != LeakVerdict::Unknown {
+            writeln!(f, "  what invocations leave: {}", self.verdict)?;
         }
         let Percentiles { p50, p95, p99, max } = self.peaks;
         let size = ByteSize::bytes;
