@@ -373,7 +373,7 @@ fn a_start_corrects_the_budget_and_the_report_tells_its_drift() {
     let others = monitor.start("other");
     assert_eq!(held.lock().unwrap().size().as_u64() >> 20, 49, "110 live, 50 of them nobody's: 50 are left to reserve");
     let line = others.finish().to_string();
-    assert!(line.contains(" | reserved 50.0 of 50.0 pressure critical") && line.contains(" drift +60.0 MiB"), "{line}");
+    assert!(line.contains(" | reserved 50.0 of 50.0 pressure critical") && line.contains(" drift +60."), "{line}");
     let (reserved, accounts) = monitor.snapshot().reserved.unwrap();
     assert_eq!((accounts[0].name, accounts[0].held), ("cache of the test", reserved.bytes));
     assert!(monitor.snapshot().to_string().contains("cache of the test 50.0"));
@@ -407,7 +407,7 @@ fn what_invocations_leave_behind_is_growing_unless_someone_accounts_for_it() {
     let (report, said) = keeping(&monitor, None);
     let LeakVerdict::Growing { per_invocation, invocations_left, .. } = report.verdict else { panic!("{report}") };
     assert_eq!((per_invocation, said), (ByteSize::kib(10), 1));
-    assert!((90_000..102_000).contains(&invocations_left), "of some 1010 MiB: {report}");
+    assert!((100_000..103_600).contains(&invocations_left), "of some 1000 MiB: {report}");
     assert!(report.to_string().contains(" | growing 10.0 KiB per invocation, "), "{report}");
     assert!(monitor.snapshot().to_string().contains("what invocations leave: growing 10.0 KiB"));
 

@@ -184,7 +184,7 @@ fn parse_high_water(text: &[u8]) -> Option<u64> {
     parse_number(value.trim_ascii().strip_suffix(b" kB")?)?.checked_mul(1024)
 }
 
-/// The line `Threads:	4`.
+/// The line `Threads:` with its number.
 fn parse_threads(text: &[u8]) -> Option<u64> {
     let value = text.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(b"Threads:"))?;
     parse_number(value.trim_ascii())

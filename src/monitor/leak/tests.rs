@@ -1,4 +1,5 @@
 //! Simulated environments, with a leak and without, and the share that the verdict gets right.
+#![expect(clippy::print_stdout, reason = "the shares are worth reading, with `--nocapture`")]
 
 use super::*;
 
@@ -95,7 +96,9 @@ impl Clean {
         let white = random.uniform(0.0, 100.0) * KIB;
         let mut shape = self.shape(random);
         if !matches!(self, Self::Noise) {
-            shape.iter_mut().for_each(|level| *level += white * random.normal());
+            for level in &mut shape {
+                *level += white * random.normal();
+            }
         }
         shape.into_iter().map(|level| (base + level).max(0.0)).collect()
     }
@@ -104,7 +107,7 @@ impl Clean {
         let times = (0..LIFE).map(real);
         match self {
             Self::Steps => {
-                let steps: Vec<_> = (0..1 + random.below(5))
+                let steps: Vec<_> = (0..=random.below(5))
                     .map(|_| {
                         let sign = if random.below(4) == 0 { -1.0 } else { 1.0 };
                         (random.uniform(0.0, real(LIFE)), sign * random.octaves(50.0 * KIB, 20.0 * MIB))

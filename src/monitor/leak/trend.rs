@@ -72,7 +72,7 @@ fn is_spread(levels: &[f64]) -> bool {
     let quarter = |index: usize| middle_mean(levels.get(index * len / 4..(index + 1) * len / 4).unwrap_or_default());
     let quarters = [quarter(0), quarter(1), quarter(2), quarter(3)];
     let least = SPREAD * (quarters[3] - quarters[0]) / 3.0;
-    least > 0.0 && quarters.windows(2).all(|pair| pair[1] - pair[0] >= least)
+    least > 0.0 && quarters.array_windows().all(|[one, next]| next - one >= least)
 }
 
 /// The mean of the middle half: nearly as exact as the mean, and no outlier moves it.
@@ -122,7 +122,9 @@ fn residuals(levels: &[f64], slope: f64, start: f64, scratch: &mut [f64]) -> (f6
     let count = real(rests.len());
     clip(rests);
     let mean = rests.iter().sum::<f64>() / count;
-    rests.iter_mut().for_each(|rest| *rest -= mean);
+    for rest in &mut *rests {
+        *rest -= mean;
+    }
     let square = rests.iter().map(|rest| rest * rest).sum::<f64>();
     if square <= 0.0 {
         return (0.0, 1.0);
@@ -146,7 +148,9 @@ fn clip(rests: &mut [f64]) {
     let Some(sizes) = sizes.get_mut(..rests.len()) else { return };
     sizes.iter_mut().zip(&*rests).for_each(|(size, rest)| *size = rest.abs());
     let far = 4.0 * 1.48 * median(sizes).unwrap_or(0.0);
-    rests.iter_mut().for_each(|rest| *rest = rest.clamp(-far, far));
+    for rest in rests {
+        *rest = rest.clamp(-far, far);
+    }
 }
 
 /// Whether the levels rise from near to near too: a staircase of few steps is flat nearly everywhere.
@@ -159,7 +163,9 @@ fn is_everywhere(levels: &[f64], slope: f64, bar: &Bar, scratch: &mut [f64]) -> 
         *place = (later - level) / real(apart);
     }
     let typical = median(near)?;
-    near.iter_mut().for_each(|slope| *slope = (*slope - typical).abs());
+    for slope in &mut *near {
+        *slope = (*slope - typical).abs();
+    }
     // The standard deviation is 1.48 of the median one; the median's error is 1.25 of that over the root of the count.
     let standard_error = 1.86 * median(near)? / real(near.len()).sqrt();
     let lacking = slope - typical;
