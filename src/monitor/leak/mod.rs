@@ -19,7 +19,7 @@ use std::fmt;
 use crate::os;
 use crate::size::ByteSize;
 
-use trend::{Bar, MOST, PAIRS, real};
+use trend::{Bar, MOST, real};
 
 /// Whether the memory of an environment grows for good, as far as its invocations tell.
 ///
@@ -204,7 +204,7 @@ struct Window {
     growing: Option<f64>,
 }
 
-/// Watches what invocations leave behind: 20 KiB that are set aside once.
+/// Watches what invocations leave behind. Set aside once, 4 KiB; a rise takes 17 KiB of stack for a moment.
 #[derive(Debug)]
 pub(super) struct LeakWatch {
     /// Live heap that nobody accounts for.
@@ -212,7 +212,6 @@ pub(super) struct LeakWatch {
     /// The same, but no more than is resident: a vector that doubles is live at once, and touched little by little.
     touched: Ring,
     windows: [Window; WINDOWS],
-    scratch: Box<[f64]>,
     /// Invocations, and those of them that were alone.
     invocations: u64,
     alone: u64,
@@ -230,7 +229,6 @@ impl LeakWatch {
             recent: Ring::EMPTY,
             touched: Ring::EMPTY,
             windows: [window; WINDOWS],
-            scratch: vec![0.0; PAIRS].into(),
             invocations: 0,
             alone: 0,
             crowded: 0,
@@ -288,7 +286,7 @@ impl LeakWatch {
             if !is_early {
                 let was = window.growing.is_some();
                 let (bar, worth) = if was { (&KEPT, WORTH / 2.0) } else { (&BAR, WORTH) };
-                let slope = trend::rise(levels, bar, &mut self.scratch);
+                let slope = trend::rise(levels, bar);
                 let slope = slope.filter(|slope| slope * real(levels.len()) >= worth);
                 let slope = slope.filter(|_| was || is_new(levels, MOST, longer));
                 window.growing = slope.map(|slope| slope / length);
@@ -310,7 +308,7 @@ impl LeakWatch {
                 continue;
             }
             let levels = ring.newest(most, &mut levels);
-            let slope = trend::rise(levels, bar, &mut self.scratch);
+            let slope = trend::rise(levels, bar);
             self.hasty = slope.filter(|slope| slope * HASTE >= room && is_new(levels, most, &self.windows));
             if self.hasty.is_some() {
                 return;

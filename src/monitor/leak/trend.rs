@@ -19,7 +19,7 @@
 pub(super) const MOST: usize = 64;
 
 /// Slopes of all pairs of [`MOST`] levels.
-pub(super) const PAIRS: usize = MOST * (MOST - 1) / 2;
+const PAIRS: usize = MOST * (MOST - 1) / 2;
 
 /// What a rise must reach to be one.
 #[derive(Clone, Copy, Debug)]
@@ -40,11 +40,12 @@ const SLOWER: f64 = 0.35;
 
 /// The slope of a rise, in levels' unit per place; `None` where the levels do not rise so that the bar is passed.
 ///
-/// `scratch` has room for [`PAIRS`] slopes. Some 2 microseconds where there is no rise, 20 where there is one.
-pub(super) fn rise(levels: &[f64], bar: &Bar, scratch: &mut [f64]) -> Option<f64> {
+/// Some 2 microseconds where there is no rise, 20 where there is one.
+pub(super) fn rise(levels: &[f64], bar: &Bar) -> Option<f64> {
     if signs(levels) < bar.signs || !is_spread(levels) {
         return None;
     }
+    let scratch = &mut [0.0; PAIRS];
     let slope = theil_sen(levels, scratch)?;
     let start = intercept(levels, slope, scratch)?;
     let (error, sample) = residuals(levels, slope, start, scratch);
