@@ -17,6 +17,7 @@ use plimsoll::budget::{MemoryBudget, Pressure, Rank};
 use plimsoll::heap;
 use plimsoll::monitor::{
     Alert, InvocationReport, LeakVerdict, Monitor, MonitorBuilder, MonitorError, Outcome, ReportPolicy, RequestId,
+    TrimPolicy,
 };
 use plimsoll::{ByteDelta, ByteSize, ManualClock, TrackingAllocator, board};
 
@@ -138,7 +139,7 @@ fn hooks_run_when_none_is_left_in_flight() {
             CALLS.fetch_add(1, SeqCst);
         })
         .at_end(move || drop(block.lock().unwrap().take()))
-        .trim(true)
+        .trim(TrimPolicy::each())
         .build()
         .unwrap();
     let (first, second) = (monitor.start("1"), monitor.start("2"));

@@ -16,6 +16,7 @@ use super::leak::Retention;
 use super::policy::{POLICY_VARIABLE, ParsePolicyError, ReportPolicy};
 use super::report::InvocationReport;
 use super::resources::Resources;
+use super::trim::TrimPolicy;
 use super::window::Window;
 use super::{Hook, Monitor, Observer, Shared, detect};
 
@@ -79,7 +80,7 @@ pub struct MonitorBuilder {
     hooks: Vec<Hook>,
     observers: Vec<Observer>,
     budget: Option<MemoryBudget>,
-    trim: bool,
+    trim: TrimPolicy,
     retaining_over: ByteSize,
     resources: Vec<(&'static dyn Resource, Account)>,
 }
@@ -96,7 +97,7 @@ impl Default for MonitorBuilder {
             hooks: Vec::new(),
             observers: Vec::new(),
             budget: None,
-            trim: false,
+            trim: TrimPolicy::off(),
             retaining_over: ByteSize::mib(16),
             resources: Vec::new(),
         }
@@ -167,10 +168,26 @@ impl MonitorBuilder {
         self
     }
 
-    /// Gives free pages back at the end of an invocation, with [`os::trim`](crate::os::trim). Default: no. It takes
-    /// milliseconds where there is much to give back, and the next invocation faults it in again.
-    pub const fn trim(mut self, trim: bool) -> Self {
-        self.trim = trim;
+    /// Sets when free pages are given back, with [`os::trim`](crate::os::trim); `true` for what suits most:
+    /// [`TrimPolicy::new`]. Default: never. A trim takes milliseconds where there is much to give back, and the next
+    /// invocation faults it in again. Reports tell each: see [`InvocationReport::trimmed`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::{TrackingAllocator, ByteSize, Monitor};
+    /// use plimsoll::monitor::TrimPolicy;
+    /// # #[global_allocator]
+    /// # static GLOBAL: TrackingAllocator = TrackingAllocator::new();
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let monitor = Monitor::builder().memory_size(ByteSize::mib(128)).trim(true).build()?;
+    /// let often = Monitor::builder().memory_size(ByteSize::mib(128)).trim(TrimPolicy::new().share_of_time(10)).build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn trim(mut self, policy: impl Into<TrimPolicy>) -> Self {
+        self.trim = policy.into();
         self
     }
 
@@ -216,14 +233,14 @@ impl MonitorBuilder {
             None => self.policy,
         };
         let resources = Resources::watch(self.resources)?;
-        let state = Mutex::new(State::new(Window::new(self.window), books.refused));
+        let state = Mutex::new(State::new(Window::new(self.window), books.refused, self.trim));
         let retention = Retention {
             over: self.retaining_over.as_u64(),
-            trimmed: self.trim,
+            trimmed: false,
             arenas_bound: std::env::var_os("MALLOC_ARENA_MAX").is_some(),
         };
-        let Self { clock, hooks, observers, budget, trim, .. } = self;
-        let shared = Shared { lines, policy, clock, hooks, observers, budget, trim, retention, resources, state };
+        let Self { clock, hooks, observers, budget, .. } = self;
+        let shared = Shared { lines, policy, clock, hooks, observers, budget, retention, resources, state };
         Ok(Monitor { shared: Arc::new(shared) })
     }
 }

@@ -11,10 +11,11 @@ use crate::size::{ByteDelta, ByteSize};
 
 use super::Shared;
 use super::alert::{Alert, Alerts, is_a_fifth_over};
-use super::leak::{LeakVerdict, LeakWatch, Left};
+use super::leak::{LeakVerdict, LeakWatch, Left, Retention};
 use super::policy::ReportPolicy;
 use super::report::{InvocationReport, Outcome, Reserved};
 use super::request_id::RequestId;
+use super::trim::{TrimPolicy, Trimmer};
 use super::window::{Sample, Window};
 
 /// How often the trends are looked at, in invocations: sorting the window takes microseconds.
@@ -25,6 +26,7 @@ const TREND_EVERY: u64 = 16;
 pub(super) struct State {
     pub(super) window: Window,
     leak: LeakWatch,
+    pub(super) trimmer: Trimmer,
     /// What the last report said of it.
     pub(super) verdict: LeakVerdict,
     /// How many invocations are running.
@@ -73,10 +75,11 @@ impl Printed {
 
 impl State {
     /// Nothing seen yet, but for the refusals before.
-    pub(super) fn new(window: Window, refused: u64) -> Self {
+    pub(super) fn new(window: Window, refused: u64, trim: TrimPolicy) -> Self {
         Self {
             window,
             leak: LeakWatch::new(),
+            trimmer: Trimmer::new(trim),
             verdict: LeakVerdict::Unknown,
             in_flight: 0,
             overlaps: 0,
@@ -151,12 +154,14 @@ impl Invocation {
         // Read while this one is in flight: the next to begin alone resets both.
         let peak = heap::stats().map_or(HeapPeak::ZERO, |books| books.peak);
         let peak_rss = os::peak_rss().ok();
-        let (concurrent, last) = self.leave();
+        let (concurrent, last) = self.leave(micros);
         if last {
             self.shared.run_hooks();
         }
         self.shared.resources.invocation_ended();
-        let (report, print) = self.conclude(outcome, micros, peak, peak_rss, concurrent);
+        let trimmed = if last { self.shared.trim_if_due() } else { None };
+        let (mut report, print) = self.conclude(outcome, micros, peak, peak_rss, concurrent);
+        report.trimmed = trimmed;
         self.shared.show(&report);
         if print {
             report.print();
@@ -165,8 +170,9 @@ impl Invocation {
     }
 
     /// Is in flight no longer; tells whether another was meanwhile, and whether none is left.
-    fn leave(&self) -> (bool, bool) {
+    fn leave(&self, micros: u64) -> (bool, bool) {
         let mut state = self.shared.state();
+        state.trimmer.worked(micros);
         state.in_flight = state.in_flight.saturating_sub(1);
         (self.shared_start || state.overlaps != self.overlaps, state.in_flight == 0)
     }
@@ -203,7 +209,9 @@ impl Invocation {
             // Else what others have in hand would count as left behind.
             alone: is_latest && !concurrent,
         };
-        state.verdict = state.leak.watch(&left, &self.shared.retention);
+        let beyond = resident.map_or(ByteSize::ZERO, |rss| rss.anonymous.saturating_sub(books.live));
+        let retention = Retention { trimmed: state.trimmer.in_vain(beyond.as_u64()), ..self.shared.retention };
+        state.verdict = state.leak.watch(&left, &retention);
         state.highest_rss = state.highest_rss.max(peak_rss.max(rss).unwrap_or_default().as_u64());
         let refused = books.refused.saturating_sub(state.refused);
         // Others may have read the books later and come here earlier.
@@ -233,6 +241,7 @@ impl Invocation {
             unaccounted: books.live.saturating_sub(held),
             resources,
             verdict: state.verdict,
+            trimmed: None,
             micros,
             concurrent,
             invocations: state.window.count(),
@@ -306,7 +315,7 @@ mod tests {
 
     /// Invocations with these peaks and durations, and which alerts each raised anew.
     fn alerts(samples: impl Iterator<Item = (u64, u64)>) -> Vec<(usize, Vec<Alert>)> {
-        let mut state = State::new(Window::new(32), 0);
+        let mut state = State::new(Window::new(32), 0, TrimPolicy::off());
         let lines = LoadLines::new(ByteSize::mib(1024));
         let report = InvocationReport::unknown(RequestId::new("r"), Outcome::Finished, lines, 0);
         let mut raised = |(peak, micros)| {

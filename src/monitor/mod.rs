@@ -34,6 +34,7 @@ mod report;
 mod request_id;
 mod resources;
 mod snapshot;
+mod trim;
 mod window;
 
 use std::fmt;
@@ -42,7 +43,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use crate::budget::MemoryBudget;
-use crate::clock::Clock;
+use crate::clock::{Clock, Stopwatch};
 use crate::env::MemoryLimit;
 use crate::heap::{self, LoadLines};
 use crate::os;
@@ -57,11 +58,13 @@ pub use report::{InvocationReport, Outcome, Reserved};
 pub use request_id::RequestId;
 pub use resources::ResourceCounts;
 pub use snapshot::Snapshot;
+pub use trim::{TrimPolicy, Trimmed};
 pub use window::Percentiles;
 
 use invocation::{Seen, State};
 use leak::Retention;
 use resources::Resources;
+use trim::Ended;
 
 /// Watches the memory of a process from invocation to invocation, and reports.
 ///
@@ -86,7 +89,6 @@ struct Shared {
     /// Shown every report.
     observers: Vec<Observer>,
     budget: Option<MemoryBudget>,
-    trim: bool,
     retention: Retention,
     resources: Resources,
     state: std::sync::Mutex<State>,
@@ -161,12 +163,38 @@ impl Shared {
         let _still_overdrawn = budget.relieve();
     }
 
-    /// Calls the hooks, and trims if asked to.
     fn run_hooks(&self) {
         self.hooks.iter().for_each(unless_it_panics);
-        if self.trim {
-            let _nothing_to_do = os::trim();
+    }
+
+    /// Gives pages back where the policy says so.
+    fn trim_if_due(&self) -> Option<Trimmed> {
+        let beyond = |rss: Option<os::Rss>| {
+            let live = heap::stats().ok()?.live;
+            Some(rss?.anonymous.saturating_sub(live).as_u64())
+        };
+        if self.state().trimmer.is_off() {
+            return None;
         }
+        let rss = os::rss().ok();
+        let lowest = self.lines.levels().min();
+        let ended = Ended {
+            beyond: beyond(rss),
+            capacity: self.lines.capacity(),
+            is_over: lowest.zip(rss).is_some_and(|(percent, rss)| rss.total > self.lines.at(percent)),
+        };
+        if !self.state().trimmer.is_due(&ended) {
+            return None;
+        }
+        let started = Stopwatch::start();
+        os::trim().ok()?;
+        let micros = started.micros();
+        let after = os::rss().ok();
+        let given_back =
+            rss.zip(after).map_or(ByteSize::ZERO, |(before, after)| before.total.saturating_sub(after.total));
+        let trimmed = Trimmed::new(given_back, micros);
+        self.state().trimmer.done(ended.beyond, beyond(after), &trimmed);
+        Some(trimmed)
     }
 
     fn show(&self, report: &InvocationReport) {

@@ -13,6 +13,7 @@ use super::alert::{Alert, Alerts};
 use super::leak::LeakVerdict;
 use super::request_id::RequestId;
 use super::resources::ResourceCounts;
+use super::trim::Trimmed;
 
 /// Below this many invocations a recommendation carries a question mark.
 const ENOUGH_INVOCATIONS: u64 = 20;
@@ -68,6 +69,8 @@ pub struct InvocationReport {
     pub resources: ResourceCounts,
     /// Whether what invocations leave behind grows, this one included.
     pub verdict: LeakVerdict,
+    /// What was given back at its end, before `rss` was read; `None` without a [trim](super::MonitorBuilder::trim).
+    pub trimmed: Option<Trimmed>,
     /// How long it ran, in microseconds.
     pub micros: u64,
     /// Whether another was in flight meanwhile: peaks and growth are the environment's then.
@@ -149,6 +152,7 @@ impl InvocationReport {
             unaccounted: ByteSize::ZERO,
             resources: ResourceCounts::default(),
             verdict: LeakVerdict::Unknown,
+            trimmed: None,
             micros,
             concurrent: false,
             invocations: 0,
@@ -218,6 +222,9 @@ impl fmt::Display for InvocationReport {
         }
         if self.outcome == Outcome::Unfinished {
             f.write_str(" | unfinished")?;
+        }
+        if let Some(trimmed) = self.trimmed {
+            write!(f, " | {trimmed}")?;
         }
         if self.verdict != LeakVerdict::Unknown {
             write!(f, " | {}", self.verdict)?;

@@ -85,7 +85,8 @@ pub enum LeakVerdict {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Remedy {
-    /// [`MonitorBuilder::trim`](super::MonitorBuilder::trim): not tried yet, and it reaches all arenas.
+    /// [`MonitorBuilder::trim`](super::MonitorBuilder::trim): it is off, or has not run since this came together. It
+    /// reaches all arenas.
     Trim,
     /// The environment variable `MALLOC_ARENA_MAX` at 1 or 2: a trim did not help, several threads have arenas of
     /// their own, and the variable is not set.
@@ -337,7 +338,7 @@ impl LeakWatch {
 pub(super) struct Retention {
     /// The rss beyond the heap from which on it is worth a word.
     pub(super) over: u64,
-    /// Whether a trim had its chance just before the rss was read.
+    /// Whether a trim has left most of it.
     pub(super) trimmed: bool,
     /// Whether `MALLOC_ARENA_MAX` is set.
     pub(super) arenas_bound: bool,
