@@ -16,7 +16,8 @@ use std::sync::{Arc, Mutex};
 use plimsoll::budget::{Baseline, MemoryBudget, Pressure, Rank};
 use plimsoll::heap;
 use plimsoll::monitor::{
-    Alert, InvocationReport, Monitor, MonitorBuilder, MonitorError, Outcome, ReportPolicy, RequestId,
+    Alert, InvocationReport, LeakVerdict, Monitor, MonitorBuilder, MonitorError, Outcome, ReportPolicy, RequestId,
+    TrimPolicy,
 };
 use plimsoll::{ByteDelta, ByteSize, ManualClock, TrackingAllocator, board};
 
@@ -45,6 +46,8 @@ support::tests! {
     the_alarm_names_whom_it_can if cfg!(all(target_os = "linux", not(miri))), else "needs fork and the rss",
     an_invocation_allocates_nothing_and_leaves_nothing,
     a_start_corrects_the_budget_and_the_report_tells_its_drift,
+    what_invocations_leave_behind_is_growing_unless_someone_accounts_for_it,
+    a_verdict_is_of_invocations_that_were_alone,
     request_ids_are_clean,
     the_size_that_fits_follows_from_the_highest_rss if cfg!(all(target_os = "linux", not(miri))), else "needs the rss",
     impossible_settings_are_errors_that_say_what,
@@ -136,7 +139,7 @@ fn hooks_run_when_none_is_left_in_flight() {
             CALLS.fetch_add(1, SeqCst);
         })
         .at_end(move || drop(block.lock().unwrap().take()))
-        .trim(true)
+        .trim(TrimPolicy::each())
         .build()
         .unwrap();
     let (first, second) = (monitor.start("1"), monitor.start("2"));
@@ -375,7 +378,7 @@ fn a_start_corrects_the_budget_and_the_report_tells_its_drift() {
     let others = monitor.start("other");
     assert_eq!(held.lock().unwrap().size().as_u64() >> 20, 49, "110 live, 50 of them nobody's: 50 are left to reserve");
     let line = others.finish().to_string();
-    assert!(line.contains(" | reserved 50.0 of 50.0 pressure critical") && line.contains(" drift +60.0 MiB"), "{line}");
+    assert!(line.contains(" | reserved 50.0 of 50.0 pressure critical") && line.contains(" drift +60."), "{line}");
     let (reserved, accounts) = monitor.snapshot().reserved.unwrap();
     assert_eq!((accounts[0].name, accounts[0].held), ("cache of the test", reserved.bytes));
     assert!(monitor.snapshot().to_string().contains("cache of the test 50.0"));
@@ -384,6 +387,51 @@ fn a_start_corrects_the_budget_and_the_report_tells_its_drift() {
     drop((block, more));
     assert!(invoke(&monitor, || ()).reserved.unwrap().room > room, "and it comes back, whoever is in flight");
     drop(never_ending);
+}
+
+/// The last of 300 reports, after each of which 10 KiB more are kept; and how often an alert spoke of it.
+fn keeping(monitor: &Monitor, holder: Option<board::Holder>) -> (InvocationReport, usize) {
+    let mut kept: Vec<Vec<u8>> = Vec::with_capacity(300);
+    let mut last = None;
+    let mut said = 0;
+    for _ in 0..300 {
+        let report = invoke(monitor, || {
+            kept.push(vec![1; 10 << 10]);
+            if let Some(holder) = holder {
+                holder.add(ByteSize::kib(10));
+            }
+        });
+        said += report.alerts().filter(|alert| *alert == Alert::GrowingHeap).count();
+        last = Some(report);
+    }
+    (last.unwrap(), said)
+}
+
+fn what_invocations_leave_behind_is_growing_unless_someone_accounts_for_it() {
+    let monitor = quiet();
+    let (report, said) = keeping(&monitor, None);
+    let LeakVerdict::Growing { per_invocation, invocations_left, .. } = report.verdict else { panic!("{report}") };
+    assert_eq!((per_invocation, said), (ByteSize::kib(10), 1));
+    assert!((100_000..103_600).contains(&invocations_left), "of some 1000 MiB: {report}");
+    assert!(report.to_string().contains(" | growing 10.0 KiB per invocation, "), "{report}");
+    assert!(monitor.snapshot().to_string().contains("what invocations leave: growing 10.0 KiB"));
+
+    let (report, said) = keeping(&quiet(), Some(board::holder("cache that warms up")));
+    assert_eq!((report.verdict, said), (LeakVerdict::Steady, 0), "{report}");
+    assert!(report.to_string().contains(" | steady"), "{report}");
+    board::holder("cache that warms up").set(ByteSize::ZERO);
+}
+
+fn a_verdict_is_of_invocations_that_were_alone() {
+    let monitor = quiet();
+    let mut kept: Vec<Vec<u8>> = Vec::with_capacity(300);
+    let never_ending = monitor.start("never ending");
+    for _ in 0..300 {
+        assert_eq!(invoke(&monitor, || kept.push(vec![1; 10 << 10])).verdict, LeakVerdict::Unknown);
+    }
+    assert!(!never_ending.finish().to_string().contains("unknown"), "what is not known is not said");
+    (0..15).for_each(|_| assert_eq!(invoke(&monitor, || ()).verdict, LeakVerdict::Unknown));
+    assert_eq!(invoke(&monitor, || ()).verdict, LeakVerdict::Steady);
 }
 
 fn request_ids_are_clean() {

@@ -14,10 +14,13 @@ pub enum Alert {
     SlowerInvocations,
     /// Allocations were refused since the report before.
     Refused,
+    /// The verdict is [`LeakVerdict::Growing`](super::LeakVerdict::Growing).
+    GrowingHeap,
 }
 
 impl Alert {
-    const ALL: [Self; 4] = [Self::NearLimit, Self::RisingMemory, Self::SlowerInvocations, Self::Refused];
+    const ALL: [Self; 5] =
+        [Self::NearLimit, Self::RisingMemory, Self::SlowerInvocations, Self::Refused, Self::GrowingHeap];
 
     const fn bit(self) -> u8 {
         1 << self as u8
@@ -31,6 +34,7 @@ impl fmt::Display for Alert {
             Self::RisingMemory => "rising-memory",
             Self::SlowerInvocations => "slower-invocations",
             Self::Refused => "refused-allocations",
+            Self::GrowingHeap => "growing-heap",
         })
     }
 }

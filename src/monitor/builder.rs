@@ -13,10 +13,12 @@ use crate::os::{self, OsError};
 use crate::size::ByteSize;
 
 use super::caches::Caches;
-use super::invocation::{Seen, State};
+use super::invocation::{Before, Seen, State};
+use super::leak::Retention;
 use super::policy::{POLICY_VARIABLE, ParsePolicyError, ReportPolicy};
 use super::report::InvocationReport;
 use super::resources::Resources;
+use super::trim::TrimPolicy;
 use super::window::Window;
 use super::{Hook, Monitor, Observer, Shared, detect};
 
@@ -80,7 +82,8 @@ pub struct MonitorBuilder {
     hooks: Vec<Hook>,
     observers: Vec<Observer>,
     budget: Option<MemoryBudget>,
-    trim: bool,
+    trim: TrimPolicy,
+    retaining_over: ByteSize,
     resources: Vec<(&'static dyn Resource, Account)>,
     caches: Caches,
 }
@@ -97,7 +100,8 @@ impl Default for MonitorBuilder {
             hooks: Vec::new(),
             observers: Vec::new(),
             budget: None,
-            trim: false,
+            trim: TrimPolicy::off(),
+            retaining_over: ByteSize::mib(16),
             resources: Vec::new(),
             caches: Caches::default(),
         }
@@ -168,10 +172,34 @@ impl MonitorBuilder {
         self
     }
 
-    /// Gives free pages back at the end of an invocation, with [`os::trim`](crate::os::trim). Default: no. It takes
-    /// milliseconds where there is much to give back, and the next invocation faults it in again.
-    pub const fn trim(mut self, trim: bool) -> Self {
-        self.trim = trim;
+    /// Sets when free pages are given back, with [`os::trim`](crate::os::trim); `true` for what suits most:
+    /// [`TrimPolicy::new`]. Default: never. A trim takes milliseconds where there is much to give back, and the next
+    /// invocation faults it in again. Reports tell each: see [`InvocationReport::trimmed`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::{TrackingAllocator, ByteSize, Monitor};
+    /// use plimsoll::monitor::TrimPolicy;
+    /// # #[global_allocator]
+    /// # static GLOBAL: TrackingAllocator = TrackingAllocator::new();
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let monitor = Monitor::builder().memory_size(ByteSize::mib(128)).trim(true).build()?;
+    /// let often = Monitor::builder().memory_size(ByteSize::mib(128)).trim(TrimPolicy::new().share_of_time(10)).build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn trim(mut self, policy: impl Into<TrimPolicy>) -> Self {
+        self.trim = policy.into();
+        self
+    }
+
+    /// Sets how far the anonymous rss must lie beyond the live heap to be told as
+    /// [`LeakVerdict::Retaining`](super::LeakVerdict::Retaining): as far as this, and as the live heap itself. Stacks
+    /// and what C libraries keep are in it. Default: 16 MiB.
+    pub const fn retaining_over(mut self, beyond_heap: ByteSize) -> Self {
+        self.retaining_over = beyond_heap;
         self
     }
 
@@ -240,10 +268,15 @@ impl MonitorBuilder {
         let resources = Resources::watch(self.resources)?;
         // What the init phase allocated and freed again has left pages that carry heap anew.
         let seen = os::rss().ok().map(|rss| Seen { rss: rss.total, carried: books.peak.at_most });
-        let state = State::new(Window::new(self.window), books.refused, seen, self.caches.counts());
-        let state = Mutex::new(state);
-        let Self { clock, hooks, observers, budget, trim, caches, .. } = self;
-        let shared = Shared { lines, policy, clock, hooks, observers, budget, trim, resources, caches, state };
+        let before = Before { refused: books.refused, seen, caches: self.caches.counts() };
+        let state = Mutex::new(State::new(Window::new(self.window), before, self.trim));
+        let retention = Retention {
+            over: self.retaining_over.as_u64(),
+            trimmed: false,
+            arenas_bound: std::env::var_os("MALLOC_ARENA_MAX").is_some(),
+        };
+        let Self { clock, hooks, observers, budget, caches, .. } = self;
+        let shared = Shared { lines, policy, clock, hooks, observers, budget, retention, resources, caches, state };
         Ok(Monitor { shared: Arc::new(shared) })
     }
 }

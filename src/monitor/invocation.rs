@@ -1,5 +1,6 @@
 //! One invocation, from its start to its report.
 
+use std::mem::{Discriminant, discriminant};
 use std::sync::Arc;
 
 use crate::board;
@@ -11,9 +12,11 @@ use crate::size::{ByteDelta, ByteSize};
 use super::Shared;
 use super::alert::{Alert, Alerts, is_a_fifth_over};
 use super::caches::CacheCounts;
+use super::leak::{LeakVerdict, LeakWatch, Left, Retention};
 use super::policy::ReportPolicy;
 use super::report::{InvocationReport, Outcome, Reserved};
 use super::request_id::RequestId;
+use super::trim::{TrimPolicy, Trimmer};
 use super::window::{Sample, Window};
 
 /// How often the trends are looked at, in invocations: sorting the window takes microseconds.
@@ -23,6 +26,10 @@ const TREND_EVERY: u64 = 16;
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) window: Window,
+    leak: LeakWatch,
+    pub(super) trimmer: Trimmer,
+    /// What the last report said of it.
+    pub(super) verdict: LeakVerdict,
     /// How many invocations are running.
     in_flight: usize,
     /// How many times a second one began beside another: a number to see whether it happened meanwhile.
@@ -44,6 +51,14 @@ pub(super) struct State {
     printed: Option<Printed>,
 }
 
+/// What there was before the first invocation.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Before {
+    pub(super) refused: u64,
+    pub(super) seen: Option<Seen>,
+    pub(super) caches: CacheCounts,
+}
+
 /// The rss, and the most heap that pages of it carried meanwhile.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Seen {
@@ -57,22 +72,26 @@ struct Printed {
     percent: u64,
     crossed: Option<u8>,
     fits_mb: Option<u64>,
+    /// Which verdict, whatever its figures.
+    verdict: Discriminant<LeakVerdict>,
 }
 
 impl Printed {
     /// Whether it is worth a line of its own; a peak that plays about a tenth is not.
     fn differs_from(self, other: Self) -> bool {
         let apart = self.percent.abs_diff(other.percent) >= 10;
-        apart || (self.crossed, self.fits_mb) != (other.crossed, other.fits_mb)
+        apart || (self.crossed, self.fits_mb, self.verdict) != (other.crossed, other.fits_mb, other.verdict)
     }
 }
 
 impl State {
-    /// Nothing reported yet; the refusals are those before, `seen` what there is before the first invocation, and
-    /// `caches` what they did until then.
-    pub(super) fn new(window: Window, refused: u64, seen: Option<Seen>, caches: CacheCounts) -> Self {
+    pub(super) fn new(window: Window, before: Before, trim: TrimPolicy) -> Self {
+        let Before { refused, seen, caches } = before;
         Self {
             window,
+            leak: LeakWatch::new(),
+            trimmer: Trimmer::new(trim),
+            verdict: LeakVerdict::Unknown,
             in_flight: 0,
             overlaps: 0,
             named: 0,
@@ -147,12 +166,14 @@ impl Invocation {
         // Read while this one is in flight: the next to begin alone resets both.
         let peak = heap::stats().map_or(HeapPeak::ZERO, |books| books.peak);
         let peak_rss = os::peak_rss().ok();
-        let (concurrent, last) = self.leave();
+        let (concurrent, last) = self.leave(micros);
         if last {
             self.shared.run_hooks();
         }
         self.shared.resources.invocation_ended();
-        let (report, print) = self.conclude(outcome, micros, peak, peak_rss, concurrent);
+        let trimmed = if last { self.shared.trim_if_due() } else { None };
+        let (mut report, print) = self.conclude(outcome, micros, peak, peak_rss, concurrent);
+        report.trimmed = trimmed;
         self.shared.show(&report);
         if print {
             report.print();
@@ -161,8 +182,9 @@ impl Invocation {
     }
 
     /// Is in flight no longer; tells whether another was meanwhile, and whether none is left.
-    fn leave(&self) -> (bool, bool) {
+    fn leave(&self, micros: u64) -> (bool, bool) {
         let mut state = self.shared.state();
+        state.trimmer.worked(micros);
         state.in_flight = state.in_flight.saturating_sub(1);
         (self.shared_start || state.overlaps != self.overlaps, state.in_flight == 0)
     }
@@ -176,7 +198,8 @@ impl Invocation {
         peak_rss: Option<ByteSize>,
         concurrent: bool,
     ) -> (InvocationReport, bool) {
-        let rss = os::rss().ok().map(|rss| rss.total);
+        let resident = os::rss().ok();
+        let rss = resident.map(|rss| rss.total);
         heap::look_at_load(rss.unwrap_or_default());
         let (holders, held) = board::largest::<3>();
         let Ok(books) = heap::stats() else {
@@ -186,9 +209,21 @@ impl Invocation {
         let peak = HeapPeak { at_most: peak.at_most.max(books.live), ..peak };
         let (resources, caches) = (self.shared.resources.counts(), self.shared.caches.counts());
         let mut state = self.shared.state();
-        if state.named == self.number {
+        let is_latest = state.named == self.number;
+        if is_latest {
             heap::set_context("");
         }
+        let left = Left {
+            live: books.live.as_u64(),
+            explained: held.as_u64(),
+            rss: resident,
+            capacity: self.shared.lines.capacity().as_u64(),
+            // Else what others have in hand would count as left behind.
+            alone: is_latest && !concurrent,
+        };
+        let beyond = resident.map_or(ByteSize::ZERO, |rss| rss.anonymous.saturating_sub(books.live));
+        let retention = Retention { trimmed: state.trimmer.in_vain(beyond.as_u64()), ..self.shared.retention };
+        state.verdict = state.leak.watch(&left, &retention);
         state.highest_rss = state.highest_rss.max(peak_rss.max(rss).unwrap_or_default().as_u64());
         let refused = books.refused.saturating_sub(state.refused);
         // Others may have read the books later and come here earlier.
@@ -221,6 +256,8 @@ impl Invocation {
             holders,
             unaccounted: books.live.saturating_sub(held),
             resources,
+            verdict: state.verdict,
+            trimmed: None,
             caches: caches.since(&mut state.caches),
             micros,
             concurrent,
@@ -259,14 +296,21 @@ impl State {
                 Alerts::default().with(Alert::RisingMemory, over(rising)).with(Alert::SlowerInvocations, over(slower));
         }
         let near = report.peak.at_most.max(report.peak_rss.unwrap_or_default()) > report.lines.at(90);
+        let growing = matches!(report.verdict, LeakVerdict::Growing { .. });
         let now = self.trends.with(Alert::NearLimit, near).with(Alert::Refused, report.refused > 0);
+        let now = now.with(Alert::GrowingHeap, growing);
         let new = now.new_since(self.alerts);
         self.alerts = now;
         new
     }
 
     fn is_due(&mut self, report: &InvocationReport, policy: ReportPolicy) -> bool {
-        let now = Printed { percent: report.percent(), crossed: report.crossed, fits_mb: report.fits_mb() };
+        let now = Printed {
+            percent: report.percent(),
+            crossed: report.crossed,
+            fits_mb: report.fits_mb(),
+            verdict: discriminant(&report.verdict),
+        };
         let due = match policy {
             ReportPolicy::Off => return false,
             ReportPolicy::Each => true,
@@ -288,7 +332,7 @@ mod tests {
 
     /// Invocations with these peaks and durations, and which alerts each raised anew.
     fn alerts(samples: impl Iterator<Item = (u64, u64)>) -> Vec<(usize, Vec<Alert>)> {
-        let mut state = State::new(Window::new(32), 0, None, CacheCounts::default());
+        let mut state = State::new(Window::new(32), Before::default(), TrimPolicy::off());
         let lines = LoadLines::new(ByteSize::mib(1024));
         let report = InvocationReport::unknown(RequestId::new("r"), Outcome::Finished, lines, 0);
         let mut raised = |(peak, micros)| {

@@ -17,22 +17,25 @@
 //! ```
 //!
 //! ```text
-//! plimsoll 4f1c9a heap 12.1 peak 41.0 of 116 MiB (35 %) rss 48.2 +0 B | sessions 4.9 unaccounted 7.2 | fits=128MB?
+//! plimsoll 4f1c9a heap 12.1 peak 41.0 of 116 MiB (35 %) rss 48.2 +0 B | sessions 4.9 unaccounted 7.2 | steady | fits=128MB
 //! ```
 //!
 //! In words: 12.1 MiB are live, 41.0 MiB were at the peak of this invocation, which is 35 % of what the memory size
-//! leaves the process; the kernel counts 48.2 MiB; the invocation left nothing behind; the board names `sessions`; and
-//! 128 MB would fit, as far as fewer than 20 invocations can tell.
+//! leaves the process; the kernel counts 48.2 MiB; the invocation left nothing behind; the board names `sessions`; what
+//! invocations leave behind does not grow, see [`LeakVerdict`]; and 128 MB would fit (`128MB?`: as far as fewer than 20
+//! invocations can tell).
 
 mod alert;
 mod builder;
 mod caches;
 mod invocation;
+mod leak;
 mod policy;
 mod report;
 mod request_id;
 mod resources;
 mod snapshot;
+mod trim;
 mod window;
 
 use std::fmt;
@@ -41,7 +44,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use crate::budget::MemoryBudget;
-use crate::clock::Clock;
+use crate::clock::{Clock, Stopwatch};
 use crate::env::MemoryLimit;
 use crate::heap::{self, LoadLines};
 use crate::os;
@@ -51,16 +54,20 @@ pub use alert::Alert;
 pub use builder::{MonitorBuilder, MonitorError};
 pub use caches::CacheCounts;
 pub use invocation::Invocation;
+pub use leak::{LeakVerdict, Remedy};
 pub use policy::{POLICY_VARIABLE, ParsePolicyError, ReportPolicy};
 pub use report::{InvocationReport, Outcome, Reserved};
 pub use request_id::RequestId;
 pub use resources::ResourceCounts;
 pub use snapshot::Snapshot;
+pub use trim::{TrimPolicy, Trimmed};
 pub use window::Percentiles;
 
 use caches::Caches;
 use invocation::{Seen, State};
+use leak::Retention;
 use resources::Resources;
+use trim::Ended;
 
 /// Watches the memory of a process from invocation to invocation, and reports.
 ///
@@ -85,7 +92,7 @@ struct Shared {
     /// Shown every report.
     observers: Vec<Observer>,
     budget: Option<MemoryBudget>,
-    trim: bool,
+    retention: Retention,
     resources: Resources,
     caches: Caches,
     state: std::sync::Mutex<State>,
@@ -160,12 +167,38 @@ impl Shared {
         let _still_overdrawn = budget.relieve();
     }
 
-    /// Calls the hooks, and trims if asked to.
     fn run_hooks(&self) {
         self.hooks.iter().for_each(unless_it_panics);
-        if self.trim {
-            let _nothing_to_do = os::trim();
+    }
+
+    /// Gives pages back where the policy says so.
+    fn trim_if_due(&self) -> Option<Trimmed> {
+        let beyond = |rss: Option<os::Rss>| {
+            let live = heap::stats().ok()?.live;
+            Some(rss?.anonymous.saturating_sub(live).as_u64())
+        };
+        if self.state().trimmer.is_off() {
+            return None;
         }
+        let rss = os::rss().ok();
+        let lowest = self.lines.levels().min();
+        let ended = Ended {
+            beyond: beyond(rss),
+            capacity: self.lines.capacity(),
+            is_over: lowest.zip(rss).is_some_and(|(percent, rss)| rss.total > self.lines.at(percent)),
+        };
+        if !self.state().trimmer.is_due(&ended) {
+            return None;
+        }
+        let started = Stopwatch::start();
+        os::trim().ok()?;
+        let micros = started.micros();
+        let after = os::rss().ok();
+        let given_back =
+            rss.zip(after).map_or(ByteSize::ZERO, |(before, after)| before.total.saturating_sub(after.total));
+        let trimmed = Trimmed::new(given_back, micros);
+        self.state().trimmer.done(ended.beyond, beyond(after), &trimmed);
+        Some(trimmed)
     }
 
     fn show(&self, report: &InvocationReport) {

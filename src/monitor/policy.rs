@@ -24,7 +24,8 @@ pub enum ReportPolicy {
     Each,
     /// The first of every so many.
     Every(NonZeroU32),
-    /// Those whose load line, fitting memory size or peak (by a tenth of the capacity) differs from the line printed last.
+    /// Those whose load line, fitting memory size, verdict or peak (by a tenth of the capacity) differs from the line
+    /// printed last.
     OnChange,
     /// None. The alarm and the last words are no reports; they are written all the same.
     Off,

@@ -11,8 +11,10 @@ use crate::size::{ByteDelta, ByteSize};
 
 use super::alert::{Alert, Alerts};
 use super::caches::CacheCounts;
+use super::leak::LeakVerdict;
 use super::request_id::RequestId;
 use super::resources::ResourceCounts;
+use super::trim::Trimmed;
 
 /// Below this many invocations a recommendation carries a question mark.
 const ENOUGH_INVOCATIONS: u64 = 20;
@@ -68,6 +70,10 @@ pub struct InvocationReport {
     pub resources: ResourceCounts,
     /// What the watched caches did since the report before.
     pub caches: CacheCounts,
+    /// Whether what invocations leave behind grows, this one included.
+    pub verdict: LeakVerdict,
+    /// What was given back at its end, before `rss` was read; `None` without a [trim](super::MonitorBuilder::trim).
+    pub trimmed: Option<Trimmed>,
     /// How long it ran, in microseconds.
     pub micros: u64,
     /// Whether another was in flight meanwhile: peaks and growth are the environment's then.
@@ -149,6 +155,8 @@ impl InvocationReport {
             unaccounted: ByteSize::ZERO,
             resources: ResourceCounts::default(),
             caches: CacheCounts::default(),
+            verdict: LeakVerdict::Unknown,
+            trimmed: None,
             micros,
             concurrent: false,
             invocations: 0,
@@ -221,6 +229,12 @@ impl fmt::Display for InvocationReport {
         }
         if self.outcome == Outcome::Unfinished {
             f.write_str(" | unfinished")?;
+        }
+        if let Some(trimmed) = self.trimmed {
+            write!(f, " | {trimmed}")?;
+        }
+        if self.verdict != LeakVerdict::Unknown {
+            write!(f, " | {}", self.verdict)?;
         }
         if let Some(fits) = self.fits_mb() {
             let unsure = if self.invocations < ENOUGH_INVOCATIONS { "?" } else { "" };

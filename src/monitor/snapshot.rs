@@ -10,6 +10,7 @@ use crate::lazy::ResourceStatus;
 use crate::os;
 use crate::size::ByteSize;
 
+use super::leak::LeakVerdict;
 use super::report::Reserved;
 use super::window::Percentiles;
 use super::{Shared, report};
@@ -39,6 +40,8 @@ pub struct Snapshot {
     pub resources: Vec<ResourceStatus>,
     /// The watched caches, in the order of their naming.
     pub caches: Vec<CacheStats>,
+    /// Whether what invocations leave behind grows, as the last report told it.
+    pub verdict: LeakVerdict,
     /// Invocations reported so far; the percentiles are of the last of them.
     pub invocations: u64,
     /// Peak heap of the invocations in the window, in bytes.
@@ -62,6 +65,7 @@ impl Snapshot {
             reserved: shared.budget.as_ref().map(|budget| (Reserved::of(budget), budget.holders().collect())),
             resources: shared.resources.statuses().collect(),
             caches: shared.caches.stats().collect(),
+            verdict: state.verdict,
             invocations: state.window.count(),
             peaks: state.window.percentiles(|sample| sample.peak),
             micros: state.window.percentiles(|sample| sample.micros),
@@ -124,6 +128,9 @@ impl fmt::Display for Snapshot {
         }
         for stats in &self.caches {
             writeln!(f, "  cache {stats}")?;
+        }
+        if self.verdict != LeakVerdict::Unknown {
+            writeln!(f, "  what invocations leave: {}", self.verdict)?;
         }
         let Percentiles { p50, p95, p99, max } = self.peaks;
         let size = ByteSize::bytes;

@@ -23,6 +23,10 @@ pub(super) const fn trim() -> Result<bool, OsError> {
     Err(OsError::NotAvailable { what: "malloc_trim", here: OS })
 }
 
+pub(super) const fn threads() -> Option<u64> {
+    None
+}
+
 /// Writes to standard error what it takes. Unlike on Linux it goes through std's lock, so not from a signal handler.
 pub(super) fn write_stderr(bytes: &[u8]) {
     // There is nobody left to tell that standard error is gone.

@@ -31,6 +31,10 @@ pub(super) fn peak_rss() -> Result<u64, OsError> {
     STATUS.read::<4096, _>(PEAK_RSS, parse_high_water)
 }
 
+pub(super) fn threads() -> Option<u64> {
+    STATUS.read::<4096, _>("the number of threads", parse_threads).ok()
+}
+
 pub(super) fn reset_peak_rss() -> Result<(), OsError> {
     let failed = |source| OsError::Io { what: RESET_PEAK_RSS, source };
     let mut file = File::from(open(c"/proc/self/clear_refs", libc::O_WRONLY).map_err(failed)?);
@@ -178,6 +182,12 @@ fn parse_statm(text: &[u8], page_size: u64) -> Option<Rss> {
 fn parse_high_water(text: &[u8]) -> Option<u64> {
     let value = text.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(b"VmHWM:"))?;
     parse_number(value.trim_ascii().strip_suffix(b" kB")?)?.checked_mul(1024)
+}
+
+/// The line `Threads:` with its number.
+fn parse_threads(text: &[u8]) -> Option<u64> {
+    let value = text.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(b"Threads:"))?;
+    parse_number(value.trim_ascii())
 }
 
 fn parse_number(digits: &[u8]) -> Option<u64> {

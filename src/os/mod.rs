@@ -231,6 +231,21 @@ pub fn set_trim_hook(hook: fn() -> bool) {
     *trim_hook() = Some(hook);
 }
 
+/// Whether a [`trim()`] can do anything at all.
+pub(crate) fn can_trim() -> bool {
+    cfg!(all(target_os = "linux", target_env = "gnu")) || has_trim_hook()
+}
+
+/// Whether [`trim()`] calls a hook.
+pub(crate) fn has_trim_hook() -> bool {
+    trim_hook().is_some()
+}
+
+/// How many threads the process has now; `None` where that is not known. As dear as [`peak_rss()`].
+pub(crate) fn threads() -> Option<u64> {
+    host::threads()
+}
+
 /// The slot of the hook. No code of others runs under this lock, so a poisoned one holds a whole value.
 fn trim_hook() -> MutexGuard<'static, Option<fn() -> bool>> {
     TRIM_HOOK.lock().unwrap_or_else(PoisonError::into_inner)

@@ -1,0 +1,127 @@
+//! Pages that glibc keeps: told from a leak, given back, at a bounded cost, and not held against the budget.
+#![allow(unsafe_code, reason = "forked children, and memory beside the heap")]
+#![allow(
+    unused_macros,
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests without libtest's attribute"
+)]
+
+mod support;
+
+use plimsoll::budget::MemoryBudget;
+use plimsoll::monitor::{InvocationReport, LeakVerdict, Monitor, Remedy, ReportPolicy, TrimPolicy};
+use plimsoll::{ByteSize, TrackingAllocator};
+
+#[global_allocator]
+static GLOBAL: TrackingAllocator = TrackingAllocator::new();
+
+const GLIBC: bool = cfg!(all(target_os = "linux", target_env = "gnu", not(miri)));
+
+support::tests! {
+    pages_that_glibc_keeps_are_retained_until_they_are_given_back if GLIBC, else "needs glibc",
+    trims_keep_to_their_share_of_the_time if GLIBC, else "needs glibc",
+    pages_given_back_are_no_overhead_of_the_budget if GLIBC, else "needs glibc",
+}
+
+/// One invocation that does `work`, and its report.
+fn invoke(monitor: &Monitor, work: impl FnOnce()) -> InvocationReport {
+    let invocation = monitor.start("r");
+    work();
+    invocation.finish()
+}
+
+/// Memory that the kernel counts and the ledger does not, as a C library's; for good.
+fn beside_the_heap(bytes: usize) {
+    let layout = std::alloc::Layout::from_size_align(bytes, 4096).unwrap();
+    // SAFETY: the size is not zero.
+    let block = unsafe { std::alloc::GlobalAlloc::alloc(&std::alloc::System, layout) };
+    // SAFETY: the block has so many bytes, and is never freed.
+    unsafe { block.write_bytes(1, bytes) };
+}
+
+/// Frees 35 MiB of small blocks, but for one in 350: 0.1 MiB, between which glibc keeps the pages of all others.
+fn pitted() -> Vec<Box<[u8; 1000]>> {
+    let all: Vec<_> = (0..35 << 10).map(|_| Box::new([1; 1000])).collect();
+    all.into_iter().step_by(350).collect()
+}
+
+fn pages_that_glibc_keeps_are_retained_until_they_are_given_back() {
+    let ended = support::in_child(|| {
+        let builder = || Monitor::builder().memory_size(ByteSize::mib(128)).report(ReportPolicy::Off);
+        let keeps = builder().build().unwrap();
+        let mut pits = Vec::new();
+        for number in 1..=300 {
+            let report = invoke(&keeps, || pits = pitted());
+            assert!(report.live < ByteSize::kib(600), "{report}");
+            match report.verdict {
+                LeakVerdict::Retaining { beyond_heap, remedy: Remedy::Trim, .. } => {
+                    assert!(beyond_heap > ByteSize::mib(25), "{report}");
+                }
+                other => assert!(number < 16 && other == LeakVerdict::Unknown, "{number}: {report}"),
+            }
+        }
+        let kept = invoke(&keeps, || ());
+        assert!(kept.rss.unwrap() > ByteSize::mib(30) && kept.to_string().contains(" beyond heap: trim"), "{kept}");
+
+        let trims = builder().trim(TrimPolicy::new().share_of_time(100)).build().unwrap();
+        let report = invoke(&trims, || ());
+        let trimmed = report.trimmed.unwrap();
+        assert!(report.rss.unwrap() < ByteSize::mib(10), "{report}");
+        assert!(trimmed.given_back > ByteSize::mib(25) && trimmed.micros > 0, "{report}");
+        assert!(report.to_string().contains(&format!(" | trimmed {} in ", trimmed.given_back)), "{report}");
+        assert_eq!(invoke(&trims, || ()).trimmed, None, "there is nothing left");
+        for _ in 0..40 {
+            let report = invoke(&trims, || pits = pitted());
+            assert!(report.trimmed.is_some() && report.rss.unwrap() < ByteSize::mib(10), "{report}");
+            assert!(!matches!(report.verdict, LeakVerdict::Retaining { .. } | LeakVerdict::Growing { .. }), "{report}");
+        }
+    });
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+}
+
+fn trims_keep_to_their_share_of_the_time() {
+    let ended = support::in_child(|| {
+        let monitor = Monitor::builder().memory_size(ByteSize::mib(128)).report(ReportPolicy::Off);
+        let monitor = monitor.trim(true).build().unwrap();
+        let (mut worked, mut spent, mut trims, mut pits) = (0, 0, 0, Vec::new());
+        for _ in 0..300 {
+            let report = invoke(&monitor, || pits = pitted());
+            worked += report.micros;
+            if let Some(trimmed) = report.trimmed {
+                // What one takes is known only afterwards.
+                assert!(spent * 100 <= worked, "{spent} of {worked} us before {report}");
+                (spent, trims) = (spent + trimmed.micros, trims + 1);
+            }
+        }
+        assert!(trims > 0 && trims < 300, "{trims} trims, {spent} of {worked} us");
+        let never_ending = monitor.start("never ending");
+        assert!((0..50).all(|_| invoke(&monitor, || pits = pitted()).trimmed.is_none()), "another may need the pages");
+        drop(never_ending);
+    });
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+}
+
+fn pages_given_back_are_no_overhead_of_the_budget() {
+    let ended = support::in_child(|| {
+        let budget = MemoryBudget::new(ByteSize::mib(116));
+        let monitor = Monitor::builder().memory_size(ByteSize::mib(128)).report(ReportPolicy::Off).budget(&budget);
+        let monitor = monitor.trim(TrimPolicy::new().share_of_time(100)).build().unwrap();
+        let mut pits = Vec::new();
+        for _ in 0..100 {
+            let report = invoke(&monitor, || pits = pitted());
+            assert!(report.trimmed.is_some(), "{report}");
+        }
+        drop(monitor.start("tells the budget of the last"));
+        let baseline = budget.baseline();
+        // Code, stacks, and what is pitted.
+        assert!(baseline.overhead < ByteSize::mib(8), "{baseline:?}");
+        assert!(baseline.room > ByteSize::mib(107), "{baseline:?}");
+        // The negative control: pages that never carried heap are overhead, given back or not.
+        beside_the_heap(20 << 20);
+        (0..100).for_each(|_| drop(invoke(&monitor, || pits = pitted()).alerts()));
+        assert!(budget.baseline().overhead > ByteSize::mib(18), "{:?}", budget.baseline());
+    });
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+}
