@@ -68,7 +68,7 @@ pub enum LeakVerdict {
     Growing {
         /// By how much from one invocation to the next.
         per_invocation: ByteSize,
-        /// After how many more the capacity is used up, at this pace.
+        /// After how many more the rss is at the capacity, at this pace: a few fewer than are left up to the kill.
         invocations_left: u64,
     },
     /// The heap does not grow, but the rss lies far beyond it: pages that the allocator keeps.
@@ -300,8 +300,8 @@ impl LeakWatch {
     fn look_in_haste(&mut self, room: f64) {
         let bar = if self.hasty.take().is_some() { &KEPT } else { &HASTY };
         let mut levels = [0.0; MOST];
-        for (ring, most) in [(&self.recent, FIRST), (&self.touched, FIRST), (&self.recent, MOST), (&self.touched, MOST)]
-        {
+        for (most, of_pages) in [(FIRST, false), (FIRST, true), (MOST, false), (MOST, true)] {
+            let ring = if of_pages { &self.touched } else { &self.recent };
             let places = ring.len.min(most);
             let climbed = ring.back(0) - ring.back(places.saturating_sub(1));
             // At twice the pace that is asked for, as the two ends alone are noisy; most invocations end here.
@@ -310,7 +310,9 @@ impl LeakWatch {
             }
             let levels = ring.newest(most, &mut levels);
             let slope = trend::rise(levels, bar);
-            self.hasty = slope.filter(|slope| slope * HASTE >= room && is_new(levels, most, &self.windows));
+            // The blocks are of live levels, and know of no others.
+            let is_new = || of_pages || is_new(levels, most, &self.windows);
+            self.hasty = slope.filter(|slope| slope * HASTE >= room && is_new());
             if self.hasty.is_some() {
                 return;
             }
@@ -391,9 +393,9 @@ fn early(count: usize) -> f64 {
     (0.8 * all / deviation).min(WARM)
 }
 
-/// What is left up to the kill.
+/// What is left up to the kill, which is by the rss: what is live and was never touched is not there.
 fn room(left: &Left) -> f64 {
-    let taken = left.rss.map_or(0, |rss| rss.total.as_u64()).max(left.live);
+    let taken = left.rss.map_or(left.live, |rss| rss.total.as_u64());
     bytes(left.capacity.saturating_sub(taken))
 }
 

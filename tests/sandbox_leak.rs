@@ -1,0 +1,135 @@
+//! A leak under a memory limit that the kernel enforces: the verdict must be there well before the kill.
+//!
+//! As in `sandbox`, the limit is 116 MiB for a "128 MB" function. Where no memory cgroup can be made the tests are not
+//! run, and say why; with `PLIMSOLL_SANDBOX=required` in the environment that is a failure.
+#![allow(
+    unsafe_code,
+    unused_macros,
+    unused_imports,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "tests without libtest's attribute"
+)]
+
+#[path = "sandbox/cage.rs"]
+mod cage;
+mod support;
+
+use std::os::unix::process::ExitStatusExt;
+use std::process::{ExitCode, ExitStatus};
+
+use cage::Cage;
+use plimsoll::monitor::{LeakVerdict, Monitor, ReportPolicy};
+use plimsoll::{ByteSize, TrackingAllocator, board};
+
+#[global_allocator]
+static GLOBAL: TrackingAllocator = TrackingAllocator::new();
+
+/// What a function of 128 MB has for itself.
+const CAGE_MIB: u64 = 116;
+
+/// How many invocations before its kill a leak must be known.
+const AHEAD: usize = 20;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [flag, how, kib] = &arguments[..]
+        && flag == "--function"
+    {
+        function(how, kib.parse().unwrap());
+        return ExitCode::SUCCESS;
+    }
+    let no_cage = Cage::new(CAGE_MIB).err();
+    if std::env::var("PLIMSOLL_SANDBOX").is_ok_and(|value| value == "required")
+        && let Some(why) = &no_cage
+    {
+        eprintln!("the sandbox is required and cannot be: {why}");
+        return ExitCode::from(101);
+    }
+    let why = no_cage.as_deref();
+    support::run(&[
+        ("a_leak_is_known_twenty_invocations_before_its_kill", a_leak_is_known_before_its_kill as fn(), why),
+        ("a_vector_that_doubles_is_known_by_its_pages", a_vector_that_doubles_is_known_by_its_pages, why),
+        ("what_is_freed_or_accounted_for_is_neither_killed_nor_growing", what_is_no_leak_is_not_growing, why),
+    ])
+}
+
+/// Keeps `kib` of every invocation, by one way or another, and prints its number and the verdict after each.
+fn function(how: &str, kib: usize) {
+    let monitor = Monitor::builder().memory_size(ByteSize::mib(128)).environment_share(ByteSize::mib(12));
+    let monitor = monitor.report(ReportPolicy::Off).build().unwrap();
+    let bytes = kib << 10;
+    let (mut pieces, mut one): (Vec<Vec<u8>>, Vec<u8>) = (Vec::new(), Vec::new());
+    let cache = board::holder("cache");
+    for number in 1_usize.. {
+        let invocation = monitor.start("r");
+        // An event and its answer, which are gone afterwards.
+        drop(std::hint::black_box(vec![1_u8; 10_000 + number * 7919 % 100_000]));
+        match how {
+            "pieces" => pieces.push(vec![1; bytes]),
+            "one" => one.resize(one.len() + bytes, 1),
+            "cached" if number <= 60 => {
+                pieces.push(vec![1; bytes]);
+                cache.add(ByteSize::kib(kib as u64));
+            }
+            _ => drop(std::hint::black_box(vec![1_u8; bytes])),
+        }
+        println!("{}", invocation.finish().verdict);
+        if number == 600 && matches!(how, "cached" | "freed") {
+            return;
+        }
+    }
+}
+
+/// How the function ended, and the verdict after each invocation.
+fn run(how: &str, kib: usize) -> (ExitStatus, u64, Vec<String>) {
+    let cage = Cage::new(CAGE_MIB).unwrap();
+    let mut command = cage.command(&std::env::current_exe().unwrap());
+    let output = command.args(["--function", how, &kib.to_string()]).output().unwrap();
+    let verdicts = String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect();
+    (output.status, cage.oom_kills(), verdicts)
+}
+
+/// How many invocations after it grows the kernel kills, once it has.
+fn ahead(how: &str, kib: usize) -> usize {
+    let (status, kills, verdicts) = run(how, kib);
+    assert_eq!((status.signal(), kills), (Some(9), 1), "{how} {kib}: {status} after {} invocations", verdicts.len());
+    let seen = verdicts.iter().position(|verdict| verdict.starts_with("growing"));
+    let seen = seen.unwrap_or_else(|| panic!("{how} {kib}: killed unseen after {} invocations", verdicts.len()));
+    // Once it is known it is said to the end.
+    let last = verdicts.last().unwrap();
+    assert!(last.starts_with("growing"), "{how} {kib}: {last}");
+    println!(
+        "\n    {how}, {kib} KiB: `{}` after {} invocations, killed after {}",
+        verdicts[seen],
+        seen + 1,
+        verdicts.len()
+    );
+    verdicts.len() - (seen + 1)
+}
+
+fn a_leak_is_known_before_its_kill() {
+    for kib in [10, 100, 1024] {
+        let ahead = ahead("pieces", kib);
+        assert!(ahead >= AHEAD, "{kib} KiB per invocation: {ahead} before the kill");
+    }
+}
+
+fn a_vector_that_doubles_is_known_by_its_pages() {
+    for kib in [100, 1024] {
+        let ahead = ahead("one", kib);
+        assert!(ahead >= AHEAD, "{kib} KiB per invocation: {ahead} before the kill");
+    }
+}
+
+fn what_is_no_leak_is_not_growing() {
+    for (how, kib) in [("freed", 40 << 10), ("cached", 1024)] {
+        let (status, kills, verdicts) = run(how, kib);
+        assert!(status.success() && kills == 0 && verdicts.len() == 600, "{how}: {status}");
+        let growing = verdicts.iter().find(|verdict| verdict.starts_with("growing"));
+        assert_eq!((growing, verdicts.last().unwrap().as_str()), (None, "steady"), "{how}");
+    }
+}
