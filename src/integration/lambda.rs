@@ -2,14 +2,31 @@
 
 use std::future::{Ready, ready};
 
-use lambda_runtime::LambdaInvocation;
+use lambda_runtime::{Diagnostic, LambdaInvocation};
 
-use super::HasRequestId;
+use super::{AdmissionError, HasRequestId, OverMemory};
 use crate::monitor::Monitor;
 
 impl HasRequestId for LambdaInvocation {
     fn request_id(&self) -> &str {
         &self.context.request_id
+    }
+}
+
+/// A function error of the type `OverMemory`, for alarms and retries to know it by.
+impl From<OverMemory> for Diagnostic {
+    fn from(over: OverMemory) -> Self {
+        Self { error_type: "OverMemory".to_owned(), error_message: over.to_string() }
+    }
+}
+
+/// The handler's own errors stay as they are.
+impl<E: Into<Diagnostic>> From<AdmissionError<E>> for Diagnostic {
+    fn from(error: AdmissionError<E>) -> Self {
+        match error {
+            AdmissionError::OverMemory(over) => over.into(),
+            AdmissionError::Service(error) => error.into(),
+        }
     }
 }
 
