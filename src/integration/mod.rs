@@ -2,6 +2,7 @@
 //!
 //! * `tower`: [`ReportLayer`] reports each request of a tower service, axum's for one; [`AdmissionLayer`] lets in only
 //!   those that have memory promised.
+//! * `tracing`: each report as an [event](tracing::event).
 //! * `lambda`: the same layer on `lambda_runtime`, and the [final picture](lambda::final_picture) at its shutdown.
 //!
 //! Nothing else in the crate knows this module, and what is here decides nothing: it starts and ends what
@@ -13,6 +14,8 @@ mod admission;
 pub mod lambda;
 #[cfg(feature = "tower")]
 mod tower;
+#[cfg(feature = "tracing")]
+pub mod tracing;
 
 #[cfg(feature = "tower")]
 pub use admission::{
