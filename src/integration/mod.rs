@@ -3,7 +3,8 @@
 //! * `tower`: [`ReportLayer`] reports each request of a tower service, axum's for one; [`AdmissionLayer`] lets in only
 //!   those that have memory promised.
 //! * `tracing`: each report as an [event](tracing::event).
-//! * `lambda`: the same layer on `lambda_runtime`, and the [final picture](lambda::final_picture) at its shutdown.
+//! * `lambda`: the same layers on `lambda_runtime`, the [final picture](lambda::final_picture) at its shutdown, and a
+//!   [small snapshot](lambda::snap_start) for `SnapStart`.
 //!
 //! Nothing else in the crate knows this module, and what is here decides nothing: it starts and ends what
 //! [`monitor`](crate::monitor) does, and asks the [`budget`](crate::budget).

@@ -35,6 +35,7 @@ mod policy;
 mod report;
 mod request_id;
 mod resources;
+mod restore;
 mod snapshot;
 mod window;
 
