@@ -297,6 +297,39 @@ fn what_is_booked_may_overdraw_and_relieving_asks_the_others() {
 }
 
 #[test]
+fn as_much_as_is_wanted_is_taken_back_from_those_ranked_low_enough_whatever_is_free() {
+    let (budget, log) = (MemoryBudget::new(kib(1000)), Log::default());
+    let cache = Giver::new(&budget, "cache", Rank::CACHE, kib(20), &log);
+    let last = Giver::that_gives_at(Pressure::Critical, &budget, "last", Rank::CACHE, kib(30), &log);
+    let model = Giver::new(&budget, "model", Rank::RESOURCE, kib(40), &log);
+    assert_eq!(budget.reclaim(Rank::CACHE, kib(0)), kib(0));
+    assert_eq!(asked(&log), []);
+    let (high, critical) = (Pressure::High, Pressure::Critical);
+    assert_eq!(budget.reclaim(Rank::CACHE, kib(25)), kib(25));
+    assert_eq!(
+        asked(&log),
+        [("cache", kib(25), high), ("last", kib(5), high), ("cache", kib(5), critical), ("last", kib(5), critical)]
+    );
+    assert_eq!([cache.held(), last.held(), model.held()], [kib(0), kib(25), kib(40)]);
+    assert_eq!(budget.reclaim(Rank::new(149), ByteSize::MAX), kib(25), "all of theirs");
+    assert_eq!(budget.reclaim(Rank::RESOURCE, ByteSize::MAX), kib(40));
+    assert_eq!(budget.reclaim(Rank::RESOURCE, ByteSize::MAX), kib(0));
+    assert_eq!(budget.reserved(), kib(0));
+}
+
+#[test]
+fn inside_a_reclaimer_nothing_is_taken_back_from_anybody() {
+    let (budget, log) = (MemoryBudget::new(kib(100)), Log::default());
+    let cache = Giver::new(&budget, "cache", Rank::CACHE, kib(60), &log);
+    let inner = budget.clone();
+    let asks = reclaimer(&budget.account("asks"), Rank::BUFFER, move |_, _| inner.reclaim(Rank::RESOURCE, kib(1)));
+    drop(budget.account("asker").try_reserve(kib(50)).unwrap());
+    assert_eq!(asked(&log), [("cache", kib(10), Pressure::High)]);
+    assert_eq!(cache.held(), kib(50));
+    drop(asks);
+}
+
+#[test]
 fn a_room_that_shrinks_takes_nothing_until_it_is_asked_to() {
     let (budget, log) = (MemoryBudget::new(kib(100)), Log::default());
     let cache = Giver::new(&budget, "cache", Rank::CACHE, kib(80), &log);

@@ -274,6 +274,33 @@ impl MemoryBudget {
         }
         self.core.relieve(None)
     }
+
+    /// Asks for `want` back from those ranked up to `up_to`, whatever is free, and tells how much less is reserved then.
+    ///
+    /// For when less is better than enough: before a snapshot of the process is taken, or when it will be idle for long.
+    /// They are asked in two rounds as for a reservation, so [`ByteSize::MAX`] takes whatever they can do without. Inside
+    /// a reclaimer, nobody is asked.
+    ///
+    /// ```
+    /// # use std::sync::{Arc, Mutex};
+    /// # use plimsoll::{ByteSize, MemoryBudget, budget::Rank};
+    /// # let budget = MemoryBudget::new(ByteSize::kib(100));
+    /// # let held = Arc::new(Mutex::new(budget.account("cache").try_reserve(ByteSize::kib(80))?));
+    /// # let shared = Arc::clone(&held);
+    /// # let reclaimer = Arc::new(move |want: ByteSize, _| {
+    /// #     shared.try_lock().map_or(ByteSize::ZERO, |mut held| held.shrink(want))
+    /// # });
+    /// # budget.account("cache").set_reclaimer(Rank::CACHE, Arc::downgrade(&reclaimer));
+    /// assert_eq!(budget.reclaim(Rank::CACHE, ByteSize::kib(30)), ByteSize::kib(30));
+    /// assert_eq!(budget.reclaim(Rank::CACHE, ByteSize::MAX), ByteSize::kib(50));
+    /// # Ok::<(), plimsoll::BudgetExceeded>(())
+    /// ```
+    pub fn reclaim(&self, up_to: Rank, want: ByteSize) -> ByteSize {
+        let before = self.reserved();
+        let freed = || before.saturating_sub(self.reserved());
+        self.core.reclaim(None, up_to, || Some(want.saturating_sub(freed())).filter(|left| *left > ByteSize::ZERO));
+        freed()
+    }
 }
 
 impl fmt::Debug for MemoryBudget {
@@ -338,7 +365,7 @@ impl Core {
             self.trim(n);
             self.pages.missing(n).map(ByteSize::bytes)
         };
-        if self.reclaim(Some(asker), missing) && self.relieve(Some(asker)) {
+        if self.reclaim(Some(asker), Rank::HIGHEST, missing) && self.relieve(Some(asker)) {
             return Ok(());
         }
         self.line.give(&self.entry(asker).slot, n);
@@ -355,14 +382,15 @@ impl Core {
     }
 
     /// Asks reclaimers in turn until nothing is `missing`, and tells whether that is so; `missing` is called again
-    /// after each. For `asker`, an account, only those are asked that it may ask.
-    fn reclaim(&self, asker: Option<usize>, mut missing: impl FnMut() -> Option<ByteSize>) -> bool {
+    /// after each. Nobody is asked who is ranked above `up_to`; for `asker`, an account, only those that it may ask.
+    fn reclaim(&self, asker: Option<usize>, up_to: Rank, mut missing: impl FnMut() -> Option<ByteSize>) -> bool {
         let Some(_guard) = Reclaiming::begin() else { return missing().is_none() };
         for pressure in [Pressure::High, Pressure::Critical] {
             let (mut last, count) = (None, self.reclaimers.count());
             loop {
                 let Some(want) = missing() else { return true };
-                let Some((key, reclaimer)) = self.reclaimers.after(last, count, asker) else { break };
+                let next = self.reclaimers.after(last, count, asker);
+                let Some((key, reclaimer)) = next.filter(|(key, _)| key.rank() <= up_to) else { break };
                 reclaim::ask(reclaimer, want, pressure);
                 last = Some(key);
             }
@@ -378,7 +406,7 @@ impl Core {
         if overdrawn().is_none() {
             return true;
         }
-        let relieved = self.reclaim(asker, overdrawn);
+        let relieved = self.reclaim(asker, Rank::HIGHEST, overdrawn);
         if self.pages.are_over() {
             let _rss = self.pages.trim();
         }
@@ -395,7 +423,7 @@ impl Core {
         let kept = places.filter(|(index, _)| askable >> index & 1 == 0).filter_map(|(_, entry)| entry.get());
         let kept = kept.fold(n, |sum, entry| sum.saturating_add(entry.slot.held()));
         let granted = kept <= self.line.room()
-            && self.reclaim(Some(asker), || {
+            && self.reclaim(Some(asker), Rank::HIGHEST, || {
                 if self.line.take(slot, n) {
                     return None;
                 }

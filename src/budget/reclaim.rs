@@ -66,6 +66,7 @@ impl Rank {
     pub const CACHE: Self = Self(100);
     /// Whole resources such as models, slow to load again.
     pub const RESOURCE: Self = Self(150);
+    pub(super) const HIGHEST: Self = Self(u8::MAX);
 
     /// A rank of one's own, between or beyond those named here.
     pub const fn new(rank: u8) -> Self {
@@ -84,6 +85,12 @@ pub(super) struct Key {
     rank: Rank,
     /// Which reclaimer it is, counting from the first that was set.
     number: u64,
+}
+
+impl Key {
+    pub(super) const fn rank(self) -> Rank {
+        self.rank
+    }
 }
 
 /// The reclaimers of a budget. Its lock is held for a look at the list, never while one of them runs.

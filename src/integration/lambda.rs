@@ -1,15 +1,34 @@
 //! What `lambda_runtime` needs of its own.
 
 use std::future::{Ready, ready};
+use std::sync::Arc;
 
-use lambda_runtime::LambdaInvocation;
+use lambda_runtime::{BoxFuture, Diagnostic, Error, LambdaInvocation, SnapStartResource};
 
-use super::HasRequestId;
+use super::{AdmissionError, HasRequestId, OverMemory};
+use crate::budget::Rank;
 use crate::monitor::Monitor;
 
 impl HasRequestId for LambdaInvocation {
     fn request_id(&self) -> &str {
         &self.context.request_id
+    }
+}
+
+/// A function error of the type `OverMemory`, for alarms and retries to know it by.
+impl From<OverMemory> for Diagnostic {
+    fn from(over: OverMemory) -> Self {
+        Self { error_type: "OverMemory".to_owned(), error_message: over.to_string() }
+    }
+}
+
+/// The handler's own errors stay as they are.
+impl<E: Into<Diagnostic>> From<AdmissionError<E>> for Diagnostic {
+    fn from(error: AdmissionError<E>) -> Self {
+        match error {
+            AdmissionError::OverMemory(over) => over.into(),
+            AdmissionError::Service(error) => error.into(),
+        }
     }
 }
 
@@ -36,5 +55,55 @@ pub fn final_picture(monitor: &Monitor) -> impl FnOnce() -> Ready<()> + Send + '
     move || {
         monitor.snapshot().print();
         ready(())
+    }
+}
+
+/// Makes the process small before `SnapStart` takes its snapshot, and sets clocks and peaks right after each restore.
+///
+/// A snapshot is restored as often as environments are needed, hours later and on other hosts: what it holds is loaded
+/// each time, and is as old as the snapshot. So [`Monitor::before_snapshot`] has those of the monitor's budget and
+/// resources ranked up to `up_to` give back what they hold, and pages be given back; [`Monitor::after_restore`] has what
+/// expired meanwhile be seen as expired. With [`Rank::CACHE`] the resources that were prefetched stay, to be there from
+/// the first request on; with [`Rank::RESOURCE`] they go too.
+///
+/// Register it first: so it runs last before the snapshot, when others have freed what they free, and first after it.
+/// Where the function is not started from a snapshot nothing happens. It makes no error, as one would end the function.
+///
+/// ```no_run
+/// # async fn handler(_: lambda_runtime::LambdaEvent<String>) -> Result<(), lambda_runtime::Error> { Ok(()) }
+/// # async fn serve() -> Result<(), lambda_runtime::Error> {
+/// use lambda_runtime::{Runtime, service_fn};
+/// use plimsoll::{Monitor, ReportLayer, budget::Rank, integration::lambda};
+///
+/// let monitor = Monitor::from_env()?;
+/// Runtime::new(service_fn(handler))
+///     .register_snapstart_resource(lambda::snap_start(&monitor, Rank::CACHE))
+///     .layer(ReportLayer::new(&monitor))
+///     .run()
+///     .await
+/// # }
+/// ```
+pub fn snap_start(monitor: &Monitor, up_to: Rank) -> Arc<dyn SnapStartResource> {
+    Arc::new(SnapStart { monitor: monitor.clone(), up_to })
+}
+
+struct SnapStart {
+    monitor: Monitor,
+    up_to: Rank,
+}
+
+impl SnapStartResource for SnapStart {
+    fn before_snapshot(&self) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(async {
+            self.monitor.before_snapshot(self.up_to);
+            Ok(())
+        })
+    }
+
+    fn after_restore(&self) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(async {
+            self.monitor.after_restore();
+            Ok(())
+        })
     }
 }

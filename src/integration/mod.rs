@@ -1,15 +1,26 @@
 //! The crate's parts hooked into what services are built on, each behind a feature of its name.
 //!
-//! * `tower`: [`ReportLayer`] reports each request of a tower service, axum's for one.
-//! * `lambda`: the same layer on `lambda_runtime`, and the [final picture](lambda::final_picture) at its shutdown.
+//! * `tower`: [`ReportLayer`] reports each request of a tower service, axum's for one; [`AdmissionLayer`] lets in only
+//!   those that have memory promised.
+//! * `tracing`: each report as an [event](tracing::event).
+//! * `lambda`: the same layers on `lambda_runtime`, the [final picture](lambda::final_picture) at its shutdown, and a
+//!   [small snapshot](lambda::snap_start) for `SnapStart`.
 //!
 //! Nothing else in the crate knows this module, and what is here decides nothing: it starts and ends what
-//! [`monitor`](crate::monitor) does.
+//! [`monitor`](crate::monitor) does, and asks the [`budget`](crate::budget).
 
+#[cfg(feature = "tower")]
+mod admission;
 #[cfg(feature = "lambda")]
 pub mod lambda;
 #[cfg(feature = "tower")]
 mod tower;
+#[cfg(feature = "tracing")]
+pub mod tracing;
 
+#[cfg(feature = "tower")]
+pub use admission::{
+    AdmissionError, AdmissionFuture, AdmissionLayer, AdmissionService, ByAnswer, ByError, OverMemory, Refuse,
+};
 #[cfg(feature = "tower")]
 pub use tower::{ById, ByTrait, HasRequestId, IdOf, ReportFuture, ReportLayer, ReportService};

@@ -106,6 +106,14 @@ impl State {
     }
 }
 
+impl State {
+    /// Forgets what was seen of memory, and what was said of it; what is running runs on.
+    pub(super) fn forget(&mut self) {
+        (self.seen, self.printed, self.highest_rss) = (None, None, 0);
+        (self.alerts, self.trends) = (Alerts::default(), Alerts::default());
+    }
+}
+
 /// An invocation in flight. [`finish`](Self::finish) reports it; dropped, it is reported as unfinished.
 #[must_use = "dropped at once, the invocation is reported as unfinished"]
 pub struct Invocation {

@@ -24,16 +24,21 @@
 //! leaves the process; the kernel counts 48.2 MiB; the invocation left nothing behind; the board names `sessions`; what
 //! invocations leave behind does not grow, see [`LeakVerdict`]; and 128 MB would fit (`128MB?`: as far as fewer than 20
 //! invocations can tell).
+//!
+//! With the feature `emf` the same goes to CloudWatch as metrics: see `Emf`.
 
 mod alert;
 mod builder;
 mod caches;
+#[cfg(feature = "emf")]
+mod emf;
 mod invocation;
 mod leak;
 mod policy;
 mod report;
 mod request_id;
 mod resources;
+mod restore;
 mod snapshot;
 mod trim;
 mod window;
@@ -53,6 +58,8 @@ use crate::size::ByteSize;
 pub use alert::Alert;
 pub use builder::{MonitorBuilder, MonitorError};
 pub use caches::CacheCounts;
+#[cfg(feature = "emf")]
+pub use emf::{Emf, EmfError};
 pub use invocation::Invocation;
 pub use leak::{LeakVerdict, Remedy};
 pub use policy::{POLICY_VARIABLE, ParsePolicyError, ReportPolicy};

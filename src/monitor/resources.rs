@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::budget::{Account, Pressure, Reclaim};
+use crate::budget::{Account, Pressure, Rank, Reclaim};
 use crate::lazy::{Resource, ResourceState, ResourceStatus};
 use crate::size::ByteSize;
 
@@ -73,6 +73,14 @@ impl Resources {
 
     pub(super) fn statuses(&self) -> impl Iterator<Item = ResourceStatus> {
         self.0.iter().map(|unloader| unloader.0.status())
+    }
+
+    /// Unloads those ranked up to `up_to` that nobody holds a pin of, and tells what they were charged.
+    pub(super) fn unload(&self, up_to: Rank) -> ByteSize {
+        let unloading = self.0.iter().filter(|unloader| unloader.0.rank() <= up_to);
+        unloading.fold(ByteSize::ZERO, |sum, unloader| {
+            sum.saturating_add(unloader.reclaim(ByteSize::MAX, Pressure::Critical))
+        })
     }
 
     pub(super) fn invocation_ended(&self) {

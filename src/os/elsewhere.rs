@@ -33,6 +33,13 @@ pub(super) fn write_stderr(bytes: &[u8]) {
     drop(std::io::stderr().write_all(bytes));
 }
 
+#[cfg(feature = "emf")]
+pub(super) fn write_stdout(bytes: &[u8]) {
+    let mut stdout = std::io::stdout().lock();
+    // Nor that standard output is.
+    drop(stdout.write_all(bytes).and_then(|()| stdout.flush()));
+}
+
 /// Milliseconds of a clock that never goes back, since its first reading.
 #[expect(clippy::disallowed_methods, reason = "this is what `clock` itself reads")]
 pub(super) fn coarse_monotonic_ms() -> u64 {

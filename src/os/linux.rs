@@ -57,6 +57,11 @@ pub(super) fn write_stderr(bytes: &[u8]) {
     write_to(libc::STDERR_FILENO, bytes);
 }
 
+#[cfg(feature = "emf")]
+pub(super) fn write_stdout(bytes: &[u8]) {
+    write_to(libc::STDOUT_FILENO, bytes);
+}
+
 /// Milliseconds of `CLOCK_MONOTONIC_COARSE`: since boot, without suspensions, at the last kernel tick.
 pub(super) fn coarse_monotonic_ms() -> u64 {
     clock_ms(libc::CLOCK_MONOTONIC_COARSE)

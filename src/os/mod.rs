@@ -265,6 +265,12 @@ pub(crate) fn write_stderr(bytes: &[u8]) {
     host::write_stderr(bytes);
 }
 
+/// The same to standard output, past what std may have buffered for it.
+#[cfg(feature = "emf")]
+pub(crate) fn write_stdout(bytes: &[u8]) {
+    host::write_stdout(bytes);
+}
+
 /// Milliseconds of a clock that never goes back, as of the last kernel tick; on Linux since boot.
 pub(crate) fn coarse_monotonic_ms() -> u64 {
     host::coarse_monotonic_ms()

@@ -1,5 +1,7 @@
 //! A memory cgroup of a test's own, version 1 or 2: the kernel kills in it what passes its limit.
 
+#![allow(dead_code, reason = "each test binary includes this file and uses its own part")]
+
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};

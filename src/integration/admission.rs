@@ -1,0 +1,285 @@
+//! Requests let in only with memory promised to them, as a tower middleware.
+
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use pin_project_lite::pin_project;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use crate::budget::{Account, BudgetExceeded, MemoryBudget, Reservation};
+use crate::size::ByteSize;
+
+/// The account that pays for what is admitted.
+const ACCOUNT: &str = "requests";
+
+/// Lets a request in only if the budget can promise it so much memory, and answers it at once if not.
+///
+/// Each request holds `floor` bytes under the budget's account `requests`, from its call until it is answered or its
+/// future is dropped: so many in flight cannot be promised the same bytes. Where they are not free, others are asked to
+/// give memory back, caches before models, as [`Account::try_reserve`] does; where that is not enough, the answer is
+/// [`OverMemory`], and the inner service is not called.
+///
+/// Set the floor to what a request allocates beside what it reserves itself. Zero admits everything. One above the
+/// budget's limit admits nothing, and each refusal says so.
+///
+/// # Where to lay it
+///
+/// Around the *handler*, which on `lambda_runtime` is not where [`ReportLayer`](super::ReportLayer) goes: an error of a
+/// handler is an answer, an error of a runtime's layer ends the process. The refusal is a function error of the type
+/// `OverMemory`:
+///
+/// ```no_run
+/// # #[cfg(feature = "lambda")] async fn serve() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+/// # use lambda_runtime::{LambdaEvent, Runtime, service_fn};
+/// # async fn handler(_: LambdaEvent<String>) -> Result<(), lambda_runtime::Error> { Ok(()) }
+/// use plimsoll::{AdmissionLayer, ByteSize, MemoryBudget, Monitor, ReportLayer};
+/// use tower::Layer;
+///
+/// let budget = MemoryBudget::from_env()?;
+/// let monitor = Monitor::builder().budget(&budget).build()?;
+/// let handler = AdmissionLayer::new(&budget, ByteSize::mib(24)).layer(service_fn(handler));
+/// Runtime::new(handler).layer(ReportLayer::new(&monitor)).run().await
+/// # }
+/// ```
+///
+/// A monitor that knows the budget tells it at each start what the heap really holds; without one, or
+/// [`MemoryBudget::rebaseline`], only what was reserved is known to be in use.
+///
+/// An HTTP service answers 503, and has no error to give:
+///
+/// ```
+/// use axum::{Router, http::StatusCode, response::IntoResponse, routing::get};
+/// use plimsoll::{AdmissionLayer, ByteSize, MemoryBudget};
+///
+/// let budget = MemoryBudget::new(ByteSize::mib(100));
+/// let admission = AdmissionLayer::new(&budget, ByteSize::mib(8))
+///     .answer_with(|over| (StatusCode::SERVICE_UNAVAILABLE, over.to_string()).into_response());
+/// let service: Router = Router::new().route("/", get(async || "in")).layer(admission);
+/// ```
+///
+/// # Cost
+///
+/// Three atomic additions and as many subtractions for what is admitted. A refusal allocates some 150 bytes. Reclaimers
+/// run within the call, on its thread. The layer is ready whenever the inner service is.
+#[derive(Clone, Debug)]
+pub struct AdmissionLayer<A = ByError> {
+    account: Account,
+    floor: ByteSize,
+    refuse: A,
+}
+
+impl AdmissionLayer {
+    /// Promises each request `floor` bytes of the budget, and answers with an [`AdmissionError`] where it cannot.
+    pub fn new(budget: &MemoryBudget, floor: ByteSize) -> Self {
+        Self { account: budget.account(ACCOUNT), floor, refuse: ByError }
+    }
+
+    /// Answers with what the function makes of the refusal; errors are those of the inner service alone.
+    ///
+    /// A panic in it is the request's: nothing is held, and the next is served.
+    pub fn answer_with<T, F>(self, answer: F) -> AdmissionLayer<ByAnswer<F>>
+    where
+        F: Fn(OverMemory) -> T + Clone,
+    {
+        AdmissionLayer { account: self.account, floor: self.floor, refuse: ByAnswer(answer) }
+    }
+}
+
+impl<S, A: Clone> Layer<S> for AdmissionLayer<A> {
+    type Service = AdmissionService<S, A>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        AdmissionService { inner, account: self.account.clone(), floor: self.floor, refuse: self.refuse.clone() }
+    }
+}
+
+/// A service that lets in only what has memory promised: what an [`AdmissionLayer`] makes.
+#[derive(Clone, Debug)]
+pub struct AdmissionService<S, A = ByError> {
+    inner: S,
+    account: Account,
+    floor: ByteSize,
+    refuse: A,
+}
+
+impl<S, A, R> Service<R> for AdmissionService<S, A>
+where
+    S: Service<R>,
+    A: Refuse<S::Response, S::Error>,
+{
+    type Response = S::Response;
+    type Error = A::Error;
+    type Future = AdmissionFuture<S::Future, A, S::Response, S::Error>;
+
+    /// Asks the inner service alone: a full budget is an answer, not a wait, as nobody may be left who would end it.
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), A::Error>> {
+        self.inner.poll_ready(cx).map_err(A::pass)
+    }
+
+    fn call(&mut self, request: R) -> Self::Future {
+        // Where it is refused, the inner service stays ready for the next call.
+        let state = match self.account.try_reserve(self.floor) {
+            Ok(held) => State::Admitted { inner: self.inner.call(request), _held: held },
+            Err(exceeded) => {
+                drop(request);
+                State::Refused { answer: Some(self.refuse.refuse(OverMemory(exceeded))) }
+            }
+        };
+        AdmissionFuture { state }
+    }
+}
+
+pin_project! {
+    /// The answer of an [`AdmissionService`]. Dropped, it gives back what was promised.
+    pub struct AdmissionFuture<F, A, T, E>
+    where
+        A: Refuse<T, E>,
+    {
+        #[pin]
+        state: State<F, Result<T, A::Error>>,
+    }
+}
+
+pin_project! {
+    #[project = StateOf]
+    enum State<F, T> {
+        // In the order of their dropping: what a request frees goes before what was promised for it.
+        Admitted { #[pin] inner: F, _held: Reservation },
+        // `None` once the answer was given.
+        Refused { answer: Option<T> },
+    }
+}
+
+impl<F, A, T, E> Future for AdmissionFuture<F, A, T, E>
+where
+    F: Future<Output = Result<T, E>>,
+    A: Refuse<T, E>,
+{
+    type Output = Result<T, A::Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut state = self.project().state;
+        let answer = match state.as_mut().project() {
+            StateOf::Admitted { inner, .. } => ready!(inner.poll(cx)).map_err(A::pass),
+            StateOf::Refused { answer } => match answer.take() {
+                Some(answer) => answer,
+                // Answered before: who asks again has broken the contract of futures.
+                None => return Poll::Pending,
+            },
+        };
+        // Gives back at once, though the future may lie about for longer.
+        state.set(State::Refused { answer: None });
+        Poll::Ready(answer)
+    }
+}
+
+impl<F, A: Refuse<T, E>, T, E> fmt::Debug for AdmissionFuture<F, A, T, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let is_admitted = matches!(self.state, State::Admitted { .. });
+        f.debug_struct("AdmissionFuture").field("is_admitted", &is_admitted).finish_non_exhaustive()
+    }
+}
+
+/// A request that was not let in, since the memory promised to each could not be had.
+///
+/// The message names what was asked for, what was free, and the three largest holders. On Lambda it is a function error
+/// of the type `OverMemory`.
+///
+/// ```text
+/// over memory: requests asked for 24.0 MiB, 9.6 MiB are free of a 109.6 MiB budget: held by model 64.0 MiB, requests 24.0 MiB, orders 12.0 MiB
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("over memory: {0}")]
+pub struct OverMemory(BudgetExceeded);
+
+impl OverMemory {
+    /// Tells what each request is promised: the layer's floor.
+    pub fn requested(&self) -> ByteSize {
+        self.0.requested()
+    }
+
+    /// Tells how much was free.
+    pub fn available(&self) -> ByteSize {
+        self.0.available()
+    }
+
+    /// Tells the three largest holders and what they held, the largest first.
+    pub fn holders(&self) -> impl Iterator<Item = (&'static str, ByteSize)> {
+        self.0.holders()
+    }
+
+    /// Tells all that the budget said.
+    pub fn refusal(&self) -> &BudgetExceeded {
+        &self.0
+    }
+}
+
+/// An error of a service behind an [`AdmissionLayer`].
+///
+/// With the feature `lambda` it becomes the `Diagnostic` of `lambda_runtime`, with the handler's own type if it is its.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AdmissionError<E> {
+    /// The layer did not let the request in.
+    #[error(transparent)]
+    OverMemory(OverMemory),
+    /// The service itself failed.
+    #[error(transparent)]
+    Service(E),
+}
+
+/// How an [`AdmissionLayer`] answers what it does not let in.
+pub trait Refuse<T, E>: Clone {
+    /// The errors of the layered service.
+    type Error;
+
+    /// Makes the answer to a request that was not let in.
+    ///
+    /// # Errors
+    ///
+    /// Where the answer is an error: the service's.
+    fn refuse(&self, over: OverMemory) -> Result<T, Self::Error>;
+
+    /// Takes over an error of the inner service.
+    fn pass(error: E) -> Self::Error;
+}
+
+/// Answers with an error: see [`AdmissionLayer::new`].
+#[derive(Clone, Copy, Debug)]
+pub struct ByError;
+
+impl<T, E> Refuse<T, E> for ByError {
+    type Error = AdmissionError<E>;
+
+    fn refuse(&self, over: OverMemory) -> Result<T, AdmissionError<E>> {
+        Err(AdmissionError::OverMemory(over))
+    }
+
+    fn pass(error: E) -> AdmissionError<E> {
+        AdmissionError::Service(error)
+    }
+}
+
+/// Answers with what a function makes of it: see [`AdmissionLayer::answer_with`].
+#[derive(Clone, Copy)]
+pub struct ByAnswer<F>(F);
+
+impl<T, E, F: Fn(OverMemory) -> T + Clone> Refuse<T, E> for ByAnswer<F> {
+    type Error = E;
+
+    fn refuse(&self, over: OverMemory) -> Result<T, E> {
+        Ok((self.0)(over))
+    }
+
+    fn pass(error: E) -> E {
+        error
+    }
+}
+
+impl<F> fmt::Debug for ByAnswer<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ByAnswer(..)")
+    }
+}

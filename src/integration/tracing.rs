@@ -1,0 +1,118 @@
+//! The report as an event of `tracing`.
+
+use std::fmt;
+
+use ::tracing::Level;
+use ::tracing::field;
+
+use crate::board::Clean;
+use crate::monitor::{InvocationReport, Outcome};
+use crate::size::{ByteDelta, ByteSize};
+
+/// The target of the events, for filters.
+pub const TARGET: &str = "plimsoll";
+
+macro_rules! emit {
+    ($level:expr, $report:ident) => {{
+        let reserved = $report.reserved;
+        let bytes = |size: Option<ByteSize>| size.map(ByteSize::as_u64);
+        ::tracing::event!(
+            target: TARGET,
+            $level,
+            request_id = $report.id.as_str(),
+            outcome = outcome($report.outcome),
+            duration_us = $report.micros,
+            concurrent = $report.concurrent,
+            invocations = $report.invocations,
+            heap_live = $report.live.as_u64(),
+            heap_peak = $report.peak.at_most.as_u64(),
+            heap_percent = $report.percent(),
+            heap_growth = $report.growth.as_i64(),
+            heap_unaccounted = $report.unaccounted.as_u64(),
+            allocations_refused = $report.refused,
+            memory_size = $report.lines.memory_size().as_u64(),
+            rss = bytes($report.rss),
+            rss_peak = bytes($report.peak_rss),
+            rss_highest = bytes(Some($report.highest_rss).filter(|rss| *rss > ByteSize::ZERO)),
+            fits_mb = $report.fits_mb(),
+            load_line = $report.crossed,
+            budget_reserved = bytes(reserved.map(|reserved| reserved.bytes)),
+            budget_room = bytes(reserved.map(|reserved| reserved.room)),
+            budget_pressure = reserved.map(|reserved| field::display(reserved.pressure)),
+            budget_drift = $report.drift().map(ByteDelta::as_i64),
+            resources = (!$report.resources.is_empty()).then(|| field::display($report.resources)),
+            alerts = $report.alerts().next().map(|_| field::display(Alerts($report))),
+            holders = $report.holders.iter().flatten().next().map(|_| field::display(Holders($report))),
+            "memory of an invocation"
+        );
+    }};
+}
+
+/// Emits the report as one event with a field for each figure: an observer for a
+/// [monitor](crate::monitor::MonitorBuilder::on_report).
+///
+/// The level is `INFO`, and `WARN` where there is an [alert](InvocationReport::alerts) or a load line is crossed. Sizes
+/// are in bytes, and what is not known has no field:
+///
+/// ```text
+/// request_id outcome duration_us concurrent invocations
+/// heap_live heap_peak heap_percent heap_growth heap_unaccounted allocations_refused
+/// memory_size rss rss_peak rss_highest fits_mb load_line
+/// budget_reserved budget_room budget_pressure budget_drift          with a budget
+/// resources                                                         with resources, in words
+/// alerts holders                                                    where there are any, in words
+/// ```
+///
+/// ```no_run
+/// # #[global_allocator] static GLOBAL: plimsoll::TrackingAllocator = plimsoll::TrackingAllocator::new();
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use plimsoll::{Monitor, integration::tracing, monitor::ReportPolicy};
+///
+/// // The event is in the place of the line.
+/// let monitor = Monitor::builder().report(ReportPolicy::Off).on_report(tracing::event).build()?;
+/// monitor.install()?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// The event belongs to the span that is entered on the thread which ends the invocation, if one is. Allocates nothing
+/// itself; what it costs beyond that is the subscriber's. With none, or one that is not interested, it costs some
+/// nanoseconds.
+pub fn event(report: &InvocationReport) {
+    // The level of an event is a constant of its place in the code.
+    if report.crossed.is_some() || report.alerts().next().is_some() {
+        emit!(Level::WARN, report);
+    } else {
+        emit!(Level::INFO, report);
+    }
+}
+
+const fn outcome(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Finished => "finished",
+        Outcome::Unfinished => "unfinished",
+    }
+}
+
+/// `near-limit, rising-memory`
+struct Alerts<'a>(&'a InvocationReport);
+
+impl fmt::Display for Alerts<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.alerts().enumerate().try_for_each(|(index, alert)| write!(f, "{}{alert}", comma(index)))
+    }
+}
+
+/// `sessions 4.9 MiB, model 1.0 MiB`
+struct Holders<'a>(&'a InvocationReport);
+
+impl fmt::Display for Holders<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut holders = self.0.holders.iter().flatten().enumerate();
+        holders.try_for_each(|(index, (name, held))| write!(f, "{}{} {held}", comma(index), Clean(name)))
+    }
+}
+
+const fn comma(index: usize) -> &'static str {
+    if index == 0 { "" } else { ", " }
+}

@@ -1,0 +1,348 @@
+//! The report as a line of CloudWatch's [embedded metric format], from which CloudWatch makes metrics by itself.
+//!
+//! [embedded metric format]: https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/CloudWatch_Embedded_Metric_Format_Specification.html
+
+use std::fmt::{self, Write as _};
+use std::io::Write as _;
+
+use crate::board::Clean;
+use crate::budget::Pressure;
+use crate::env::{EnvError, LambdaEnv};
+use crate::os;
+use crate::size::{ByteSize, quotable};
+
+use super::{InvocationReport, MonitorBuilder, Outcome};
+
+/// The longest line. A pipe takes as much in one piece, whoever else writes to it; CloudWatch takes 256 KB.
+const LONGEST: usize = 4096;
+
+/// The longest namespace (CloudWatch's own bound) and function name (Lambda's is 140), in bytes.
+const LONGEST_NAME: usize = 255;
+
+/// Writes reports to standard output as CloudWatch's embedded metric format, one line and one system call each.
+///
+/// On Lambda that is all it takes for metrics, and for alarms on them: no call to CloudWatch, no agent, no waiting.
+///
+/// | metric | unit | of the invocation |
+/// |---|---|---|
+/// | `memory_utilization` | Percent | `used_memory_max` of the memory size |
+/// | `used_memory_max` | Megabytes | peak rss and the environment's share, rounded up |
+/// | `heap_utilization` | Percent | peak heap of what the memory size leaves the process |
+/// | `heap_peak`, `heap_live` | Bytes | peak heap, and live heap at its end |
+/// | `allocations_refused` | Count | allocations refused since the report before |
+/// | `alerts` | Count | [alerts](super::Alert) that it is the first to show; their names are in `alert_names` |
+/// | `budget_utilization` | Percent | what is reserved of what may be; with a [budget](MonitorBuilder::budget) |
+/// | `resources_failed` | Count | watched resources whose load failed; with [resources](MonitorBuilder::resource) |
+///
+/// The first two are named as Lambda Insights names them, as are the properties `total_memory`, `request_id`, `duration`
+/// and `cold_start`. They come from within: Insights counts the whole environment, while this knows the process, and
+/// adds 12 MiB or what was [set](MonitorBuilder::environment_share) for the rest. Where the rss is not known both are left
+/// out.
+///
+/// Every value of a dimension makes each metric once more, and each is billed. So there is one dimension, `FunctionName`;
+/// whatever else a report tells is a property, to be found with Logs Insights. A line takes some 1.5 KB of log.
+///
+/// # Examples
+///
+/// ```no_run
+/// # #[global_allocator] static GLOBAL: plimsoll::TrackingAllocator = plimsoll::TrackingAllocator::new();
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use plimsoll::{Monitor, monitor::Emf};
+///
+/// let monitor = Monitor::builder().emf(Emf::from_env()?.namespace("orders")?).build()?;
+/// monitor.install()?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Cost
+///
+/// Some microseconds and 4 KiB of stack for a line, and no allocation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Emf {
+    // All three are printable ASCII of at most `LONGEST_NAME` bytes.
+    namespace: Box<str>,
+    function_name: Box<str>,
+    function_version: Option<Box<str>>,
+}
+
+/// Names that CloudWatch would not take; it would drop every line without a word.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EmfError {
+    /// The environment does not read as a Lambda function's.
+    #[error("no function to name in the metrics: name one with Emf::new()")]
+    #[non_exhaustive]
+    Environment {
+        /// What it says.
+        source: EnvError,
+    },
+    /// The environment does not tell the function's name.
+    #[error("no function to name in the metrics: AWS_LAMBDA_FUNCTION_NAME is not set")]
+    #[non_exhaustive]
+    Unnamed,
+    /// A name is not one for CloudWatch.
+    #[error("the {what} {name:?} {why}")]
+    #[non_exhaustive]
+    Name {
+        /// What it names.
+        what: &'static str,
+        /// The name, cleaned and cut to 40 characters.
+        name: Box<str>,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+}
+
+impl Emf {
+    /// The namespace where none is named.
+    pub const NAMESPACE: &'static str = "plimsoll";
+
+    /// Takes the function's name and version from Lambda's environment.
+    ///
+    /// # Errors
+    ///
+    /// [`EmfError`] where it does not tell, or tells what CloudWatch would not take.
+    pub fn from_env() -> Result<Self, EmfError> {
+        let env = LambdaEnv::from_env().map_err(|source| EmfError::Environment { source })?;
+        let version = env.function_version().map(|version| named("function version", version)).transpose()?;
+        let emf = Self::new(env.function_name().ok_or(EmfError::Unnamed)?)?;
+        Ok(Self { function_version: version, ..emf })
+    }
+
+    /// Names the function, or whatever else the metrics are of, such as a service: the value of the one dimension.
+    ///
+    /// # Errors
+    ///
+    /// [`EmfError::Name`] unless it is of 1 to 255 printable ASCII characters, spaces not alone.
+    pub fn new(function_name: &str) -> Result<Self, EmfError> {
+        let function_name = named("function name", function_name)?;
+        Ok(Self { namespace: Self::NAMESPACE.into(), function_name, function_version: None })
+    }
+
+    /// Sets the namespace of the metrics. Default: [`NAMESPACE`](Self::NAMESPACE).
+    ///
+    /// # Errors
+    ///
+    /// [`EmfError::Name`] unless it is of 1 to 255 printable ASCII characters and begins neither with a colon nor with
+    /// `AWS/`.
+    pub fn namespace(self, namespace: &str) -> Result<Self, EmfError> {
+        let checked = named("namespace", namespace)?;
+        if checked.starts_with(':') || checked.starts_with("AWS/") {
+            return Err(EmfError::name("namespace", namespace, "begins with a colon or with AWS/, which is Amazon's"));
+        }
+        Ok(Self { namespace: checked, ..self })
+    }
+
+    /// Writes the report's line to standard output with one system call.
+    pub fn write(&self, report: &InvocationReport) {
+        let mut line = [0; LONGEST];
+        let mut rest = &mut line[..];
+        // Names are bounded and all else are numbers, so it fits. Half a line would only be noise in the log.
+        if writeln!(rest, "{}", self.line(report)).is_ok() {
+            let left = rest.len();
+            os::write_stdout(line.get(..LONGEST - left).unwrap_or_default());
+        }
+    }
+
+    /// Gives the line, without a line's end: for who sends it elsewhere, to the CloudWatch agent for one.
+    ///
+    /// Its time is that of this call.
+    pub fn line<'a>(&'a self, report: &'a InvocationReport) -> impl fmt::Display + 'a {
+        Line { emf: self, report, at: os::coarse_wall_ms() }
+    }
+}
+
+impl MonitorBuilder {
+    /// Writes every report as metrics for CloudWatch, whatever the policy prints: see [`Emf`].
+    pub fn emf(self, emf: Emf) -> Self {
+        self.on_report(move |report| emf.write(report))
+    }
+}
+
+impl EmfError {
+    fn name(what: &'static str, name: &str, why: &'static str) -> Self {
+        Self::Name { what, name: quotable(name), why }
+    }
+}
+
+/// The name, if it is one for CloudWatch.
+fn named(what: &'static str, name: &str) -> Result<Box<str>, EmfError> {
+    let why = if name.trim_ascii().is_empty() {
+        "is empty"
+    } else if name.len() > LONGEST_NAME {
+        "is longer than 255 bytes"
+    } else if !name.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic()) {
+        "has characters that are not printable ASCII"
+    } else {
+        return Ok(name.into());
+    };
+    Err(EmfError::name(what, name, why))
+}
+
+/// One report's line.
+struct Line<'a> {
+    emf: &'a Emf,
+    report: &'a InvocationReport,
+    /// Milliseconds since 1970.
+    at: u64,
+}
+
+/// A figure that becomes a metric.
+struct Metric {
+    name: &'static str,
+    unit: &'static str,
+    value: Number,
+}
+
+enum Number {
+    Whole(u64),
+    /// In tenths.
+    Tenths(u128),
+}
+
+impl Metric {
+    const fn bytes(name: &'static str, size: ByteSize) -> Self {
+        Self { name, unit: "Bytes", value: Number::Whole(size.as_u64()) }
+    }
+
+    const fn count(name: &'static str, count: u64) -> Self {
+        Self { name, unit: "Count", value: Number::Whole(count) }
+    }
+
+    fn percent(name: &'static str, part: ByteSize, of: ByteSize) -> Self {
+        let tenths = u128::from(part.as_u64()) * 1000 / u128::from(of.as_u64().max(1));
+        Self { name, unit: "Percent", value: Number::Tenths(tenths) }
+    }
+}
+
+/// What of the report becomes metrics. What is not known of it is left out, as a metric that is named must be there.
+fn metrics(report: &InvocationReport) -> impl Iterator<Item = Metric> {
+    let InvocationReport { lines, peak, live, refused, .. } = report;
+    let share = lines.memory_size().saturating_sub(lines.capacity());
+    let used = report.peak_rss.max(report.rss).map(|rss| rss.saturating_add(share));
+    let watched = report.resources;
+    let metrics = [
+        used.map(|used| Metric::percent("memory_utilization", used, lines.memory_size())),
+        used.map(|used| Metric {
+            name: "used_memory_max",
+            unit: "Megabytes",
+            value: Number::Whole(used.as_u64().div_ceil(1 << 20)),
+        }),
+        Some(Metric::percent("heap_utilization", peak.at_most, lines.capacity())),
+        Some(Metric::bytes("heap_peak", peak.at_most)),
+        Some(Metric::bytes("heap_live", *live)),
+        Some(Metric::count("allocations_refused", *refused)),
+        Some(Metric::count("alerts", report.alerts().count() as u64)),
+        report.reserved.map(|reserved| Metric::percent("budget_utilization", reserved.bytes, reserved.room)),
+        (!watched.is_empty()).then(|| Metric::count("resources_failed", watched.failed as u64)),
+    ];
+    metrics.into_iter().flatten()
+}
+
+impl fmt::Display for Line<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Emf { namespace, function_name, function_version } = self.emf;
+        write!(f, r#"{{"_aws":{{"Timestamp":{},"CloudWatchMetrics":[{{"#, self.at)?;
+        write!(f, r#""Namespace":{},"Dimensions":[["FunctionName"]],"Metrics":["#, Json(namespace))?;
+        for (index, Metric { name, unit, .. }) in metrics(self.report).enumerate() {
+            let comma = if index == 0 { "" } else { "," };
+            write!(f, r#"{comma}{{"Name":"{name}","Unit":"{unit}"}}"#)?;
+        }
+        write!(f, r#"]}}]}},"FunctionName":{}"#, Json(function_name))?;
+        if let Some(version) = function_version {
+            write!(f, r#","function_version":{}"#, Json(version))?;
+        }
+        for Metric { name, value, .. } in metrics(self.report) {
+            write!(f, r#","{name}":{value}"#)?;
+        }
+        self.properties(f)?;
+        f.write_char('}')
+    }
+}
+
+impl Line<'_> {
+    /// All that is no metric, each behind its comma.
+    fn properties(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let report = self.report;
+        let outcome = match report.outcome {
+            Outcome::Finished => "finished",
+            Outcome::Unfinished => "unfinished",
+        };
+        write!(f, r#","request_id":"{}","outcome":"{outcome}""#, report.id.as_str())?;
+        write!(f, r#","cold_start":{},"concurrent":{}"#, report.invocations == 1, report.concurrent)?;
+        write!(f, r#","invocations":{}"#, report.invocations)?;
+        write!(f, r#","duration":{}.{:03}"#, report.micros / 1000, report.micros % 1000)?;
+        write!(f, r#","total_memory":{}"#, report.lines.memory_size().as_u64() >> 20)?;
+        property(f, "heap_growth", report.growth.as_i64())?;
+        property(f, "heap_unaccounted", report.unaccounted.as_u64())?;
+        known(f, "rss", report.rss.map(ByteSize::as_u64))?;
+        known(f, "rss_peak", report.peak_rss.map(ByteSize::as_u64))?;
+        property(f, "rss_highest", report.highest_rss.as_u64())?;
+        known(f, "fits_mb", report.fits_mb())?;
+        known(f, "load_line", report.crossed)?;
+        if let Some(reserved) = report.reserved {
+            property(f, "budget_reserved", reserved.bytes.as_u64())?;
+            property(f, "budget_room", reserved.room.as_u64())?;
+            let pressure = match reserved.pressure {
+                Pressure::Calm => "calm",
+                Pressure::High => "high",
+                Pressure::Critical => "critical",
+            };
+            write!(f, r#","budget_pressure":"{pressure}""#)?;
+        }
+        known(f, "budget_drift", report.drift().map(crate::size::ByteDelta::as_i64))?;
+        if !report.resources.is_empty() {
+            property(f, "resources_loaded", report.resources.loaded)?;
+            property(f, "resources_unloaded", report.resources.unloaded)?;
+            property(f, "resources_never_used", report.resources.never_used)?;
+        }
+        if let Some(name) = report.resources.first_never_used {
+            write!(f, r#","first_never_used":"{}""#, Clean(name))?;
+        }
+        f.write_str(r#","alert_names":["#)?;
+        for (index, alert) in report.alerts().enumerate() {
+            let comma = if index == 0 { "" } else { "," };
+            write!(f, r#"{comma}"{alert}""#)?;
+        }
+        f.write_str(r#"],"holders":["#)?;
+        for (index, (name, bytes)) in report.holders.iter().flatten().enumerate() {
+            let comma = if index == 0 { "" } else { "," };
+            write!(f, r#"{comma}{{"name":"{}","bytes":{}}}"#, Clean(name), bytes.as_u64())?;
+        }
+        f.write_char(']')
+    }
+}
+
+fn property(f: &mut fmt::Formatter<'_>, name: &str, value: impl fmt::Display) -> fmt::Result {
+    write!(f, r#","{name}":{value}"#)
+}
+
+fn known(f: &mut fmt::Formatter<'_>, name: &str, value: Option<impl fmt::Display>) -> fmt::Result {
+    value.map_or(Ok(()), |value| property(f, name, value))
+}
+
+impl fmt::Display for Number {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Whole(whole) => write!(f, "{whole}"),
+            Self::Tenths(tenths) => write!(f, "{}.{}", tenths / 10, tenths % 10),
+        }
+    }
+}
+
+/// Printable ASCII as a string of JSON.
+struct Json<'a>(&'a str);
+
+impl fmt::Display for Json<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_char('"')?;
+        for letter in self.0.chars() {
+            if matches!(letter, '"' | '\\') {
+                f.write_char('\\')?;
+            }
+            f.write_char(letter)?;
+        }
+        f.write_char('"')
+    }
+}
