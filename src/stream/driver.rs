@@ -4,7 +4,7 @@ use std::io;
 use std::task::{Context, Poll, ready};
 
 use super::charge::Charge;
-use super::error::StreamError;
+use super::error::{BuildError, StreamError};
 use super::framing::Framing;
 use super::record::{Cutter, Record};
 use super::records::{Place, RecordStats, Step};
@@ -40,6 +40,11 @@ impl<I, F: Framing> Driver<I, F> {
 
     pub(super) fn charge(&self) -> Charge {
         self.cutter.charge()
+    }
+
+    /// Takes the room that the longest record needs.
+    pub(super) fn reserve(&mut self) -> Result<(), BuildError> {
+        self.cutter.reserve()
     }
 
     pub(super) fn deadline(&self) -> Deadline {

@@ -141,6 +141,11 @@ impl<R, F: Framing> RecordReader<R, F> {
         self.0.charge()
     }
 
+    /// Takes the room that the longest record needs, which else is taken as records go over the end of a chunk.
+    pub(super) fn reserve(&mut self) -> Result<(), BuildError> {
+        self.0.reserve()
+    }
+
     pub(super) fn watch_deadline(&self) -> Deadline {
         self.0.deadline()
     }

@@ -48,6 +48,11 @@ impl Carry {
         Ok(())
     }
 
+    /// Grows to its cap at once, so that nothing it takes is refused later.
+    pub(super) fn reserve(&mut self) -> Result<(), NoRoom> {
+        self.grow_to(self.cap)
+    }
+
     fn grow_to(&mut self, capacity: usize) -> Result<(), NoRoom> {
         let grown = capacity.saturating_sub(self.bytes.capacity());
         self.held.try_grow(grown)?;

@@ -22,6 +22,7 @@ use super::error::StreamError;
 use super::framing::Framing;
 use super::reader::RecordReader;
 use super::record::Record;
+use super::storage;
 use super::watch::Deadline;
 
 pub use error::{ParallelError, ParallelReport};
@@ -34,6 +35,9 @@ type BoxError = Box<dyn Error + Send + Sync>;
 
 /// Workers that count. More have nothing to do where one at a time reads.
 const MAX_WORKERS: usize = 256;
+
+/// Bytes of heap that std may take for a thread.
+const THREAD: usize = 4096;
 
 /// Work in parallel on the records of a reader, to be told what to do with [`map`](Self::map).
 ///
@@ -48,6 +52,11 @@ const MAX_WORKERS: usize = 256;
 ///
 /// and what `map` takes while it runs; chunks that were begun before an error add one. The stacks of the threads are not
 /// heap.
+///
+/// All but the window and the results is taken before the first record is read, `max_record` in full, however short the
+/// records are. Where a [limit](crate::heap::set_limit) or the budget refuses a worker's buffers, there is a worker fewer;
+/// where it refuses the first's, the run does not start. A run that has started needs no buffer more, so it does not fail
+/// for one in its middle.
 #[derive(Debug)]
 #[must_use = "nothing runs before `for_each_in_order` or `for_each_unordered`"]
 pub struct Parallel<S> {
@@ -201,8 +210,15 @@ impl<S: Pull, M> ParallelMap<S, M> {
         let start = source.offset();
         let first = source.new_batch(batch, true);
         let first = first.map_err(|source| ParallelError::Build { committed: start, source })?;
-        // A worker for which there is no buffer, or no thread, is done without.
-        let others: Vec<_> = (1..workers).map_while(|_| source.new_batch(batch, false).ok()).collect();
+        // A worker for which there is no buffer, or no thread, is done without. What std takes for a thread it takes or
+        // aborts, so that much is left.
+        let mut others = Vec::new();
+        for _ in 1..workers {
+            let Ok(spare) = storage::fixed::<u8>((1 + others.len()) * THREAD) else { break };
+            let Ok(batch) = source.new_batch(batch, false) else { break };
+            drop(spare);
+            others.push(batch);
+        }
         let sink = move |result| sink(result).map_err(Into::into);
         let run = Run {
             deadline: source.deadline(),
