@@ -161,6 +161,11 @@ impl<S: Pull, M> ParallelMap<S, M> {
     /// # Errors
     ///
     /// [`ParallelError`], which tells at which offset, and from where to resume.
+    ///
+    /// # Panics
+    ///
+    /// If a result panics as it is dropped after all stopped, unwanted. Panics of the map, the sink and the input are
+    /// errors, whatever they throw.
     pub fn for_each_in_order<T, E, E2>(
         self,
         sink: impl FnMut(T) -> Result<(), E2> + Send,
@@ -180,6 +185,10 @@ impl<S: Pull, M> ParallelMap<S, M> {
     /// which all were.
     ///
     /// # Errors
+    ///
+    /// As [`for_each_in_order`](Self::for_each_in_order).
+    ///
+    /// # Panics
     ///
     /// As [`for_each_in_order`](Self::for_each_in_order).
     pub fn for_each_unordered<T, E, E2>(
@@ -309,7 +318,7 @@ where
             Ok(pulled) => pulled.err().map(Cause::Read),
             Err(panic) => {
                 let stats = turn.source.stats();
-                Some(Cause::panic(At { offset: batch.end, number: 1 + stats.records + stats.skipped }, &*panic))
+                Some(Cause::panic(At { offset: batch.end, number: 1 + stats.records + stats.skipped }, panic))
             }
         };
         turn.ended = cause.is_some() || batch.len() == 0;
@@ -336,7 +345,7 @@ where
             match mapped {
                 Ok(Ok((result, heap))) => self.window.take(hand, at, result, heap)?,
                 Ok(Err(source)) => return Ok(Some(Cause::Map(at, source))),
-                Err(panic) => return Ok(Some(Cause::panic(at, &*panic))),
+                Err(panic) => return Ok(Some(Cause::panic(at, panic))),
             }
         }
         Ok(None)

@@ -228,7 +228,7 @@ impl<T: Send, K: FnMut(T) -> Result<(), BoxError> + Send> Window<T, K> {
                 return Ok(());
             }
             Ok(Err(source)) => Cause::Sink(at, source),
-            Err(panic) => Cause::panic(at, &*panic),
+            Err(panic) => Cause::panic(at, panic),
         };
         Err(cause)
     }
@@ -259,5 +259,32 @@ impl<T: Send, K: FnMut(T) -> Result<(), BoxError> + Send> Window<T, K> {
     pub(super) fn end(self) -> (u64, u64, Option<Cause>) {
         let state = self.state.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
         (state.committed, state.records, state.cause)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    /// A window of which the second of two workers waits for the turn of the first.
+    fn waited(meanwhile: impl FnOnce(&Window<u8, fn(u8) -> Result<(), BoxError>>)) -> bool {
+        let window = Window::new(0, 0, 2, true, (|_| Ok(())) as fn(u8) -> Result<(), BoxError>);
+        thread::scope(|scope| {
+            let second = scope.spawn(|| window.take(&mut window.hand(1, 1), At { offset: 9, number: 2 }, 7, 0).is_ok());
+            meanwhile(&window);
+            second.join().unwrap()
+        })
+    }
+
+    #[test]
+    fn a_worker_whose_turn_comes_goes_on() {
+        assert!(waited(|window| window.finish(window.hand(0, 1), 9, None).unwrap()));
+    }
+
+    #[test]
+    fn nobody_waits_for_a_worker_that_is_lost() {
+        assert!(!waited(Window::lose));
     }
 }
