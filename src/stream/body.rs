@@ -113,6 +113,8 @@ struct Items<S> {
 }
 
 impl<R: AsyncRead + Unpin> Input for Asynchronous<R> {
+    const ASKED_AGAIN: bool = true;
+
     fn piece(&self) -> &[u8] {
         self.chunk.filled()
     }
@@ -124,12 +126,7 @@ impl<R: AsyncRead + Unpin> Input for Asynchronous<R> {
 
     fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.chunk.clear();
-        loop {
-            match ready!(self.chunk.poll_fill(Pin::new(&mut self.reader), context)) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                filled => return Poll::Ready(filled),
-            }
-        }
+        self.chunk.poll_fill(Pin::new(&mut self.reader), context)
     }
 }
 
@@ -138,6 +135,9 @@ where
     S: Stream<Item = Result<Bytes, E>> + Unpin,
     E: Into<Box<dyn Error + Send + Sync>>,
 {
+    /// The error may be all that tells of the bytes lost.
+    const ASKED_AGAIN: bool = false;
+
     #[inline]
     fn piece(&self) -> &[u8] {
         &self.item
@@ -149,7 +149,6 @@ where
         while self.item.is_empty() && !self.ended {
             match ready!(Pin::new(&mut self.stream).poll_next(context)) {
                 Some(Ok(item)) => (self.item, self.failed) = (item, false),
-                // Also `Interrupted`, which a read would try again: the error may be all that tells of the bytes lost.
                 Some(Err(error)) => {
                     self.failed = true;
                     return Poll::Ready(Err(into_io(error)));

@@ -26,6 +26,9 @@ const CHUNK: usize = 32 * 1024;
 /// Those of the input as they are, and the call after them goes on. Its own are [`GzipError`] inside of an
 /// [`io::Error`]; they stay, so that a broken input is never taken for one that ended.
 ///
+/// Where a read of the input brought nothing out, as of empty members, it says `Interrupted`, after which readers look at
+/// their deadline and ask again, as std does.
+///
 /// ```
 /// use plimsoll::ByteSize;
 /// use plimsoll::stream::{GzipReader, LineReader};
@@ -84,15 +87,24 @@ pub enum GzipError {
 }
 
 /// A reader that knows how much was read, and keeps its errors from the decoder: that goes on after `WouldBlock` alone.
+///
+/// The decoder asks until something comes out, which with empty members may be never. So it is let read once, and then
+/// whoever waits for it is let look at the clock.
 #[derive(Debug)]
 struct Counted<R> {
     inner: R,
     read: u64,
+    /// Whether the decoder may read now.
+    may_read: bool,
     error: Option<io::Error>,
 }
 
 impl<R: Read> Read for Counted<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if !std::mem::take(&mut self.may_read) {
+            self.error = Some(io::ErrorKind::Interrupted.into());
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
         match self.inner.read(buffer) {
             Ok(read) if read > buffer.len() => {
                 self.error = Some(io::Error::other("the input claims to have read more than there was room for"));
@@ -113,7 +125,7 @@ impl<R: Read> Read for Counted<R> {
 impl<R: Read> GzipReader<R> {
     /// Reads compressed bytes from `input`, and gives out `max_output` bytes at most; with 0 only an empty output.
     pub fn new(input: R, max_output: ByteSize) -> Self {
-        let counted = Counted { inner: input, read: 0, error: None };
+        let counted = Counted { inner: input, read: 0, may_read: true, error: None };
         let decoder = MultiGzDecoder::new(BufReader::with_capacity(CHUNK, counted));
         Self { decoder, max_output: max_output.as_u64(), output: 0, broken: None }
     }
@@ -142,6 +154,7 @@ impl<R: Read> GzipReader<R> {
     /// What an error of the decoder says of the input.
     fn broken_by(&mut self, error: &io::Error) -> GzipError {
         let (input, output) = (self.input_offset(), self.output);
+        self.decoder.get_mut().get_mut().may_read = true;
         let at_end = self.decoder.get_mut().fill_buf().is_ok_and(<[u8]>::is_empty);
         match error.kind() {
             io::ErrorKind::UnexpectedEof if at_end => GzipError::Truncated { input, output },
@@ -159,6 +172,7 @@ impl<R: Read> Read for GzipReader<R> {
             return Ok(0);
         }
         self.check()?;
+        self.decoder.get_mut().get_mut().may_read = true;
         let left = self.max_output - self.output;
         // One byte past the bound shows whether there is more, and goes nowhere.
         let mut beyond = [0];

@@ -63,6 +63,8 @@ struct Blocking<R> {
 }
 
 impl<R: Read> Input for Blocking<R> {
+    const ASKED_AGAIN: bool = true;
+
     fn piece(&self) -> &[u8] {
         self.chunk.filled()
     }
