@@ -221,6 +221,24 @@ fn workers_without_number_are_as_many_as_count() {
 }
 
 #[test]
+fn no_number_of_workers_is_one_for_each_processor() {
+    let processors = std::thread::available_parallelism().unwrap().get().min(256);
+    let (meet, threads) = (Barrier::new(processors), Mutex::new(std::collections::HashSet::new()));
+    let input = vec![b'x'; 3 * processors];
+    // All have to be there for any to go on, three times.
+    let map = ChunkReader::builder(bytes(1)).build(&input[..]).unwrap().into_parallel(0).map(|_| {
+        threads.lock().unwrap().insert(std::thread::current().id());
+        meet.wait();
+        Ok::<_, Nothing>(())
+    });
+    assert_eq!(map.for_each_in_order(|()| Ok::<_, Nothing>(())).unwrap().records, 3 * processors as u64);
+    assert_eq!(threads.into_inner().unwrap().len(), processors);
+    // Of records too, whose input here has none.
+    let none = LineReader::builder(bytes(1)).build(io::empty()).unwrap().into_parallel(0).map(|_| Ok::<_, Nothing>(()));
+    assert_eq!(none.for_each_unordered(|()| Ok::<_, Nothing>(())).unwrap().records, 0);
+}
+
+#[test]
 fn a_run_inside_of_a_panic_is_as_any_other() {
     hush();
     struct Runs<'a>(&'a mut u64);

@@ -80,8 +80,8 @@ impl<S, M> fmt::Debug for ParallelMap<S, M> {
 }
 
 impl<R: Read + Send, F: Framing> RecordReader<R, F> {
-    /// Has records worked on by so many threads, the calling one included, 256 at most; 0 is one for each
-    /// processor there is.
+    /// Has records worked on by so many threads, the calling one included, 256 at most; 0 is one for each processor that
+    /// [`available_parallelism`](thread::available_parallelism) tells of, or one if it tells nothing.
     ///
     /// Records are copied to the workers' buffers, many at a time.
     ///
@@ -107,8 +107,8 @@ impl<R: Read + Send, F: Framing> RecordReader<R, F> {
 }
 
 impl<R: Read + Send> ChunkReader<R> {
-    /// Has chunks worked on by so many threads, the calling one included, 256 at most; 0 is one for each
-    /// processor there is.
+    /// Has chunks worked on by so many threads, the calling one included, 256 at most; 0 is one for each processor that
+    /// [`available_parallelism`](thread::available_parallelism) tells of, or one if it tells nothing.
     ///
     /// Chunks are read into the workers' buffers, and not copied.
     pub fn into_parallel(self, workers: usize) -> Parallel<Self> {
