@@ -43,10 +43,17 @@ pub struct AsyncRecordReader<R, F>(Driver<Asynchronous<R>, F>);
 /// Hands out the records of a stream of [`Bytes`], as bodies and object stores have them, without copying those that lie
 /// whole in an item.
 ///
-/// Any `Stream<Item = Result<Bytes, E>> + Unpin` will do: `object_store`'s as it is, a `hyper` or `axum` body as
-/// `http_body_util::BodyDataStream`, an S3 `ByteStream` as
-/// `futures_util::stream::poll_fn(move |cx| Pin::new(&mut body).poll_next(cx))`. A stream that is not `Unpin` is pinned
-/// with `Box::pin`. Its futures can be dropped at any await.
+/// Any `Stream<Item = Result<Bytes, E>> + Unpin` will do; one that is not `Unpin` is pinned with `Box::pin`. Its futures
+/// can be dropped at any await.
+///
+/// | what there is | as a stream |
+/// |---|---|
+/// | `GetResult` of `object_store` | `result.into_stream()` |
+/// | `Incoming` of `hyper`, or any other `http_body::Body` | `http_body_util::BodyDataStream::new(body)` |
+/// | `Body` of `axum` | `body.into_data_stream()` |
+/// | `ByteStream` of the AWS SDK | `futures_util::stream::poll_fn(move \|cx\| Pin::new(&mut body).poll_next(cx))` |
+///
+/// Compressed bodies go by [another way](super::GzipReader#bodies).
 ///
 /// # Memory
 ///

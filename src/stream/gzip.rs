@@ -42,6 +42,38 @@ const CHUNK: usize = 32 * 1024;
 /// assert_eq!(lines.next_record()?.as_deref(), Some(&b"one"[..]));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+///
+/// # Bodies
+///
+/// It has no asynchronous twin: what takes its time is the processor, and that belongs on a thread that may block. There
+/// `SyncIoBridge` of `tokio-util` makes a `Read` of an `AsyncRead`, which `StreamReader` makes of a stream of `Bytes`; a
+/// `ByteStream` of the AWS SDK is one with `into_async_read()`. The thread waits for the body, and is not interrupted.
+///
+/// ```
+/// use plimsoll::ByteSize;
+/// use plimsoll::stream::{GzipReader, LineReader};
+/// use tokio_util::io::{StreamReader, SyncIoBridge};
+///
+/// # use std::io::{self, Write};
+/// # let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+/// # encoder.write_all(b"one\ntwo\n")?;
+/// # let (head, tail) = { let mut all = bytes::Bytes::from(encoder.finish()?); (all.split_to(9), all) };
+/// # let body = futures_util::stream::iter([Ok::<_, io::Error>(head), Ok(tail)]);
+/// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+/// // The bridge is made here, where the runtime is.
+/// let body = SyncIoBridge::new(StreamReader::new(body));
+/// let count = tokio::task::spawn_blocking(move || {
+///     let mut lines = LineReader::builder(ByteSize::kib(64)).build(GzipReader::new(body, ByteSize::gib(10)))?;
+///     while let Some(line) = lines.next_record()? {
+///         println!("{}: {}", line.number(), line.escape_ascii());
+///     }
+///     Ok::<_, Box<dyn std::error::Error + Send + Sync>>(lines.stats().records)
+/// });
+/// assert_eq!(count.await??, 2);
+/// # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
+/// # }).map_err(|error| error.to_string())?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct GzipReader<R> {
     decoder: MultiGzDecoder<BufReader<Counted<R>>>,
