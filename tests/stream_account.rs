@@ -4,10 +4,12 @@
 
 mod support;
 
+use std::convert::Infallible;
 use std::error::Error;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use plimsoll::budget::{BudgetExceeded, MemoryBudget, Pressure};
-use plimsoll::stream::{BuildError, ChunkReader, LineReader, StreamError};
+use plimsoll::stream::{BuildError, ChunkReader, LineReader, ParallelError, StreamError};
 use plimsoll::{ByteSize, TrackingAllocator};
 
 #[global_allocator]
@@ -22,6 +24,7 @@ support::tests! {
     under_pressure_a_chunk_is_a_quarter_and_grows_back_with_calm,
     under_pressure_records_are_the_same,
     workers_charge_their_batches_and_give_them_back,
+    what_is_not_granted_costs_workers_or_the_start_and_never_the_middle,
 }
 
 /// Lines of every length up to `longest`, again and again.
@@ -155,14 +158,44 @@ fn workers_charge_their_batches_and_give_them_back() {
     let reader = LineReader::builder(ByteSize::kib(8)).account(account.clone()).build(&*input).unwrap();
     let lone = account.held();
     let mut bytes = 0;
-    let report = reader
-        .into_parallel(2)
-        .map(|record| Ok::<_, std::convert::Infallible>(record.len()))
-        .for_each_in_order(|length| {
-            bytes += length;
-            Ok::<_, std::convert::Infallible>(())
-        });
+    let report = reader.into_parallel(2).map(|record| Ok::<_, Infallible>(record.len())).for_each_in_order(|length| {
+        bytes += length;
+        Ok::<_, Infallible>(())
+    });
     assert_eq!(bytes + usize::try_from(report.unwrap().stats.records).unwrap(), input.len());
     assert!(account.peak() > lone.saturating_add(ByteSize::kib(64)), "{} and {lone}", account.peak());
     assert_eq!(account.held(), ByteSize::ZERO);
+}
+
+fn what_is_not_granted_costs_workers_or_the_start_and_never_the_middle() {
+    let input = lines(300_000, 8_000);
+    let mut held = Vec::new();
+    for limit in (0..170).map(ByteSize::kib) {
+        let account = MemoryBudget::new(limit).account("lines");
+        let builder = LineReader::builder(ByteSize::kib(8)).chunk(ByteSize::kib(4)).account(account.clone());
+        let Ok(reader) = builder.build(&*input) else { continue };
+        let most = AtomicU64::new(0);
+        let map = reader.into_parallel(4).batch(ByteSize::kib(8)).map(|line| {
+            most.fetch_max(account.held().as_u64(), Relaxed);
+            Ok::<_, Infallible>(line.len())
+        });
+        let mut bytes = 0;
+        let ended = map.for_each_in_order(|length| {
+            bytes += length + 1;
+            Ok::<_, Infallible>(())
+        });
+        match ended {
+            Ok(_) => assert_eq!(bytes, input.len(), "under {limit}"),
+            Err(error) => {
+                assert!(matches!(error, ParallelError::Build { committed: 0, .. }), "under {limit}: {error:?}");
+                assert_eq!(bytes, 0, "under {limit}");
+                continue;
+            }
+        }
+        held.push(most.into_inner() >> 10);
+        assert_eq!(account.held(), ByteSize::ZERO, "under {limit}");
+    }
+    // A chunk, the ends, a record, and as many workers as there is room for: each with a batch, a record and the places.
+    held.dedup();
+    assert_eq!(held, [52, 88, 124, 160]);
 }

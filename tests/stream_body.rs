@@ -10,10 +10,12 @@ use std::future::Future;
 use std::io;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures_core::Stream;
 use plimsoll::ByteSize;
+use plimsoll::clock::ManualClock;
 use plimsoll::stream::{Framing, LineReader, RecordReader, RecordStats, StreamError};
 use support::{Case, Pieces, Said, all_said, assert_twin, bytes, cases, with_framing};
 use tokio::io::{AsyncRead, ReadBuf};
@@ -168,4 +170,21 @@ fn a_stream_that_breaks_off_is_not_taken_for_whole() {
             assert!(!error.is_transient(), "who goes on after what passes must not go on after this");
         }
     }
+}
+
+#[test]
+fn the_deadline_stops_an_async_read_that_is_interrupted_for_ever() {
+    struct Interrupted(ManualClock);
+    impl AsyncRead for Interrupted {
+        fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            self.0.advance(Duration::from_secs(1));
+            Poll::Ready(Err(io::ErrorKind::Interrupted.into()))
+        }
+    }
+    let manual = ManualClock::new();
+    let deadline = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_060);
+    let builder = LineReader::builder(ByteSize::kib(1)).deadline(deadline).clock(manual.clock());
+    let mut lines = builder.build_async(Interrupted(manual)).unwrap();
+    let error = once(lines.next_record()).unwrap().unwrap_err();
+    assert!(matches!(error, StreamError::Deadline { resume_at: 0, number: 1, .. }), "{error}");
 }

@@ -12,11 +12,13 @@
 mod support;
 
 use std::io::{self, Read, Write};
+use std::time::{Duration, SystemTime};
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use plimsoll::ByteSize;
-use plimsoll::stream::{GzipError, GzipReader, LineReader, StreamError};
+use plimsoll::clock::ManualClock;
+use plimsoll::stream::{ChunkReader, GzipError, GzipReader, LineReader, StreamError};
 use support::{Pieces, Random};
 
 fn member(content: &[u8]) -> Vec<u8> {
@@ -114,6 +116,52 @@ fn a_bomb_stops_at_the_bound_and_an_output_of_just_that_size_does_not() {
     assert_eq!((all.len(), error), (10_000_000, None));
     let (all, error) = read(GzipReader::new(&member(b"")[..], ByteSize::ZERO), &mut Random::new(1));
     assert_eq!((all.len(), error), (0, None));
+}
+
+/// A member that is followed by something without output, again and again; each read takes a second.
+struct Empty<'a> {
+    clock: &'a ManualClock,
+    start: &'a [u8],
+    again: &'a [u8],
+    at: usize,
+}
+
+impl Read for Empty<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.clock.advance(Duration::from_secs(1));
+        let bytes = self.start.iter().chain(self.again.iter().cycle()).skip(self.at);
+        let read = buffer.iter_mut().zip(bytes).map(|(place, byte)| *place = *byte).count();
+        self.at = self.start.len() + (self.at + read - self.start.len()) % self.again.len();
+        Ok(read)
+    }
+}
+
+#[test]
+fn the_deadline_stops_what_goes_on_without_output() {
+    let (line, nothing) = (member(b"line\n"), member(b""));
+    // A header, and blocks of no bytes that are not the last.
+    let blocks = [&member(b"")[..10], &[0, 0, 0, 0xff, 0xff]].concat();
+    for (start, again) in [(line.clone(), &nothing[..]), ([line, blocks].concat(), &[0, 0, 0, 0xff, 0xff])] {
+        let manual = ManualClock::new();
+        let began = manual.clock().now();
+        let deadline = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_060);
+        let input = || {
+            let input = Empty { clock: &manual, start: &start, again, at: 0 };
+            GzipReader::new(input, ByteSize::kib(64))
+        };
+        let builder = LineReader::builder(ByteSize::kib(1)).deadline(deadline).clock(manual.clock());
+        let mut lines = builder.build(input()).unwrap();
+        assert_eq!(*lines.next_record().unwrap().unwrap(), *b"line");
+        let error = lines.next_record().unwrap_err();
+        assert!(matches!(error, StreamError::Deadline { resume_at: 5, number: 2, .. }), "{error}");
+        let passed = manual.clock().now() - began;
+        assert!((60_000..=61_000).contains(&passed), "{passed} ms");
+
+        let deadline = deadline + Duration::from_mins(1);
+        let builder = ChunkReader::builder(ByteSize::kib(1)).deadline(deadline).clock(manual.clock());
+        let error = builder.build(input()).unwrap().next_chunk().map(drop).unwrap_err();
+        assert!(matches!(error, StreamError::Deadline { resume_at: 0, number: 1, .. }), "{error}");
+    }
 }
 
 #[test]

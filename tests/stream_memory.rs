@@ -8,7 +8,8 @@ mod support;
 use std::io::{self, Read};
 
 use plimsoll::stream::{
-    ChunkReader, Delimiter, Framing, LengthPrefix, LineReader, Lines, Oversize, RecordReader, StreamError,
+    ChunkReader, Delimiter, Framing, LengthPrefix, LineReader, Lines, Oversize, ParallelError, RecordReader,
+    StreamError,
 };
 use plimsoll::{ByteSize, TrackingAllocator, heap};
 
@@ -22,6 +23,7 @@ support::tests! {
     records_worked_on_in_parallel_take_no_more_than_the_formula,
     results_put_aside_take_no_more_than_the_window,
     a_refused_buffer_is_an_error_and_reading_goes_on,
+    short_of_memory_a_parallel_run_has_fewer_workers_or_does_not_start,
     gzip_takes_what_it_says if cfg!(feature = "gzip"), else "needs the feature `gzip`",
     a_stream_of_bytes_takes_the_carry_alone if cfg!(feature = "tokio"), else "needs the feature `tokio`",
 }
@@ -178,6 +180,28 @@ fn a_refused_buffer_is_an_error_and_reading_goes_on() {
     let refused = LineReader::builder(ByteSize::kib(1)).chunk(ByteSize::mib(1)).build(io::empty());
     heap::clear_limit();
     assert_eq!(refused.unwrap_err().to_string(), "there is no memory for a buffer of 1.0 MiB");
+}
+
+fn short_of_memory_a_parallel_run_has_fewer_workers_or_does_not_start() {
+    let byte = |at| if scattered(at).is_multiple_of(4000) { b'\n' } else { b'x' };
+    let (mut started, mut refused) = (0, 0);
+    for room in (20..200).map(ByteSize::kib) {
+        let builder = LineReader::builder(ByteSize::kib(32)).chunk(ByteSize::kib(4)).oversize(Oversize::Skip);
+        let reader = builder.build(Made { left: 200_000, at: 0, byte }).unwrap();
+        let map = reader.into_parallel(4).batch(ByteSize::kib(8)).map(|line| Ok::<_, io::Error>(line.len()));
+        heap::set_limit(heap::stats().unwrap().live.saturating_add(room)).unwrap();
+        let ended = map.for_each_in_order(|_| Ok::<_, io::Error>(()));
+        heap::clear_limit();
+        match ended {
+            Ok(report) => {
+                assert_eq!(report.offset, 200_000, "with room for {room}");
+                started += 1;
+            }
+            Err(ParallelError::Build { committed: 0, .. }) => refused += 1,
+            Err(error) => panic!("with room for {room}: {error}"),
+        }
+    }
+    assert!(started > 0 && refused > 0, "{started} started, {refused} refused");
 }
 
 #[cfg(not(feature = "gzip"))]

@@ -90,7 +90,7 @@ fn hush() {
     ONCE.call_once(|| {
         let say = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| {
-            if info.payload().downcast_ref() != Some(&"no way") {
+            if info.payload().downcast_ref() != Some(&"no way") && !info.payload().is::<Bomb>() {
                 say(info);
             }
         }));
@@ -218,6 +218,24 @@ fn workers_without_number_are_as_many_as_count() {
     let reader = LineReader::builder(bytes(10)).build(&b"1\n2\n3"[..]).unwrap();
     let map = reader.into_parallel(usize::MAX).map(|_| Ok::<_, Nothing>(()));
     assert_eq!(map.for_each_in_order(|()| Ok::<_, Nothing>(())).unwrap().records, 3);
+}
+
+#[test]
+fn no_number_of_workers_is_one_for_each_processor() {
+    let processors = std::thread::available_parallelism().unwrap().get().min(256);
+    let (meet, threads) = (Barrier::new(processors), Mutex::new(std::collections::HashSet::new()));
+    let input = vec![b'x'; 3 * processors];
+    // All have to be there for any to go on, three times.
+    let map = ChunkReader::builder(bytes(1)).build(&input[..]).unwrap().into_parallel(0).map(|_| {
+        threads.lock().unwrap().insert(std::thread::current().id());
+        meet.wait();
+        Ok::<_, Nothing>(())
+    });
+    assert_eq!(map.for_each_in_order(|()| Ok::<_, Nothing>(())).unwrap().records, 3 * processors as u64);
+    assert_eq!(threads.into_inner().unwrap().len(), processors);
+    // Of records too, whose input here has none.
+    let none = LineReader::builder(bytes(1)).build(io::empty()).unwrap().into_parallel(0).map(|_| Ok::<_, Nothing>(()));
+    assert_eq!(none.for_each_unordered(|()| Ok::<_, Nothing>(())).unwrap().records, 0);
 }
 
 #[test]
@@ -403,4 +421,65 @@ fn a_worker_lost_in_a_drop_leaves_nobody_waiting() {
         std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| map.for_each_in_order(|_bomb| Ok::<_, Nothing>(()))));
     // The sink drops it, so it is the sink's panic.
     assert!(matches!(run.unwrap(), Err(ParallelError::Panic { number: 50, .. })));
+}
+
+/// Panics as it is dropped, once.
+struct Bomb(bool);
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        assert!(!std::mem::take(&mut self.0) || std::thread::panicking(), "no way");
+    }
+}
+
+impl plimsoll::HeapSize for Bomb {
+    fn heap_size(&self) -> usize {
+        0
+    }
+}
+
+#[test]
+fn what_a_panic_throws_may_panic_too() {
+    hush();
+    let input = b"x\n".repeat(1000);
+    for (worker, thrower) in (1..=4).flat_map(|workers| ["map", "sink", "input"].map(|thrower| (workers, thrower))) {
+        let throw = |here: bool| {
+            if here {
+                std::panic::panic_any(Bomb(true));
+            }
+        };
+        struct Throws(bool);
+        impl Read for Throws {
+            fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+                if self.0 { std::panic::panic_any(Bomb(true)) } else { Ok(0) }
+            }
+        }
+        let reader = LineReader::builder(bytes(10)).build(input.chain(Throws(thrower == "input"))).unwrap();
+        let map = reader.into_parallel(worker).batch(bytes(4)).map(|line| {
+            throw(thrower == "map" && line.number() == 60);
+            Ok::<_, Nothing>(line.number())
+        });
+        let error = map.for_each_in_order(|number| {
+            throw(thrower == "sink" && number == 60);
+            Ok::<_, Nothing>(())
+        });
+        let number = if thrower == "input" { 1001 } else { 60 };
+        let ParallelError::Panic { offset, number: at, committed, message, .. } = error.unwrap_err() else { panic!() };
+        assert_eq!((at, offset, committed), (number, 2 * (number - 1), offset), "{thrower}, {worker} workers");
+        assert_eq!(message, "(no text)");
+    }
+}
+
+#[test]
+fn a_result_that_panics_as_it_is_thrown_away_is_the_callers_panic() {
+    hush();
+    // Without a window the second worker waits, a result in its hands, for the first, which fails.
+    let meet = Barrier::new(2);
+    let reader = LineReader::builder(bytes(10)).build(&b"1\n2\n"[..]).unwrap();
+    let map = reader.into_parallel(2).batch(bytes(1)).window(bytes(0)).map(|line| {
+        meet.wait();
+        if line.number() == 1 { Err("no") } else { Ok(Bomb(true)) }
+    });
+    let run = std::panic::AssertUnwindSafe(|| map.for_each_in_order(|_| Ok::<_, Nothing>(())));
+    assert!(std::panic::catch_unwind(run).is_err());
 }

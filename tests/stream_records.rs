@@ -228,3 +228,21 @@ fn a_chunk_that_is_begun_hears_of_the_deadline() {
     manual.advance(Duration::from_hours(1));
     assert!(matches!(chunks.next_chunk(), Err(StreamError::Deadline { resume_at: u64::MAX, number: 1, .. })));
 }
+
+#[test]
+fn the_deadline_stops_an_input_that_is_interrupted_for_ever() {
+    struct Interrupted<'a>(&'a ManualClock);
+    impl Read for Interrupted<'_> {
+        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+            self.0.advance(Duration::from_secs(1));
+            Err(io::ErrorKind::Interrupted.into())
+        }
+    }
+    let manual = ManualClock::new();
+    let (clock, at) = deadline(&manual, Duration::from_mins(1));
+    let input = b"one\ntw".chain(Interrupted(&manual));
+    let mut lines = LineReader::builder(ByteSize::kib(1)).deadline(at).clock(clock).build(input).unwrap();
+    assert_eq!(lines.next_record().unwrap().as_deref(), Some(&b"one"[..]));
+    let error = lines.next_record().unwrap_err();
+    assert!(matches!(error, StreamError::Deadline { resume_at: 4, number: 2, .. }), "{error}");
+}

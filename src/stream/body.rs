@@ -43,10 +43,17 @@ pub struct AsyncRecordReader<R, F>(Driver<Asynchronous<R>, F>);
 /// Hands out the records of a stream of [`Bytes`], as bodies and object stores have them, without copying those that lie
 /// whole in an item.
 ///
-/// Any `Stream<Item = Result<Bytes, E>> + Unpin` will do: `object_store`'s as it is, a `hyper` or `axum` body as
-/// `http_body_util::BodyDataStream`, an S3 `ByteStream` as
-/// `futures_util::stream::poll_fn(move |cx| Pin::new(&mut body).poll_next(cx))`. A stream that is not `Unpin` is pinned
-/// with `Box::pin`. Its futures can be dropped at any await.
+/// Any `Stream<Item = Result<Bytes, E>> + Unpin` will do; one that is not `Unpin` is pinned with `Box::pin`. Its futures
+/// can be dropped at any await.
+///
+/// | what there is | as a stream |
+/// |---|---|
+/// | `GetResult` of `object_store` | `result.into_stream()` |
+/// | `Incoming` of `hyper`, or any other `http_body::Body` | `http_body_util::BodyDataStream::new(body)` |
+/// | `Body` of `axum` | `body.into_data_stream()` |
+/// | `ByteStream` of the AWS SDK | `futures_util::stream::poll_fn(move \|cx\| Pin::new(&mut body).poll_next(cx))` |
+///
+/// Compressed bodies go by [another way](super::GzipReader#bodies).
 ///
 /// # Memory
 ///
@@ -113,6 +120,8 @@ struct Items<S> {
 }
 
 impl<R: AsyncRead + Unpin> Input for Asynchronous<R> {
+    const ASKED_AGAIN: bool = true;
+
     fn piece(&self) -> &[u8] {
         self.chunk.filled()
     }
@@ -124,12 +133,7 @@ impl<R: AsyncRead + Unpin> Input for Asynchronous<R> {
 
     fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.chunk.clear();
-        loop {
-            match ready!(self.chunk.poll_fill(Pin::new(&mut self.reader), context)) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                filled => return Poll::Ready(filled),
-            }
-        }
+        self.chunk.poll_fill(Pin::new(&mut self.reader), context)
     }
 }
 
@@ -138,6 +142,9 @@ where
     S: Stream<Item = Result<Bytes, E>> + Unpin,
     E: Into<Box<dyn Error + Send + Sync>>,
 {
+    /// The error may be all that tells of the bytes lost.
+    const ASKED_AGAIN: bool = false;
+
     #[inline]
     fn piece(&self) -> &[u8] {
         &self.item
@@ -149,7 +156,6 @@ where
         while self.item.is_empty() && !self.ended {
             match ready!(Pin::new(&mut self.stream).poll_next(context)) {
                 Some(Ok(item)) => (self.item, self.failed) = (item, false),
-                // Also `Interrupted`, which a read would try again: the error may be all that tells of the bytes lost.
                 Some(Err(error)) => {
                     self.failed = true;
                     return Poll::Ready(Err(into_io(error)));

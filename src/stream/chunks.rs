@@ -1,6 +1,6 @@
 //! Chunks of one size out of a [`Read`].
 
-use std::io::Read;
+use std::io::{self, Read};
 
 use bytes::Bytes;
 
@@ -158,6 +158,7 @@ impl<R: Read> ChunkSource<R> {
             }
             match chunk.fill_once(&mut self.reader) {
                 Ok(read) => self.ended = read == 0,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(source) => {
                     let offset = self.offset.saturating_add(chunk.filled().len() as u64);
                     return Err(StreamError::Read { offset, number, source });

@@ -4,7 +4,7 @@ use std::io;
 use std::task::{Context, Poll, ready};
 
 use super::charge::Charge;
-use super::error::StreamError;
+use super::error::{BuildError, StreamError};
 use super::framing::Framing;
 use super::record::{Cutter, Record};
 use super::records::{Place, RecordStats, Step};
@@ -12,6 +12,9 @@ use super::watch::Deadline;
 
 /// Where pieces come from.
 pub(super) trait Input {
+    /// Whether `Interrupted` says no more than that it is to be asked again.
+    const ASKED_AGAIN: bool;
+
     /// The piece at hand. Behind it there may be more bytes, of no meaning, in [`all`](Self::all).
     fn piece(&self) -> &[u8];
 
@@ -40,6 +43,11 @@ impl<I, F: Framing> Driver<I, F> {
 
     pub(super) fn charge(&self) -> Charge {
         self.cutter.charge()
+    }
+
+    /// Takes the room that the longest record needs.
+    pub(super) fn reserve(&mut self) -> Result<(), BuildError> {
+        self.cutter.reserve()
     }
 
     pub(super) fn deadline(&self) -> Deadline {
@@ -78,7 +86,15 @@ impl<I: Input, F: Framing> Driver<I, F> {
             // What is at hand is taken from the core's books before it goes, so that a call after an error, or after a
             // future that was dropped, finds an empty piece and asks again.
             self.cutter.turn(self.input.piece())?;
-            let next = self.input.poll_next(context);
+            let next = loop {
+                match self.input.poll_next(context) {
+                    // A look at the deadline in between: an input may go on like this for long.
+                    Poll::Ready(Err(error)) if I::ASKED_AGAIN && error.kind() == io::ErrorKind::Interrupted => {
+                        self.cutter.check()?;
+                    }
+                    next => break next,
+                }
+            };
             debug_assert!(next.is_ready() || self.input.piece().is_empty(), "a piece that was turned stayed");
             ready!(next).map_err(|source| self.cutter.failed(source))?;
             if self.input.piece().is_empty() {

@@ -26,6 +26,9 @@ const CHUNK: usize = 32 * 1024;
 /// Those of the input as they are, and the call after them goes on. Its own are [`GzipError`] inside of an
 /// [`io::Error`]; they stay, so that a broken input is never taken for one that ended.
 ///
+/// Where a read of the input brought nothing out, as of empty members, it says `Interrupted`, after which readers look at
+/// their deadline and ask again, as std does.
+///
 /// ```
 /// use plimsoll::ByteSize;
 /// use plimsoll::stream::{GzipReader, LineReader};
@@ -37,6 +40,38 @@ const CHUNK: usize = 32 * 1024;
 /// let input = GzipReader::new(&compressed[..], ByteSize::gib(10));
 /// let mut lines = LineReader::builder(ByteSize::kib(64)).build(input)?;
 /// assert_eq!(lines.next_record()?.as_deref(), Some(&b"one"[..]));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// # Bodies
+///
+/// It has no asynchronous twin: what takes its time is the processor, and that belongs on a thread that may block. There
+/// `SyncIoBridge` of `tokio-util` makes a `Read` of an `AsyncRead`, which `StreamReader` makes of a stream of `Bytes`; a
+/// `ByteStream` of the AWS SDK is one with `into_async_read()`. The thread waits for the body, and is not interrupted.
+///
+/// ```
+/// use plimsoll::ByteSize;
+/// use plimsoll::stream::{GzipReader, LineReader};
+/// use tokio_util::io::{StreamReader, SyncIoBridge};
+///
+/// # use std::io::{self, Write};
+/// # let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+/// # encoder.write_all(b"one\ntwo\n")?;
+/// # let (head, tail) = { let mut all = bytes::Bytes::from(encoder.finish()?); (all.split_to(9), all) };
+/// # let body = futures_util::stream::iter([Ok::<_, io::Error>(head), Ok(tail)]);
+/// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+/// // The bridge is made here, where the runtime is.
+/// let body = SyncIoBridge::new(StreamReader::new(body));
+/// let count = tokio::task::spawn_blocking(move || {
+///     let mut lines = LineReader::builder(ByteSize::kib(64)).build(GzipReader::new(body, ByteSize::gib(10)))?;
+///     while let Some(line) = lines.next_record()? {
+///         println!("{}: {}", line.number(), line.escape_ascii());
+///     }
+///     Ok::<_, Box<dyn std::error::Error + Send + Sync>>(lines.stats().records)
+/// });
+/// assert_eq!(count.await??, 2);
+/// # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
+/// # }).map_err(|error| error.to_string())?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug)]
@@ -84,15 +119,24 @@ pub enum GzipError {
 }
 
 /// A reader that knows how much was read, and keeps its errors from the decoder: that goes on after `WouldBlock` alone.
+///
+/// The decoder asks until something comes out, which with empty members may be never. So it is let read once, and then
+/// whoever waits for it is let look at the clock.
 #[derive(Debug)]
 struct Counted<R> {
     inner: R,
     read: u64,
+    /// Whether the decoder may read now.
+    may_read: bool,
     error: Option<io::Error>,
 }
 
 impl<R: Read> Read for Counted<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if !std::mem::take(&mut self.may_read) {
+            self.error = Some(io::ErrorKind::Interrupted.into());
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
         match self.inner.read(buffer) {
             Ok(read) if read > buffer.len() => {
                 self.error = Some(io::Error::other("the input claims to have read more than there was room for"));
@@ -113,7 +157,7 @@ impl<R: Read> Read for Counted<R> {
 impl<R: Read> GzipReader<R> {
     /// Reads compressed bytes from `input`, and gives out `max_output` bytes at most; with 0 only an empty output.
     pub fn new(input: R, max_output: ByteSize) -> Self {
-        let counted = Counted { inner: input, read: 0, error: None };
+        let counted = Counted { inner: input, read: 0, may_read: true, error: None };
         let decoder = MultiGzDecoder::new(BufReader::with_capacity(CHUNK, counted));
         Self { decoder, max_output: max_output.as_u64(), output: 0, broken: None }
     }
@@ -142,6 +186,7 @@ impl<R: Read> GzipReader<R> {
     /// What an error of the decoder says of the input.
     fn broken_by(&mut self, error: &io::Error) -> GzipError {
         let (input, output) = (self.input_offset(), self.output);
+        self.decoder.get_mut().get_mut().may_read = true;
         let at_end = self.decoder.get_mut().fill_buf().is_ok_and(<[u8]>::is_empty);
         match error.kind() {
             io::ErrorKind::UnexpectedEof if at_end => GzipError::Truncated { input, output },
@@ -159,6 +204,7 @@ impl<R: Read> Read for GzipReader<R> {
             return Ok(0);
         }
         self.check()?;
+        self.decoder.get_mut().get_mut().may_read = true;
         let left = self.max_output - self.output;
         // One byte past the bound shows whether there is more, and goes nowhere.
         let mut beyond = [0];

@@ -63,6 +63,8 @@ struct Blocking<R> {
 }
 
 impl<R: Read> Input for Blocking<R> {
+    const ASKED_AGAIN: bool = true;
+
     fn piece(&self) -> &[u8] {
         self.chunk.filled()
     }
@@ -139,6 +141,11 @@ impl<R, F: Framing> RecordReader<R, F> {
 
     pub(super) fn charge(&self) -> Charge {
         self.0.charge()
+    }
+
+    /// Takes the room that the longest record needs, which else is taken as records go over the end of a chunk.
+    pub(super) fn reserve(&mut self) -> Result<(), BuildError> {
+        self.0.reserve()
     }
 
     pub(super) fn watch_deadline(&self) -> Deadline {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::ops::Deref;
 
 use super::charge::Charge;
-use super::error::StreamError;
+use super::error::{BuildError, StreamError};
 use super::framing::Framing;
 use super::records::{Place, RecordStats, Records, Step};
 use super::watch::{Deadline, Watch};
@@ -89,6 +89,11 @@ impl<F: Framing> Cutter<F> {
     /// Whom the buffers are charged to.
     pub(super) fn charge(&self) -> Charge {
         self.records.charge()
+    }
+
+    /// Takes the room that the longest record needs.
+    pub(super) fn reserve(&mut self) -> Result<(), BuildError> {
+        self.records.reserve()
     }
 
     pub(super) fn deadline(&self) -> Deadline {

@@ -179,6 +179,11 @@ impl<F: Framing> Records<F> {
         self.carry.bytes()
     }
 
+    /// Takes the room for a record of any length that is allowed, so that none is refused it later.
+    pub(super) fn reserve(&mut self) -> Result<(), BuildError> {
+        Ok(self.carry.reserve()?)
+    }
+
     /// Says that the piece, all of it stepped through, gives way to the next.
     pub(super) fn turn(&mut self, piece: &[u8]) {
         debug_assert_eq!(self.ends.at(self.framing.tail()), piece.len(), "turned before `More`");

@@ -48,6 +48,11 @@ impl Carry {
         Ok(())
     }
 
+    /// Grows to its cap at once, so that nothing it takes is refused later.
+    pub(super) fn reserve(&mut self) -> Result<(), NoRoom> {
+        self.grow_to(self.cap)
+    }
+
     fn grow_to(&mut self, capacity: usize) -> Result<(), NoRoom> {
         let grown = capacity.saturating_sub(self.bytes.capacity());
         self.held.try_grow(grown)?;
@@ -135,12 +140,7 @@ impl Chunk {
     pub(super) fn fill_once(&mut self, input: &mut impl Read) -> io::Result<usize> {
         let room = self.bytes.get_mut(self.filled..).unwrap_or_default();
         let most = room.len();
-        let read = loop {
-            match input.read(room) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                other => break other?,
-            }
-        };
+        let read = input.read(room)?;
         if read > most {
             return Err(io::Error::other("the input claims to have read more than there was room for"));
         }

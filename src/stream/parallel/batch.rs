@@ -92,9 +92,14 @@ impl<R: Read + Send, F: Framing> Pull for RecordReader<R, F> {
         self.offset()
     }
 
-    fn new_batch(&mut self, size: ByteSize, _first: bool) -> Result<Batch, BuildError> {
+    fn new_batch(&mut self, size: ByteSize, first: bool) -> Result<Batch, BuildError> {
+        // All that will be needed is taken now: what is refused costs a worker, and not the run in its middle.
+        if first {
+            self.reserve()?;
+        }
         let enough = size.as_usize().max(1);
-        let copies = Carry::new(enough.saturating_add(self.max_record()), &self.charge())?;
+        let mut copies = Carry::new(enough.saturating_add(self.max_record()), &self.charge())?;
+        copies.reserve()?;
         Batch::new(Chunk::none(), copies, enough, RECORDS)
     }
 

@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::error::Error;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::super::error::{BuildError, StreamError};
 use super::super::records::RecordStats;
@@ -135,8 +136,13 @@ impl Cause {
         }
     }
 
-    pub(super) fn panic(at: At, panic: &(dyn Any + Send)) -> Self {
+    pub(super) fn panic(at: At, panic: Box<dyn Any + Send>) -> Self {
         let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-        Self::Panic(at, text.unwrap_or("(no text)").to_owned())
+        let message = text.unwrap_or("(no text)").to_owned();
+        // What was thrown may panic as it is dropped, and what that throws too.
+        if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(panic))) {
+            Box::leak(again);
+        }
+        Self::Panic(at, message)
     }
 }

@@ -22,6 +22,7 @@ use super::error::StreamError;
 use super::framing::Framing;
 use super::reader::RecordReader;
 use super::record::Record;
+use super::storage;
 use super::watch::Deadline;
 
 pub use error::{ParallelError, ParallelReport};
@@ -34,6 +35,9 @@ type BoxError = Box<dyn Error + Send + Sync>;
 
 /// Workers that count. More have nothing to do where one at a time reads.
 const MAX_WORKERS: usize = 256;
+
+/// Bytes of heap that std may take for a thread.
+const THREAD: usize = 4096;
 
 /// Work in parallel on the records of a reader, to be told what to do with [`map`](Self::map).
 ///
@@ -48,6 +52,11 @@ const MAX_WORKERS: usize = 256;
 ///
 /// and what `map` takes while it runs; chunks that were begun before an error add one. The stacks of the threads are not
 /// heap.
+///
+/// All but the window and the results is taken before the first record is read, `max_record` in full, however short the
+/// records are. Where a [limit](crate::heap::set_limit) or the budget refuses a worker's buffers, there is a worker fewer;
+/// where it refuses the first's, the run does not start. A run that has started needs no buffer more, so it does not fail
+/// for one in its middle.
 #[derive(Debug)]
 #[must_use = "nothing runs before `for_each_in_order` or `for_each_unordered`"]
 pub struct Parallel<S> {
@@ -71,8 +80,8 @@ impl<S, M> fmt::Debug for ParallelMap<S, M> {
 }
 
 impl<R: Read + Send, F: Framing> RecordReader<R, F> {
-    /// Has records worked on by so many threads, the calling one included, 256 at most; 0 is one for each
-    /// processor there is.
+    /// Has records worked on by so many threads, the calling one included, 256 at most; 0 is one for each processor that
+    /// [`available_parallelism`](thread::available_parallelism) tells of, or one if it tells nothing.
     ///
     /// Records are copied to the workers' buffers, many at a time.
     ///
@@ -98,8 +107,8 @@ impl<R: Read + Send, F: Framing> RecordReader<R, F> {
 }
 
 impl<R: Read + Send> ChunkReader<R> {
-    /// Has chunks worked on by so many threads, the calling one included, 256 at most; 0 is one for each
-    /// processor there is.
+    /// Has chunks worked on by so many threads, the calling one included, 256 at most; 0 is one for each processor that
+    /// [`available_parallelism`](thread::available_parallelism) tells of, or one if it tells nothing.
     ///
     /// Chunks are read into the workers' buffers, and not copied.
     pub fn into_parallel(self, workers: usize) -> Parallel<Self> {
@@ -152,6 +161,11 @@ impl<S: Pull, M> ParallelMap<S, M> {
     /// # Errors
     ///
     /// [`ParallelError`], which tells at which offset, and from where to resume.
+    ///
+    /// # Panics
+    ///
+    /// If a result panics as it is dropped after all stopped, unwanted. Panics of the map, the sink and the input are
+    /// errors, whatever they throw.
     pub fn for_each_in_order<T, E, E2>(
         self,
         sink: impl FnMut(T) -> Result<(), E2> + Send,
@@ -171,6 +185,10 @@ impl<S: Pull, M> ParallelMap<S, M> {
     /// which all were.
     ///
     /// # Errors
+    ///
+    /// As [`for_each_in_order`](Self::for_each_in_order).
+    ///
+    /// # Panics
     ///
     /// As [`for_each_in_order`](Self::for_each_in_order).
     pub fn for_each_unordered<T, E, E2>(
@@ -201,8 +219,15 @@ impl<S: Pull, M> ParallelMap<S, M> {
         let start = source.offset();
         let first = source.new_batch(batch, true);
         let first = first.map_err(|source| ParallelError::Build { committed: start, source })?;
-        // A worker for which there is no buffer, or no thread, is done without.
-        let others: Vec<_> = (1..workers).map_while(|_| source.new_batch(batch, false).ok()).collect();
+        // A worker for which there is no buffer, or no thread, is done without. What std takes for a thread it takes or
+        // aborts, so that much is left.
+        let mut others = Vec::new();
+        for _ in 1..workers {
+            let Ok(spare) = storage::fixed::<u8>((1 + others.len()) * THREAD) else { break };
+            let Ok(batch) = source.new_batch(batch, false) else { break };
+            drop(spare);
+            others.push(batch);
+        }
         let sink = move |result| sink(result).map_err(Into::into);
         let run = Run {
             deadline: source.deadline(),
@@ -293,7 +318,7 @@ where
             Ok(pulled) => pulled.err().map(Cause::Read),
             Err(panic) => {
                 let stats = turn.source.stats();
-                Some(Cause::panic(At { offset: batch.end, number: 1 + stats.records + stats.skipped }, &*panic))
+                Some(Cause::panic(At { offset: batch.end, number: 1 + stats.records + stats.skipped }, panic))
             }
         };
         turn.ended = cause.is_some() || batch.len() == 0;
@@ -320,7 +345,7 @@ where
             match mapped {
                 Ok(Ok((result, heap))) => self.window.take(hand, at, result, heap)?,
                 Ok(Err(source)) => return Ok(Some(Cause::Map(at, source))),
-                Err(panic) => return Ok(Some(Cause::panic(at, &*panic))),
+                Err(panic) => return Ok(Some(Cause::panic(at, panic))),
             }
         }
         Ok(None)

@@ -1,6 +1,6 @@
 //! Where results leave: in order, one at a time, with a bounded number of bytes waiting.
 
-use std::collections::BTreeMap;
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Condvar, Mutex};
@@ -37,8 +37,8 @@ struct Sink<K> {
 struct State<T> {
     /// The batch whose turn it is: all before it are done.
     turn: u64,
-    /// Batches that are done, but not those before them.
-    aside: BTreeMap<u64, Done<T>>,
+    /// Batches that are done, but not those before them: those behind `turn`, in order, and `None` where one is not done.
+    aside: VecDeque<Option<Done<T>>>,
     aside_bytes: usize,
     /// The offset before which all results were given to the sink.
     committed: u64,
@@ -49,6 +49,17 @@ struct State<T> {
     lost: bool,
 }
 
+impl<T> State<T> {
+    /// Where a batch behind `turn` is put aside; `None` where there is no memory for that.
+    fn place(&mut self, batch: u64) -> Option<&mut Option<Done<T>>> {
+        let index = usize::try_from(batch - self.turn - 1).ok()?;
+        let missing = (index + 1).saturating_sub(self.aside.len());
+        self.aside.try_reserve(missing).ok()?;
+        self.aside.extend((0..missing).map(|_| None));
+        self.aside.get_mut(index)
+    }
+}
+
 struct Done<T> {
     results: Vec<(At, T)>,
     bytes: usize,
@@ -57,8 +68,8 @@ struct Done<T> {
 }
 
 impl<T> Done<T> {
-    /// Bytes of its entry in the tree: nodes are half full at worst.
-    const ENTRY: usize = 2 * size_of::<(u64, Self)>();
+    /// Bytes of its place aside: the queue doubles when it grows.
+    const ENTRY: usize = 2 * size_of::<Option<Self>>();
 }
 
 /// The results of one batch, as long as they are with their worker.
@@ -78,7 +89,7 @@ pub(super) struct Stopped;
 impl<T: Send, K: FnMut(T) -> Result<(), BoxError> + Send> Window<T, K> {
     /// Half of `bytes` is for the hands of all workers, half for what is put aside.
     pub(super) fn new(start: u64, bytes: usize, workers: usize, ordered: bool, sink: K) -> Self {
-        let aside = BTreeMap::new();
+        let aside = VecDeque::new();
         let state = State { turn: 0, aside, aside_bytes: 0, committed: start, records: 0, cause: None, lost: false };
         Self {
             state: Mutex::new(state),
@@ -147,9 +158,12 @@ impl<T: Send, K: FnMut(T) -> Result<(), BoxError> + Send> Window<T, K> {
             if state.turn == batch {
                 break;
             }
-            if state.aside_bytes.saturating_add(done.bytes) <= self.room {
-                state.aside_bytes += done.bytes;
-                state.aside.insert(batch, done);
+            let bytes = state.aside_bytes.saturating_add(done.bytes);
+            if bytes <= self.room
+                && let Some(place) = state.place(batch)
+            {
+                *place = Some(done);
+                state.aside_bytes = bytes;
                 return Ok(());
             }
             state = self.changed.wait(state).unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -173,7 +187,7 @@ impl<T: Send, K: FnMut(T) -> Result<(), BoxError> + Send> Window<T, K> {
             state.committed = done.end;
             state.turn = batch;
             self.changed.notify_all();
-            match state.aside.remove(&batch) {
+            match state.aside.pop_front().flatten() {
                 Some(next) => {
                     state.aside_bytes -= next.bytes;
                     done = next;
@@ -214,7 +228,7 @@ impl<T: Send, K: FnMut(T) -> Result<(), BoxError> + Send> Window<T, K> {
                 return Ok(());
             }
             Ok(Err(source)) => Cause::Sink(at, source),
-            Err(panic) => Cause::panic(at, &*panic),
+            Err(panic) => Cause::panic(at, panic),
         };
         Err(cause)
     }
@@ -245,5 +259,32 @@ impl<T: Send, K: FnMut(T) -> Result<(), BoxError> + Send> Window<T, K> {
     pub(super) fn end(self) -> (u64, u64, Option<Cause>) {
         let state = self.state.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
         (state.committed, state.records, state.cause)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    /// A window of which the second of two workers waits for the turn of the first.
+    fn waited(meanwhile: impl FnOnce(&Window<u8, fn(u8) -> Result<(), BoxError>>)) -> bool {
+        let window = Window::new(0, 0, 2, true, (|_| Ok(())) as fn(u8) -> Result<(), BoxError>);
+        thread::scope(|scope| {
+            let second = scope.spawn(|| window.take(&mut window.hand(1, 1), At { offset: 9, number: 2 }, 7, 0).is_ok());
+            meanwhile(&window);
+            second.join().unwrap()
+        })
+    }
+
+    #[test]
+    fn a_worker_whose_turn_comes_goes_on() {
+        assert!(waited(|window| window.finish(window.hand(0, 1), 9, None).unwrap()));
+    }
+
+    #[test]
+    fn nobody_waits_for_a_worker_that_is_lost() {
+        assert!(!waited(Window::lose));
     }
 }
