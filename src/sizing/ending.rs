@@ -4,12 +4,19 @@
 //! `<time> <id> Task timed out after N.NN seconds`, each at the beginning of its message. Only what is known to be put
 //! in front of messages may stand there: a function that logs such words itself ends nothing.
 
-use memchr::memmem;
+use std::sync::LazyLock;
+
+use memchr::memmem::{self, Finder};
 
 use super::figure;
 use super::report_line::Marks;
 use super::scan::{Found, separators, word};
 use super::text::ShortText;
+
+/// `"message":"`, `"@message": "`, `"errorMessage":"`.
+static MESSAGE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("essage\""));
+/// That of the Telemetry API. The record of a report is an object.
+static RECORD: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"record\":\""));
 
 /// Tells what the line says of how an invocation began or ended. Returns whether it does.
 pub(super) fn scan(line: &[u8], found: &mut dyn FnMut(Found)) -> bool {
@@ -66,14 +73,16 @@ fn message(line: &[u8]) -> Option<(&[u8], bool)> {
     if !matches!(rest, [b'{' | b'"', ..]) {
         return Some((rest, is_timed));
     }
-    // `"message":"`, `"@message": "`, `"errorMessage":"`; `"record":"` of the Telemetry API.
-    let is_own = |name: &[u8]| memmem::find(rest, name).is_some();
-    let key =
-        [&b"essage\""[..], b"\"record\""].into_iter().find_map(|key| Some(memmem::find(rest, key)? + key.len()))?;
-    let value = separators(rest.get(key..)?).1.strip_prefix(b":")?;
-    let value = separators(value).1.strip_prefix(b"\"")?;
+    let value = match MESSAGE.find(rest) {
+        Some(at) => {
+            let colon = separators(rest.get(at + MESSAGE.needle().len()..)?).1;
+            separators(colon.strip_prefix(b":")?).1.strip_prefix(b"\"")?
+        }
+        None => rest.get(RECORD.find(rest)? + RECORD.needle().len()..)?,
+    };
     // What a function logs has a level, or the type `function`.
-    (!is_own(b"\"level\"") && !is_own(b"\"function\"")).then(|| behind_prefixes(value))
+    let is_own = [&b"\"level\""[..], b"\"function\""].iter().any(|mark| memmem::find(rest, mark).is_some());
+    (!is_own).then(|| behind_prefixes(value))
 }
 
 /// What follows times, numbers, streams and groups in front of a message, and whether a time stands last.
@@ -99,7 +108,8 @@ fn time(text: &[u8]) -> Option<&[u8]> {
     if !text.first()?.is_ascii_digit() {
         return None;
     }
-    let is_part = |byte: &u8| byte.is_ascii_digit() || matches!(byte, b'-' | b':' | b'.' | b'/' | b'+' | b'T' | b'Z');
+    // From `-` to `:` lie `.`, `/` and the digits.
+    let is_part = |byte: &u8| matches!(byte, b'-'..=b':' | b'+' | b'T' | b'Z');
     let end = text.iter().position(|byte| !is_part(byte)).unwrap_or(text.len());
     let (time, rest) = text.split_at(end);
     let has = |byte| time.contains(&byte);

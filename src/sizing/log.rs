@@ -4,13 +4,11 @@ use std::collections::VecDeque;
 use std::error::Error;
 use std::fmt;
 
+use super::pretty::{Collected, Pretty};
 use super::report_line::{InitReport, Marks, ReportLine, RestoreReport};
 use super::scan::{self, Found};
 use super::text::ShortText;
-use super::{
-    json,
-    pretty::{Collected, Pretty},
-};
+use super::{ending, json};
 
 /// Reports that are held back, and endings that wait for their report.
 const WINDOW: usize = 16;
@@ -192,27 +190,29 @@ impl ReportLog {
             self.give_up_json(each);
             self.pretty.open(number, line);
         }
-        let told = self.text(number, line, each);
-        if told {
-            self.pretty.last_told();
-        }
-        if let Some(object) = self.pretty.take_closed() {
-            self.json(&object, each);
-        } else if !told && !self.pretty.is_open() && !json::scan(line, &mut |found| self.note(number, found, each)) {
-            self.counts.skipped += 1;
+        let closed = self.pretty.take_closed();
+        let is_part = closed.is_some() || self.pretty.is_open();
+        let told = scan::scan(line, &mut |found| self.note(number, found, each))
+            || !is_part && json::scan(line, &mut |found| self.note(number, found, each))
+            || ending::scan(line, &mut |found| self.note(number, found, each))
+            || self.continuation(number, line, each);
+        match closed {
+            Some(mut object) => {
+                object.lines = object.lines.saturating_sub(u64::from(told));
+                self.json(&object, each);
+            }
+            None if told && is_part => self.pretty.last_told(),
+            None => self.counts.skipped += u64::from(!told && !is_part),
         }
     }
 
-    /// Takes what the line says as text; `false` if that is nothing.
-    fn text(&mut self, number: u64, line: &[u8], each: &mut dyn FnMut(Entry)) -> bool {
-        if scan::scan(line, &mut |found| self.note(number, found, each)) {
-            return true;
+    /// Takes the fields of a line that continues the newest report; `false` if it does not.
+    fn continuation(&mut self, number: u64, line: &[u8], each: &mut dyn FnMut(Entry)) -> bool {
+        if !std::mem::take(&mut self.continues) {
+            return false;
         }
-        let continues = std::mem::take(&mut self.continues);
-        if continues
-            && let Some(more) = scan::continuation(line, &mut |found| self.note(number, found, each))
-            && let Some(newest) = self.held.back_mut()
-        {
+        let more = scan::continuation(line, &mut |found| self.note(number, found, each));
+        if let Some((more, newest)) = more.zip(self.held.back_mut()) {
             newest.report.continue_with(&more);
             self.continues = true;
         }

@@ -7,7 +7,6 @@ use std::sync::LazyLock;
 
 use memchr::memmem::{self, Finder};
 
-use super::ending;
 use super::figure::{self, Unit};
 use super::log::Fault;
 use super::report_line::{InitReport, Marks, ReportLine, RestoreReport, Status};
@@ -28,7 +27,7 @@ pub(super) enum Found {
 
 static REPORT: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("REPORT"));
 
-/// Tells all reports of the line, or else what it says of how an invocation began or ended. Returns whether it did.
+/// Tells all reports of the line. Returns whether it does.
 pub(super) fn scan(line: &[u8], found: &mut dyn FnMut(Found)) -> bool {
     let mut any = false;
     let mut at = REPORT.find(line);
@@ -40,7 +39,7 @@ pub(super) fn scan(line: &[u8], found: &mut dyn FnMut(Found)) -> bool {
         any |= report(before, region, found);
         at = next.map(|next| line.len() - after.len() + next);
     }
-    any || ending::scan(line, found)
+    any
 }
 
 /// The fields of a line that continues the report before it: it begins with one of their names.

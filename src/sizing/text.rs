@@ -18,7 +18,10 @@ impl ShortText {
     /// The beginning of `bytes`, up to 64 bytes, a control character or what is not UTF-8; `None` if that is nothing.
     pub(super) fn new(bytes: &[u8]) -> Option<Self> {
         let bytes = bytes.get(..LEN).unwrap_or(bytes);
-        let clean = if bytes.is_ascii() {
+        // Told over all bytes at once: nearly every text is clean.
+        let clean = if bytes.iter().fold(true, |clean, byte| clean & byte.is_ascii_graphic()) {
+            bytes
+        } else if bytes.is_ascii() {
             let end = bytes.iter().position(|byte| !byte.is_ascii_graphic());
             end.and_then(|end| bytes.get(..end)).unwrap_or(bytes)
         } else {
