@@ -11,6 +11,7 @@
     clippy::panic,
     clippy::print_stdout,
     clippy::print_stderr,
+    clippy::indexing_slicing,
     reason = "tests without libtest's attribute"
 )]
 

@@ -1,0 +1,88 @@
+//! Runs the example `leak_hunt` as users do: as a process of its own.
+#![allow(clippy::unwrap_used, reason = "clippy knows `#[test]` functions as tests, but not their helpers")]
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+/// Cargo names no variable for examples; they lie beside the folder of the test programs.
+fn example(arguments: &[&str]) -> Output {
+    let program = std::env::current_exe().unwrap();
+    let name = format!("leak_hunt{}", std::env::consts::EXE_SUFFIX);
+    let path = program.parent().unwrap().parent().unwrap().join("examples").join(name);
+    assert!(path.exists(), "{} is missing: run `cargo build --example leak_hunt`", path.display());
+    Command::new(path).args(arguments).env_remove("PLIMSOLL").output().unwrap()
+}
+
+/// The lines: the invocation's number, and what is said of it.
+fn hunt(arguments: &[&str]) -> Vec<(usize, String)> {
+    let output = example(arguments);
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    let line = |line: &str| {
+        let (number, said) = line.trim_start().split_once(' ').unwrap();
+        (number.parse().unwrap(), said.trim_start().to_owned())
+    };
+    text.lines().map(line).collect()
+}
+
+fn seen(lines: &[(usize, String)]) -> Option<usize> {
+    lines.iter().find(|(_, said)| said.starts_with("growing ")).map(|(number, _)| *number)
+}
+
+#[test]
+fn the_planted_leak_is_seen_and_the_warming_cache_is_none() {
+    let lines = hunt(&[]);
+    assert!(lines.first().unwrap().1.starts_with("unknown"), "{lines:#?}");
+    assert_eq!(seen(&lines), Some(240), "{lines:#?}");
+    let (last, said) = lines.last().unwrap();
+    assert!(*last == 400 && said.starts_with("growing 200."), "{lines:#?}");
+
+    let lines = hunt(&["--leak", "0", "--invocations=1000"]);
+    assert!(seen(&lines).is_none() && lines.last().unwrap().1.starts_with("steady"), "{lines:#?}");
+
+    let lines = hunt(&["--leak=1KiB", "--noise=100KiB", "--seed", "7"]);
+    assert!(seen(&lines).is_some_and(|seen| seen <= 250), "{lines:#?}");
+}
+
+#[test]
+fn a_fast_leak_is_seen_before_lambda_would_kill() {
+    let lines = hunt(&["--leak", "1MiB"]);
+    let (killed, said) = lines.last().unwrap();
+    assert!(said.contains("would have killed"), "{lines:#?}");
+    assert!(seen(&lines).unwrap() + 20 <= *killed, "{lines:#?}");
+}
+
+#[test]
+fn the_chart_has_the_load_line_and_where_the_leak_was_seen() {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    for (leak, title) in [("200KiB", "seen after 240"), ("0", "steady after 400 invocations")] {
+        let path = folder.join(format!("leak_hunt-{}-{leak}.svg", std::process::id()));
+        hunt(&["--leak", leak, "--svg", path.to_str().unwrap()]);
+        let svg = fs::read_to_string(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        assert!(svg.starts_with("<svg ") && svg.trim_end().ends_with("</svg>"));
+        assert!(svg.contains("load line 116.0 MiB") && svg.contains(title), "{title}");
+    }
+}
+
+#[test]
+fn what_is_wrong_is_said_and_the_exit_code_tells() {
+    for (arguments, code, why) in [
+        (&["--leak"][..], 2, "--leak asks for a value"),
+        (&["--leak", "much"], 2, "much"),
+        (&["--leak", "11GiB"], 2, "more than the 10.0 GiB"),
+        (&["--invocations", "0"], 2, "from 1 to 1000000"),
+        (&["--seed", "-1"], 2, "--seed asks for a number"),
+        (&["--colour"], 2, "there is no option --colour"),
+        (&["file"], 2, "`file` is no option"),
+        (&["--invocations=2", "--svg", "no such folder/x.svg"], 1, "no such folder/x.svg: "),
+    ] {
+        let output = example(arguments);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {said}");
+        assert!(said.starts_with("leak_hunt: ") && said.contains(why), "{said}");
+    }
+    let help = example(&["--help"]);
+    assert!(help.status.success() && String::from_utf8(help.stdout).unwrap().contains("usage: leak_hunt"));
+}
