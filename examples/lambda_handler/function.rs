@@ -36,6 +36,7 @@ pub(crate) struct Function {
     digests: Cache<Version, Arc<Summary>>,
     /// Charged while a digest is made.
     in_the_making: Account,
+    pub(crate) budget: MemoryBudget,
     pub(crate) monitor: Monitor,
 }
 
@@ -58,11 +59,13 @@ impl Function {
             .report(policy)
             .budget(&budget)
             .resource(&MODEL, budget.account("model"))
+            .cache(&digests)
             .at_end(move || _ = swept.sweep(SWEPT))
+            .trim(true)
             .build()?;
         monitor.install()?;
         let in_the_making = budget.account("in the making");
-        Ok(Self { buckets: Buckets::from_env(), digests, in_the_making, monitor })
+        Ok(Self { buckets: Buckets::from_env(), digests, in_the_making, budget, monitor })
     }
 
     /// Answers one event: the handler, on Lambda and off it. Each digest that is made is shown to `seen`.

@@ -21,10 +21,12 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use lambda_runtime::{Error, LambdaEvent, Runtime, service_fn, spawn_graceful_shutdown_handler};
+use plimsoll::budget::Rank;
 use plimsoll::integration::lambda;
 use plimsoll::monitor::ReportPolicy;
-use plimsoll::{ReportLayer, TrackingAllocator};
+use plimsoll::{AdmissionLayer, ByteSize, ReportLayer, TrackingAllocator};
 use serde_json::Value;
+use tower::Layer;
 
 use crate::function::Function;
 
@@ -50,6 +52,10 @@ environment:
   AWS_LAMBDA_MAX_CONCURRENCY   set by Lambda where an environment has several invocations at a time
 ";
 
+/// What an invocation takes beside what it reserves: its event, its answer, the chunk it reads by. Without as much it is
+/// not begun.
+const IN_PASSING: ByteSize = ByteSize::mib(1);
+
 /// Most frequent words in an answer.
 const TOP: usize = 10;
 
@@ -58,12 +64,15 @@ async fn serve() -> Result<(), Error> {
     let function = Arc::new(Function::new(ReportPolicy::Each)?);
     spawn_graceful_shutdown_handler(lambda::final_picture(&function.monitor)).await;
     let report = ReportLayer::new(&function.monitor);
+    let snapshot = lambda::snap_start(&function.monitor, Rank::CACHE);
+    let admission = AdmissionLayer::new(&function.budget, IN_PASSING);
     // It blocks, and may: each invocation has a thread for itself.
     let handler = service_fn(move |event: LambdaEvent<Value>| {
         let function = Arc::clone(&function);
         async move { function.handle(&event.payload, |_| ()) }
     });
-    Runtime::new(handler).layer(report).run_concurrent().await
+    let runtime = Runtime::new(admission.layer(handler)).register_snapstart_resource(snapshot);
+    runtime.layer(report).run_concurrent().await
 }
 
 /// A runtime with a thread for each invocation that Lambda runs at a time: one, but on Managed Instances.

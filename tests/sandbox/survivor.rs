@@ -9,8 +9,11 @@ use std::time::Duration;
 use lambda_runtime::{Diagnostic, Error, LambdaEvent, Runtime, service_fn};
 use plimsoll::budget::BudgetExceeded;
 use plimsoll::stream::{LineReader, Oversize};
-use plimsoll::{Account, ByteSize, Cache, LazyResource, ManualClock, MemoryBudget, Monitor, ReportLayer};
+use plimsoll::{
+    Account, AdmissionLayer, ByteSize, Cache, LazyResource, ManualClock, MemoryBudget, Monitor, ReportLayer,
+};
 use serde_json::{Value, json};
+use tower::Layer;
 
 /// Words of the model, as bytes on the heap; 30 MiB.
 const MODEL_WORDS: usize = 30 << 17;
@@ -60,6 +63,7 @@ pub(crate) fn survive() -> Result<(), Error> {
         let survivor = Arc::clone(&survivor);
         async move { survivor.answer(&event.payload).map_err(|error| diagnostic(&*error)) }
     });
+    let handler = AdmissionLayer::new(&budget, ByteSize::mib(1)).layer(handler);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(8).enable_all().build()?;
     runtime.block_on(Runtime::new(handler).layer(ReportLayer::new(&monitor)).run_concurrent())
 }
