@@ -17,8 +17,8 @@
 //! | [`size`] | sizes that know MB from MiB |
 //! | [`board`] | who holds memory: names and bytes that the alarm, the last words and the reports show |
 //! | [`lazy`] | values loaded when they are first asked for, which know what they cost, and unload |
-//! | [`monitor`] | one report line per invocation, alerts, the alarm before a kill, the large picture |
-//! | [`integration`] | the same hooked into `tower`, axum and `lambda_runtime` by one line (features) |
+//! | [`monitor`] | one report line per invocation, alerts, the alarm before a kill, the large picture; CloudWatch metrics (feature) |
+//! | [`integration`] | the same hooked into `tower`, axum, `lambda_runtime` and `tracing` by one line, and requests admitted only where memory is promised (features) |
 //!
 //! Three words are never mixed: **heap** is what the program asked of the allocator, **reserved** is what a budget
 //! granted, **rss** is what the kernel counts and Lambda kills on.

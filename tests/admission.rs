@@ -172,9 +172,11 @@ async fn of_eight_at_once_no_more_run_than_have_memory_and_every_one_is_answered
     for client in clients {
         served += client.await.unwrap();
     }
-    assert!((1..=3).contains(&most.load(Relaxed)), "{} ran at once", most.load(Relaxed));
-    assert!((500..=4000).contains(&served), "{served} of 4000 were served");
-    assert_eq!(budget.account("requests").peak(), ByteSize::mib(most.load(Relaxed) as u64 * 10));
+    let (most, peak) = (most.load(Relaxed), budget.account("requests").peak());
+    assert!((1..=3).contains(&most), "{most} ran at once");
+    // What was let in and has not begun is promised its bytes too.
+    assert!((most as u64 * 10..=30).contains(&(peak.as_u64() >> 20)), "{peak} for {most} at once");
+    assert!((1..=4000).contains(&served), "{served} of 4000 were served");
     assert_eq!(held(&budget), ByteSize::ZERO);
 }
 

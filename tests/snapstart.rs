@@ -2,7 +2,6 @@
 #![expect(clippy::expect_used, reason = "clippy knows `#[test]` functions as tests, but not their helpers")]
 
 use std::convert::Infallible;
-use std::sync::Arc;
 use std::time::Duration;
 
 use plimsoll::budget::Rank;
@@ -155,13 +154,13 @@ mod runtime_api;
 
 #[cfg(feature = "lambda")]
 mod on_lambda {
-    use std::sync::Mutex;
+    use std::sync::{Arc, Mutex};
 
     use lambda_runtime::{BoxFuture, Error, LambdaEvent, Runtime, SnapStartResource, service_fn};
     use plimsoll::integration::lambda;
 
     use super::runtime_api::{Call, RuntimeApi};
-    use super::{Arc, ByteSize, Bytes, Cache, Duration, HOUR, LazyResource, ManualClock, MemoryBudget, Rank};
+    use super::{ByteSize, Bytes, Cache, Duration, HOUR, LazyResource, ManualClock, MemoryBudget, Rank};
     use super::{alone, builder, cache};
 
     /// Who looked, how many orders he found, and which session.

@@ -22,7 +22,8 @@ const ACCOUNT: &str = "requests";
 /// [`OverMemory`], and the inner service is not called.
 ///
 /// Set the floor to what a request allocates beside what it reserves itself. Zero admits everything. One above the
-/// budget's limit admits nothing, and each refusal says so.
+/// budget's limit admits nothing, and each refusal says so. Not covered: what is left when the answer is there, such as
+/// a body that is streamed after it.
 ///
 /// # Where to lay it
 ///
