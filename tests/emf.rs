@@ -207,7 +207,7 @@ fn a_report_reads_as_documented() {
         "request_id": "r-1", "outcome": "finished", "cold_start": true, "concurrent": false, "invocations": 1,
         "duration": 12_345.006, "total_memory": 128,
         "heap_growth": -3, "heap_unaccounted": 0,
-        "rss": 40 << 20, "rss_peak": (52 << 20) - 1, "rss_highest": 60 << 20, "fits_mb": 128, "load_line": 70,
+        "rss": 40 << 20, "rss_peak": (52 << 20) - 1, "rss_highest": 60 << 20, "fits_mb": 128, "load_line": 70, "verdict": "unknown",
         "budget_reserved": 25 << 20, "budget_room": 100 << 20, "budget_pressure": "high", "budget_drift": -(5 << 20),
         "alert_names": [], "holders": [{ "name": "orders", "bytes": 25 << 20 }],
     });

@@ -6,7 +6,7 @@ use ::tracing::Level;
 use ::tracing::field;
 
 use crate::board::Clean;
-use crate::monitor::{InvocationReport, Outcome};
+use crate::monitor::{InvocationReport, LeakVerdict, Outcome};
 use crate::size::{ByteDelta, ByteSize};
 
 /// The target of the events, for filters.
@@ -40,6 +40,9 @@ macro_rules! emit {
             budget_room = bytes(reserved.map(|reserved| reserved.room)),
             budget_pressure = reserved.map(|reserved| field::display(reserved.pressure)),
             budget_drift = $report.drift().map(ByteDelta::as_i64),
+            verdict = Some($report.verdict).filter(|verdict| *verdict != LeakVerdict::Unknown).map(field::display),
+            trimmed = bytes($report.trimmed.map(|trimmed| trimmed.given_back)),
+            evicted = (!$report.caches.is_none_evicted()).then(|| field::display($report.caches)),
             resources = (!$report.resources.is_empty()).then(|| field::display($report.resources)),
             alerts = $report.alerts().next().map(|_| field::display(Alerts($report))),
             holders = $report.holders.iter().flatten().next().map(|_| field::display(Holders($report))),
@@ -59,6 +62,7 @@ macro_rules! emit {
 /// heap_live heap_peak heap_percent heap_growth heap_unaccounted allocations_refused
 /// memory_size rss rss_peak rss_highest fits_mb load_line
 /// budget_reserved budget_room budget_pressure budget_drift          with a budget
+/// verdict trimmed evicted                                           where there is one, where there were any
 /// resources                                                         with resources, in words
 /// alerts holders                                                    where there are any, in words
 /// ```

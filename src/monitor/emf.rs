@@ -11,7 +11,7 @@ use crate::env::{EnvError, LambdaEnv};
 use crate::os;
 use crate::size::{ByteSize, quotable};
 
-use super::{InvocationReport, MonitorBuilder, Outcome};
+use super::{CacheCounts, InvocationReport, LeakVerdict, MonitorBuilder, Outcome, Trimmed};
 
 /// The longest line. A pipe takes as much in one piece, whoever else writes to it; CloudWatch takes 256 KB.
 const LONGEST: usize = 4096;
@@ -32,6 +32,7 @@ const LONGEST_NAME: usize = 255;
 /// | `allocations_refused` | Count | allocations refused since the report before |
 /// | `alerts` | Count | [alerts](super::Alert) that it is the first to show; their names are in `alert_names` |
 /// | `budget_utilization` | Percent | what is reserved of what may be; with a [budget](MonitorBuilder::budget) |
+/// | `leak_per_invocation` | Bytes | what each leaves behind, by the [verdict](super::LeakVerdict); 0 while it does not grow |
 /// | `resources_failed` | Count | watched resources whose load failed; with [resources](MonitorBuilder::resource) |
 ///
 /// The first two are named as Lambda Insights names them, as are the properties `total_memory`, `request_id`, `duration`
@@ -235,9 +236,19 @@ fn metrics(report: &InvocationReport) -> impl Iterator<Item = Metric> {
         Some(Metric::count("allocations_refused", *refused)),
         Some(Metric::count("alerts", report.alerts().count() as u64)),
         report.reserved.map(|reserved| Metric::percent("budget_utilization", reserved.bytes, reserved.room)),
+        leak(report.verdict).map(|leak| Metric::bytes("leak_per_invocation", leak)),
         (!watched.is_empty()).then(|| Metric::count("resources_failed", watched.failed as u64)),
     ];
     metrics.into_iter().flatten()
+}
+
+/// What each invocation leaves behind; `None` while that cannot be told.
+const fn leak(verdict: LeakVerdict) -> Option<ByteSize> {
+    match verdict {
+        LeakVerdict::Unknown | LeakVerdict::Warming => None,
+        LeakVerdict::Steady | LeakVerdict::Retaining { .. } => Some(ByteSize::ZERO),
+        LeakVerdict::Growing { per_invocation, .. } => Some(per_invocation),
+    }
 }
 
 impl fmt::Display for Line<'_> {
@@ -281,6 +292,15 @@ impl Line<'_> {
         property(f, "rss_highest", report.highest_rss.as_u64())?;
         known(f, "fits_mb", report.fits_mb())?;
         known(f, "load_line", report.crossed)?;
+        self.verdict(f)?;
+        if report.caches != CacheCounts::default() {
+            let CacheCounts { hits, misses, evicted_size, evicted_expired, evicted_pressure } = report.caches;
+            property(f, "cache_hits", hits)?;
+            property(f, "cache_misses", misses)?;
+            property(f, "evicted_size", evicted_size)?;
+            property(f, "evicted_expired", evicted_expired)?;
+            property(f, "evicted_pressure", evicted_pressure)?;
+        }
         if let Some(reserved) = report.reserved {
             property(f, "budget_reserved", reserved.bytes.as_u64())?;
             property(f, "budget_room", reserved.room.as_u64())?;
@@ -314,6 +334,30 @@ impl Line<'_> {
     }
 }
 
+impl Line<'_> {
+    fn verdict(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let word = match self.report.verdict {
+            LeakVerdict::Unknown => "unknown",
+            LeakVerdict::Warming => "warming",
+            LeakVerdict::Steady => "steady",
+            LeakVerdict::Growing { .. } => "growing",
+            LeakVerdict::Retaining { .. } => "retaining",
+        };
+        write!(f, r#","verdict":"{word}""#)?;
+        match self.report.verdict {
+            LeakVerdict::Growing { invocations_left, .. } => property(f, "invocations_left", invocations_left)?,
+            LeakVerdict::Retaining { beyond_heap, remedy } => {
+                property(f, "retained", beyond_heap.as_u64())?;
+                write!(f, r#","remedy":"{remedy}""#)?;
+            }
+            _ => (),
+        }
+        let Some(Trimmed { given_back, micros, .. }) = self.report.trimmed else { return Ok(()) };
+        property(f, "trimmed", given_back.as_u64())?;
+        property(f, "trimmed_us", micros)
+    }
+}
+
 fn property(f: &mut fmt::Formatter<'_>, name: &str, value: impl fmt::Display) -> fmt::Result {
     write!(f, r#","{name}":{value}"#)
 }
@@ -344,5 +388,38 @@ impl fmt::Display for Json<'_> {
             f.write_char(letter)?;
         }
         f.write_char('"')
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::heap::LoadLines;
+    use crate::monitor::{Remedy, RequestId};
+
+    #[test]
+    fn a_verdict_is_told_with_its_figures_and_a_leak_is_a_metric_once_it_is_known() {
+        let lines = LoadLines::new(ByteSize::mib(128));
+        let mut report = InvocationReport::unknown(RequestId::new("r"), Outcome::Finished, lines, 0);
+        let emf = Emf::new("orders").unwrap();
+        let size = ByteSize::kib(3);
+        let growing = LeakVerdict::Growing { per_invocation: size, invocations_left: 840 };
+        let retaining = LeakVerdict::Retaining { beyond_heap: size, remedy: Remedy::ArenaMax };
+        for (verdict, told, metric) in [
+            (LeakVerdict::Unknown, r#","verdict":"unknown","#, None),
+            (LeakVerdict::Warming, r#","verdict":"warming","#, None),
+            (LeakVerdict::Steady, r#","verdict":"steady","#, Some(0)),
+            (growing, r#","verdict":"growing","invocations_left":840,"#, Some(3072)),
+            (retaining, r#","verdict":"retaining","retained":3072,"remedy":"MALLOC_ARENA_MAX","#, Some(0)),
+        ] {
+            report.verdict = verdict;
+            let line = emf.line(&report).to_string();
+            assert!(line.contains(told), "{line}");
+            let value = line.split_once(r#""leak_per_invocation":"#).map(|(_, rest)| rest.split(',').next().unwrap());
+            assert_eq!(value, metric.map(|metric: u64| metric.to_string()).as_deref(), "{line}");
+            assert_eq!(line.contains(r#"{"Name":"leak_per_invocation","Unit":"Bytes"}"#), metric.is_some(), "{line}");
+        }
+        report.trimmed = Some(Trimmed::new(size, 7));
+        assert!(emf.line(&report).to_string().contains(r#","trimmed":3072,"trimmed_us":7,"#));
     }
 }
