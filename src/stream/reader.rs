@@ -158,7 +158,7 @@ impl<R: Read, F: Framing> RecordReader<R, F> {
         loop {
             let taken = match self.0.each(&mut take) {
                 ControlFlow::Continue(()) => self.next_record()?.map(&mut take),
-                broken => Some(broken),
+                broken @ ControlFlow::Break(_) => Some(broken),
             };
             match taken {
                 Some(ControlFlow::Continue(())) => {}

@@ -113,7 +113,7 @@ fn memory(folder: &Path, options: Options) -> Result<Row, Box<dyn Error>> {
     let folder = folder.to_str().ok_or("the folder of the inputs has no name in UTF-8")?;
     let mut answer = ask(program, &[folder, if options.quick { "1" } else { "10" }])?;
     let over = answer.get("over_formula_bytes").and_then(Value::as_f64).ok_or("the worker did not tell")?;
-    if let Some(Value::Array(hostile)) = answer.get_mut("hostile").map(Value::take) {
+    if let Some(Value::Array(hostile)) = answer.as_object_mut().and_then(|answer| answer.remove("hostile")) {
         hostile.iter().for_each(|case| println!("hostile: {case}"));
     }
     println!("memory: {answer}");
