@@ -5,6 +5,7 @@
 
 use std::hint::black_box;
 use std::io::{self, Read};
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use criterion::measurement::WallTime;
@@ -64,11 +65,23 @@ fn read(framing: impl Framing, max: u64, oversize: Oversize, input: &[u8]) -> u6
     }
 }
 
+/// The same where the loop is the reader's.
+fn read_each(input: &[u8]) -> u64 {
+    let Ok(mut reader) = RecordReader::builder(ByteSize::mib(1)).build(input) else { return 0 };
+    let mut bytes = 0;
+    let ended = reader.for_each_record(|record| {
+        bytes += record.len() as u64;
+        ControlFlow::<()>::Continue(())
+    });
+    if ended.is_ok() { bytes } else { 0 }
+}
+
 fn framings(criterion: &mut Criterion) {
     for (name, mean) in [("short", 27), ("long", 834)] {
         let mut group = started(criterion, &format!("stream/records/{name}"));
         let lines = input(mean, b"\n");
         group.bench_function("lines", |b| b.iter(|| read(Lines, 1 << 20, Oversize::Error, black_box(&lines))));
+        group.bench_function("lines, for each", |b| b.iter(|| read_each(black_box(&lines))));
         let zeros = input(mean, b"\0");
         let byte = || Delimiter::byte(0);
         group.bench_function("byte", |b| b.iter(|| read(byte(), 1 << 20, Oversize::Error, black_box(&zeros))));

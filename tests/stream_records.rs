@@ -5,7 +5,9 @@
 #[path = "support/stream.rs"]
 mod support;
 
+use std::collections::VecDeque;
 use std::io::{self, Cursor, Read};
+use std::ops::ControlFlow::{Break, Continue};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
@@ -14,7 +16,7 @@ use plimsoll::clock::{Clock, ManualClock};
 use plimsoll::stream::{
     BuildError, Delimiter, Framing, LengthPrefix, LineReader, Oversize, RecordReader, RecordStats, StreamError,
 };
-use support::{Case, Pieces, Said, all_said, assert_twin, bytes, cases, with_framing};
+use support::{Case, Pieces, Random, Said, all_said, assert_twin, bytes, cases, with_framing};
 
 const CASES: u64 = 24_000;
 
@@ -29,6 +31,76 @@ fn read<F: Framing>(framing: F, case: &Case, seed: u64) -> (Vec<Said>, RecordSta
     });
     assert_eq!(reader.offset(), case.input.len() as u64);
     (said, reader.stats())
+}
+
+/// All at once, but for breaks and single records in between.
+fn for_each<F: Framing>(framing: F, case: &Case, seed: u64) -> (Vec<Said>, RecordStats) {
+    let builder = RecordReader::framed(framing, bytes(case.max)).oversize(case.oversize).chunk(bytes(case.chunk));
+    let mut reader = builder.build(Pieces::new(&case.input, seed)).unwrap();
+    let (mut random, mut given, mut ended) = (Random::new(!seed), VecDeque::new(), Ok(Break(())));
+    let said = all_said(|| {
+        while given.is_empty() {
+            if let Continue(()) = std::mem::replace(&mut ended, Ok(Break(())))? {
+                return Ok(None);
+            }
+            if random.one_in(4) {
+                return Ok(reader.next_record()?.map(Said::from));
+            }
+            let most = random.below(6);
+            ended = reader.for_each_record(|record| {
+                given.push_back(Said::from(record));
+                if given.len() > most { Break(()) } else { Continue(()) }
+            });
+        }
+        Ok(given.pop_front())
+    });
+    assert_eq!(reader.offset(), case.input.len() as u64);
+    (said, reader.stats())
+}
+
+#[test]
+fn for_each_says_what_the_twin_says() {
+    for seed in 0..cases(CASES) {
+        let case = Case::random(seed);
+        assert_twin(seed, &case, &with_framing!(case, for_each, &case, seed));
+    }
+}
+
+#[test]
+fn for_each_goes_on_behind_the_record_that_a_panic_or_an_error_came_at() {
+    let input = b"one\ntwo\nfar too long\nthree\nfour";
+    let mut lines = LineReader::builder(bytes(5)).build(&input[..]).unwrap();
+    let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        lines.for_each_record(|line| {
+            if line.number() == 1 { Continue::<()>(()) } else { std::panic::resume_unwind(Box::new(())) }
+        })
+    }));
+    assert!(panicked.is_err());
+    assert_eq!((lines.offset(), lines.stats().records), (8, 2), "the second was given");
+    let mut given = Vec::new();
+    let mut each = || {
+        lines.for_each_record(|line| {
+            given.push((line.offset(), line.to_vec()));
+            Continue::<()>(())
+        })
+    };
+    assert!(matches!(each(), Err(StreamError::Oversize { offset: 8, number: 3, .. })));
+    assert_eq!(each().unwrap(), Continue(()));
+    assert_eq!(given, [(21, b"three".to_vec()), (27, b"four".to_vec())]);
+    assert_eq!(lines.next_record().unwrap(), None);
+}
+
+#[test]
+fn the_deadline_stops_for_each_between_records() {
+    let manual = ManualClock::new();
+    let (clock, at) = deadline(&manual, Duration::from_mins(1));
+    let input = b"x\n".repeat(1000);
+    let mut lines = LineReader::builder(ByteSize::kib(1)).deadline(at).clock(clock).build(&input[..]).unwrap();
+    let error = lines.for_each_record(|_| {
+        manual.advance(Duration::from_secs(1));
+        Continue::<()>(())
+    });
+    assert!(matches!(error, Err(StreamError::Deadline { resume_at: 120, number: 61, .. })), "{error:?}");
 }
 
 #[test]

@@ -53,7 +53,7 @@ pub struct AsyncRecordReader<R, F>(Driver<Asynchronous<R>, F>);
 /// | `Body` of `axum` | `body.into_data_stream()` |
 /// | `ByteStream` of the AWS SDK | `futures_util::stream::poll_fn(move \|cx\| Pin::new(&mut body).poll_next(cx))` |
 ///
-/// Compressed bodies go by [another way](super::GzipReader#bodies).
+/// Compressed bodies go another way: see `GzipReader` (feature `gzip`).
 ///
 /// # Memory
 ///

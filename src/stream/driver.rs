@@ -1,6 +1,7 @@
 //! The one loop behind all faces: records out of the core, pieces into it.
 
 use std::io;
+use std::ops::ControlFlow;
 use std::task::{Context, Poll, ready};
 
 use super::charge::Charge;
@@ -73,6 +74,13 @@ impl<I: Input, F: Framing> Driver<I, F> {
     pub(super) fn quick(&mut self) -> Result<Option<Place>, StreamError> {
         self.cutter.check()?;
         Ok(self.cutter.quick(self.input.all()))
+    }
+
+    /// Gives out the records that need no more than a look.
+    #[inline]
+    pub(super) fn each<B>(&mut self, take: impl FnMut(Record<&[u8]>) -> ControlFlow<B>) -> ControlFlow<B> {
+        let Self { input, cutter } = self;
+        cutter.each(input.all(), take)
     }
 
     /// Where the next record lies, however many pieces that takes. Nothing is lost where the caller polls no more.

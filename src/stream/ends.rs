@@ -67,11 +67,23 @@ impl Ends {
         self.next += 1;
     }
 
+    /// How many stage one found when it looked last.
+    pub(super) const fn len(&self) -> usize {
+        self.len
+    }
+
     /// Where the next record starts.
     #[inline]
     #[expect(clippy::cast_possible_truncation, reason = "a delimiter is far shorter")]
     pub(super) fn at(&self, tail: usize) -> usize {
         self.found.get(self.next).map_or(0, |before| before.wrapping_add(tail as u32) as usize)
+    }
+
+    /// All that are left, to be handed out one right after the other.
+    #[inline]
+    pub(super) fn drain(&mut self) -> Drain<'_> {
+        let ends = self.found.get(self.next + 1..=self.len).unwrap_or_default().iter();
+        Drain { ends, len: self.len, next: &mut self.next }
     }
 
     /// How many were handed out since the restart or refill.
@@ -95,5 +107,38 @@ impl Ends {
         self.found.swap(0, self.next);
         self.next = 0;
         self.len = find(self.found.get_mut(1..).unwrap_or_default());
+    }
+}
+
+/// Ends on their way out. How many were taken is noted when it is dropped, so that each costs no store.
+pub(super) struct Drain<'a> {
+    ends: std::slice::Iter<'a, u32>,
+    len: usize,
+    next: &'a mut usize,
+}
+
+impl Drain<'_> {
+    /// Where the next record ends; handed out with [`pop`](Self::pop).
+    #[inline]
+    pub(super) fn peek(&self) -> Option<usize> {
+        self.ends.as_slice().first().map(|end| *end as usize)
+    }
+
+    #[inline]
+    pub(super) fn pop(&mut self) {
+        self.ends.next();
+    }
+
+    /// How many were handed out since the restart or refill.
+    #[inline]
+    pub(super) fn popped(&self) -> u64 {
+        (self.len - self.ends.len()) as u64
+    }
+}
+
+impl Drop for Drain<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        *self.next = self.len - self.ends.len();
     }
 }

@@ -188,10 +188,10 @@ pub(super) mod sealed {
             true
         }
 
-        /// Where the content ends as it is given out, of that which ends in `piece` at `end`.
+        /// The content as it is given out.
         #[inline]
-        fn trimmed(&self, _piece: &[u8], end: usize) -> usize {
-            end
+        fn trimmed<'a>(&self, content: &'a [u8]) -> &'a [u8] {
+            content
         }
     }
 }
@@ -207,8 +207,10 @@ fn window(input: &[u8], from: usize, over: usize) -> &[u8] {
 #[inline]
 fn find_byte(byte: u8, input: &[u8], from: usize, ends: &mut Ends) -> usize {
     let mut looked = 0;
+    // As many as there are blocks: then few of those to come have none.
+    let dense = ends.len() > Ends::WINDOW / simd::BLOCK;
     ends.refill(|found| {
-        let done = simd::positions(byte, window(input, from, 0), narrow(from), found);
+        let done = simd::positions(byte, window(input, from, 0), narrow(from), dense, found);
         looked = done.looked;
         done.found
     });
@@ -236,9 +238,8 @@ impl sealed::Framing for Lines {
     }
 
     #[inline]
-    fn trimmed(&self, piece: &[u8], end: usize) -> usize {
-        // An empty line needs no case of its own: the byte in front of it is an LF, or there is none.
-        end - usize::from(piece.get(end.wrapping_sub(1)) == Some(&b'\r'))
+    fn trimmed<'a>(&self, content: &'a [u8]) -> &'a [u8] {
+        content.strip_suffix(b"\r").unwrap_or(content)
     }
 }
 

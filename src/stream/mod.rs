@@ -11,7 +11,8 @@
 //! | a stream of `Bytes` (feature `tokio`) | `RecordStream`; of lines, `LineStream` | |
 //!
 //! Records are told apart by a [`Framing`]: [`Lines`], any [`Delimiter`], or a [`LengthPrefix`]. `GzipReader` (feature
-//! `gzip`) goes in between; it tells how compressed bodies are read. [`Parallel`] works on the records of a `Read` with several threads.
+//! `gzip`) goes in between, and tells how compressed bodies are read. [`Parallel`] works on the records of a `Read` with
+//! several threads.
 //!
 //! ```no_run
 //! use std::fs::File;

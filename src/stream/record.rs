@@ -1,7 +1,7 @@
 //! A record, and the part that all faces share: the core with its watch.
 
 use std::fmt;
-use std::ops::Deref;
+use std::ops::{ControlFlow, Deref};
 
 use super::charge::Charge;
 use super::error::{BuildError, StreamError};
@@ -114,6 +114,17 @@ impl<F: Framing> Cutter<F> {
     #[inline]
     pub(super) fn quick(&mut self, piece: &[u8]) -> Option<Place> {
         self.records.quick(piece)
+    }
+
+    /// All records that are easily told, up to the deadline.
+    #[inline]
+    pub(super) fn each<B>(
+        &mut self,
+        piece: &[u8],
+        take: impl FnMut(Record<&[u8]>) -> ControlFlow<B>,
+    ) -> ControlFlow<B> {
+        let Self { records, watch } = self;
+        records.each(piece, || !watch.expired(), take)
     }
 
     pub(super) fn step(&mut self, piece: &[u8]) -> Result<Step, StreamError> {

@@ -6,6 +6,8 @@
 //! Records that lie whole in a piece stay there, and stage one ([`Ends`]) finds them many at a time. What a piece leaves
 //! open goes to the carry: *open* is the record that began in an earlier piece and whose end was not seen yet.
 
+use std::ops::ControlFlow;
+
 use crate::size::ByteSize;
 
 use super::Oversize;
@@ -145,13 +147,40 @@ impl<F: Framing> Records<F> {
     pub(super) fn quick(&mut self, piece: &[u8]) -> Option<Place> {
         let span = self.ends.peek(self.framing.tail())?;
         let start = span.start + self.framing.head();
-        let end = self.framing.trimmed(piece, span.end);
-        if end.wrapping_sub(start) > self.max {
+        let content = self.framing.trimmed(piece.get(start..span.end)?);
+        if content.len() > self.max {
             return None;
         }
+        let end = start + content.len();
         let (offset, number) = (self.base.saturating_add(span.start as u64), self.next_number());
         self.ends.pop();
         Some(Place { carried: false, start, end, offset, number, truncated: false })
+    }
+
+    /// Gives out the records that [`quick`](Self::quick) would, for as long as `goes_on` says so and `take` does not break.
+    /// In one loop, which keeps in registers what `quick` has to load and store for each.
+    #[inline]
+    pub(super) fn each<B>(
+        &mut self,
+        piece: &[u8],
+        mut goes_on: impl FnMut() -> bool,
+        mut take: impl FnMut(Record<&[u8]>) -> ControlFlow<B>,
+    ) -> ControlFlow<B> {
+        let (head, tail) = (self.framing.head(), self.framing.tail());
+        let mut start = self.ends.at(tail);
+        let mut ends = self.ends.drain();
+        while let Some(end) = ends.peek() {
+            let Some(content) = piece.get(start + head..end) else { break };
+            let content = self.framing.trimmed(content);
+            if content.len() > self.max || !goes_on() {
+                break;
+            }
+            ends.pop();
+            let (offset, number) = (self.base.saturating_add(start as u64), self.number + ends.popped());
+            start = end + tail;
+            take(Record::new(content, offset, number, false))?;
+        }
+        ControlFlow::Continue(())
     }
 
     /// The next record of `piece`, which is the same until [`turn`](Self::turn).
@@ -322,7 +351,7 @@ impl<F: Framing> Records<F> {
             // Part of a delimiter may lie behind the content.
             self.carry.truncate(usize::try_from(content).unwrap_or(usize::MAX));
             let content = self.carry.bytes();
-            place.end = if trim { self.framing.trimmed(content, content.len()) } else { content.len() };
+            place.end = if trim { self.framing.trimmed(content).len() } else { content.len() };
             if place.end <= self.max {
                 return Ok(Some(place));
             }

@@ -21,7 +21,7 @@ pub(super) struct Done {
 }
 
 /// Bytes looked at together; in most of them there is no end of a long line.
-const BLOCK: usize = 128;
+pub(super) const BLOCK: usize = 128;
 
 /// Blocks gone through together, one for each bit of a word.
 const SPAN: usize = 64;
@@ -30,27 +30,27 @@ const SPAN: usize = 64;
 type Mask = [u64; 2];
 
 /// Writes to `found` the positions of `byte` in `window`, counted from `base` below its start; stops where there might not
-/// be room for those of 128 bytes more.
+/// be room for those of 128 bytes more. Where matches are `dense`, it does not ask each block first whether it has one.
 #[inline]
-pub(super) fn positions(byte: u8, window: &[u8], base: u32, found: &mut [u32]) -> Done {
+pub(super) fn positions(byte: u8, window: &[u8], base: u32, dense: bool, found: &mut [u32]) -> Done {
     #[cfg(target_arch = "x86_64")]
     if x86::has_avx2() {
         // SAFETY: the processor has what the function is compiled for, as it was just asked.
-        return unsafe { x86::positions_avx2(byte, window, base, found) };
+        return unsafe { x86::positions_avx2(byte, window, base, dense, found) };
     }
-    positions_baseline(byte, window, base, found)
+    positions_baseline(byte, window, base, dense, found)
 }
 
 /// With what every processor of the target has.
-fn positions_baseline(byte: u8, window: &[u8], base: u32, found: &mut [u32]) -> Done {
+fn positions_baseline(byte: u8, window: &[u8], base: u32, dense: bool, found: &mut [u32]) -> Done {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: every x86-64 processor has SSE2.
-    return unsafe { x86::positions_sse2(byte, window, base, found) };
+    return unsafe { x86::positions_sse2(byte, window, base, dense, found) };
     #[cfg(target_arch = "aarch64")]
     // SAFETY: every processor of an aarch64 target of std has NEON.
-    return unsafe { arm::positions_neon(byte, window, base, found) };
+    return unsafe { arm::positions_neon(byte, window, base, dense, found) };
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-    return search(window, base, found, |block| mask_portable(byte, block), some_bit, |mask| *mask);
+    return search(window, base, dense, found, |block| mask_portable(byte, block), some_bit, |mask| *mask);
 }
 
 /// The loop, compiled once for each kind of comparison. What `compare` tells of a block becomes a mask only if any byte of it
@@ -61,6 +61,7 @@ fn positions_baseline(byte: u8, window: &[u8], base: u32, found: &mut [u32]) -> 
 fn search<E>(
     window: &[u8],
     base: u32,
+    dense: bool,
     found: &mut [u32],
     compare: impl Fn(&[u8; BLOCK]) -> E,
     any: impl Fn(&E) -> bool,
@@ -69,9 +70,13 @@ fn search<E>(
     let (blocks, rest) = window.as_chunks::<BLOCK>();
     let mut done = Done { looked: 0, found: 0 };
     // Which blocks have a match comes first, without a branch; only then are those gone through. A branch on each block
-    // would be guessed wrong about once for each long line.
+    // would be guessed wrong about once for each long line. Of short lines all blocks have some.
     for span in blocks.chunks(SPAN) {
-        let mut hits = span.iter().rev().fold(0, |hits, block| hits << 1 | u64::from(any(&compare(block))));
+        let mut hits = if dense {
+            u64::MAX.unbounded_shr((SPAN - span.len()) as u32)
+        } else {
+            span.iter().rev().fold(0, |hits, block| hits << 1 | u64::from(any(&compare(block))))
+        };
         while hits != 0 {
             let index = hits.trailing_zeros() as usize;
             hits &= hits - 1;
@@ -163,7 +168,7 @@ mod x86 {
     }
 
     #[target_feature(enable = "avx2,bmi1,popcnt")]
-    pub(super) fn positions_avx2(byte: u8, window: &[u8], base: u32, found: &mut [u32]) -> Done {
+    pub(super) fn positions_avx2(byte: u8, window: &[u8], base: u32, dense: bool, found: &mut [u32]) -> Done {
         let wanted = _mm256_set1_epi8(byte.cast_signed());
         let bits = |equal| u64::from(_mm256_movemask_epi8(equal).cast_unsigned());
         let compare = |block: &[u8; BLOCK]| {
@@ -178,7 +183,9 @@ mod x86 {
         };
         let any =
             |[a, b, c, d]: &[__m256i; 4]| bits(_mm256_or_si256(_mm256_or_si256(*a, *b), _mm256_or_si256(*c, *d))) != 0;
-        search(window, base, found, compare, any, |[a, b, c, d]| [bits(*b) << 32 | bits(*a), bits(*d) << 32 | bits(*c)])
+        search(window, base, dense, found, compare, any, |[a, b, c, d]| {
+            [bits(*b) << 32 | bits(*a), bits(*d) << 32 | bits(*c)]
+        })
     }
 
     #[target_feature(enable = "avx2")]
@@ -189,7 +196,7 @@ mod x86 {
     }
 
     #[target_feature(enable = "sse2")]
-    pub(super) fn positions_sse2(byte: u8, window: &[u8], base: u32, found: &mut [u32]) -> Done {
+    pub(super) fn positions_sse2(byte: u8, window: &[u8], base: u32, dense: bool, found: &mut [u32]) -> Done {
         let wanted = _mm_set1_epi8(byte.cast_signed());
         let mask = |block: &[u8; BLOCK]| {
             let (parts, _) = block.as_chunks::<16>();
@@ -202,7 +209,7 @@ mod x86 {
             let (low, high) = parts.split_at(4);
             [half(low), half(high)]
         };
-        search(window, base, found, mask, some_bit, |mask| *mask)
+        search(window, base, dense, found, mask, some_bit, |mask| *mask)
     }
 
     #[target_feature(enable = "sse2")]
@@ -226,7 +233,7 @@ mod arm {
     const BITS: u64 = 0x8040_2010_0804_0201;
 
     #[target_feature(enable = "neon")]
-    pub(super) fn positions_neon(byte: u8, window: &[u8], base: u32, found: &mut [u32]) -> Done {
+    pub(super) fn positions_neon(byte: u8, window: &[u8], base: u32, dense: bool, found: &mut [u32]) -> Done {
         let (wanted, bits) = (vdupq_n_u8(byte), vcombine_u8(vcreate_u8(BITS), vcreate_u8(BITS)));
         let mask = |block: &[u8; BLOCK]| {
             let (parts, _) = block.as_chunks::<16>();
@@ -240,7 +247,7 @@ mod arm {
             let (low, high) = parts.split_at(4);
             [half(low), half(high)]
         };
-        search(window, base, found, mask, some_bit, |mask| *mask)
+        search(window, base, dense, found, mask, some_bit, |mask| *mask)
     }
 
     #[target_feature(enable = "neon")]
@@ -257,13 +264,14 @@ mod tests {
     use super::*;
 
     /// So short that it cannot be wrong. Where the positions no longer fit, it stops at a block's end.
-    fn naive(byte: u8, window: &[u8], base: u32, room: usize) -> (Done, Vec<u32>) {
+    fn naive(byte: u8, window: &[u8], base: u32, dense: bool, room: usize) -> (Done, Vec<u32>) {
         let (mut looked, mut found) = (0, Vec::new());
         for block in window.chunks(BLOCK) {
             let positions: Vec<u32> =
                 (0..block.len()).filter(|at| block[*at] == byte).map(|at| base + (looked + at) as u32).collect();
+            // Which needs no room, but where it is not looked for.
             let whole_and_empty = block.len() == BLOCK && positions.is_empty();
-            if found.len() + BLOCK > room && !whole_and_empty {
+            if found.len() + BLOCK > room && (dense || !whole_and_empty) {
                 break;
             }
             found.extend(positions);
@@ -272,13 +280,13 @@ mod tests {
         (Done { looked, found: found.len() }, found)
     }
 
-    type Search = fn(u8, &[u8], u32, &mut [u32]) -> Done;
+    type Search = fn(u8, &[u8], u32, bool, &mut [u32]) -> Done;
 
     const PATHS: [(&str, Search); 3] = [
         ("chosen", positions),
         ("baseline", positions_baseline),
-        ("portable", |byte, window, base, found| {
-            search(window, base, found, |block| mask_portable(byte, block), some_bit, |mask| *mask)
+        ("portable", |byte, window, base, dense, found| {
+            search(window, base, dense, found, |block| mask_portable(byte, block), some_bit, |mask| *mask)
         }),
     ];
 
@@ -301,10 +309,11 @@ mod tests {
                 .collect();
             let window = &input[offset..];
             let room = BLOCK + below(600) as usize;
-            let (done, positions) = naive(byte, window, base, room);
+            let dense = below(2) == 0;
+            let (done, positions) = naive(byte, window, base, dense, room);
             for (name, search) in PATHS {
                 let mut found = vec![0; room];
-                assert_eq!(search(byte, window, base, &mut found), done, "{name}, round {round}");
+                assert_eq!(search(byte, window, base, dense, &mut found), done, "{name}, round {round}");
                 assert_eq!(found[..done.found], positions, "{name}, round {round}");
             }
         }

@@ -22,7 +22,6 @@ use super::error::StreamError;
 use super::framing::Framing;
 use super::reader::RecordReader;
 use super::record::Record;
-use super::storage;
 use super::watch::Deadline;
 
 pub use error::{ParallelError, ParallelReport};
@@ -223,7 +222,10 @@ impl<S: Pull, M> ParallelMap<S, M> {
         // aborts, so that much is left.
         let mut others = Vec::new();
         for _ in 1..workers {
-            let Ok(spare) = storage::fixed::<u8>((1 + others.len()) * THREAD) else { break };
+            let mut spare = Vec::<u8>::new();
+            if spare.try_reserve_exact((1 + others.len()) * THREAD).is_err() {
+                break;
+            }
             let Ok(batch) = source.new_batch(batch, false) else { break };
             drop(spare);
             others.push(batch);

@@ -38,15 +38,17 @@ pub(crate) fn measure(options: Options) -> Result<Card, Box<dyn Error>> {
     });
 
     let rates = of_file(&folder, Kind::Short, bytes, rounds)?;
-    let best = Peer::most(peers.map(|name| Peer { name, figure: rates.over(name, lines::OURS) }));
+    let best = Peer::most(peers.map(|name| Peer { name, figure: rates.over(name, lines::OURS_EACH) }));
     let best = best.ok_or("no peer")?;
     card.rows.push(Row {
         metric: "stream.short.over_best_peer",
         unit: "times",
-        ours: rates.over(lines::OURS, best.name),
+        ours: rates.over(lines::OURS_EACH, best.name),
         goal: Goal::AtLeast(2.5),
-        best_peer: Some(Peer { figure: 1.0, ..best }),
+        best_peer: Some(Peer { figure: 1.0, ..best.clone() }),
     });
+    let pulled = rates.over(lines::OURS, best.name);
+    card.notes.push(format!("short lines: {pulled:.2} times {} where each is asked for", best.name));
 
     let mut text = Vec::new();
     input::write(Kind::Ndjson, 4 * MIB, &mut text)?;
@@ -111,7 +113,7 @@ fn memory(folder: &Path, options: Options) -> Result<Row, Box<dyn Error>> {
     let folder = folder.to_str().ok_or("the folder of the inputs has no name in UTF-8")?;
     let mut answer = ask(program, &[folder, if options.quick { "1" } else { "10" }])?;
     let over = answer.get("over_formula_bytes").and_then(Value::as_f64).ok_or("the worker did not tell")?;
-    if let Some(Value::Array(hostile)) = answer.get_mut("hostile").map(Value::take) {
+    if let Some(Value::Array(hostile)) = answer.as_object_mut().and_then(|answer| answer.remove("hostile")) {
         hostile.iter().for_each(|case| println!("hostile: {case}"));
     }
     println!("memory: {answer}");
