@@ -199,7 +199,13 @@ impl ReportLine {
 }
 
 impl Status {
-    /// The word as the platform prints it.
+    /// Whether a word of the platform begins so and goes on.
+    pub(super) fn is_begun_by(begin: &[u8]) -> bool {
+        let all = [Self::Success, Self::Error, Self::Failure, Self::Timeout].map(Self::as_str);
+        all.iter().any(|word| word.len() > begin.len() && word.as_bytes().starts_with(begin))
+    }
+
+    /// The status that a word of the platform names.
     pub(super) fn from_word(word: &[u8]) -> Self {
         match word {
             b"success" => Self::Success,
