@@ -129,7 +129,7 @@ fn objects(
                 Some(text) => first(serde_json::Deserializer::from_str(text)),
                 None => first(serde_json::Deserializer::from_slice(rest)),
             };
-            *spent += read(&event, len, rest);
+            *spent += read(event.as_ref(), len, rest);
             match event {
                 Some(Ok(event)) if tell(&event, found) => {
                     any = true;
@@ -157,7 +157,7 @@ fn objects(
 }
 
 /// How many bytes were read of `rest` for an event of `len`.
-fn read(event: &Option<serde_json::Result<Event<'_>>>, len: usize, rest: &[u8]) -> usize {
+fn read(event: Option<&serde_json::Result<Event<'_>>>, len: usize, rest: &[u8]) -> usize {
     match event {
         Some(Err(error)) if error.line() == 1 => error.column(),
         Some(Err(_)) => rest.len(),

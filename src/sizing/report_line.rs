@@ -150,10 +150,9 @@ impl ReportLine {
         let Marks { killed, timed_out, failed } = self.marks;
         match self.status {
             Some(Status::Timeout) => Outcome::TimedOut,
-            Some(Status::Error | Status::Failure) => Outcome::Failed,
             Some(Status::Unknown) | None if timed_out => Outcome::TimedOut,
+            Some(Status::Error | Status::Failure | Status::Unknown) => Outcome::Failed,
             None if killed || failed => Outcome::Failed,
-            Some(Status::Unknown) => Outcome::Failed,
             Some(Status::Success) | None if self.error_type.is_some() => Outcome::Failed,
             Some(Status::Success) | None => Outcome::Finished,
         }
