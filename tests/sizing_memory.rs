@@ -16,7 +16,10 @@ use plimsoll::{ByteSize, TrackingAllocator, heap};
 #[global_allocator]
 static GLOBAL: TrackingAllocator = TrackingAllocator::new();
 
-support::tests!(a_log_of_any_length_is_read_in_288_kib, a_long_line_is_held_once_and_copied_once_where_it_quotes_json,);
+support::tests!(
+    a_log_of_any_length_is_read_in_288_kib,
+    a_long_line_is_held_once_and_twice_more_where_it_quotes_or_nests_json,
+);
 
 /// The same lines over and over, with a number in them.
 struct Log {
@@ -85,13 +88,17 @@ fn a_log_of_any_length_is_read_in_288_kib() {
     }
 }
 
-fn a_long_line_is_held_once_and_copied_once_where_it_quotes_json() {
-    let mut line = "{\\\"type\\\":\\\"platform.report\\\",\\\"record\\\":{}} ".repeat(20_000);
-    line.truncate(MAX_LINE.as_usize());
-    let peak = peak_of(|| {
-        let counts = read_log(line.as_bytes(), drop).unwrap();
-        assert_eq!(counts.lines, 1);
-    });
-    let bound = ByteSize::kib(288).saturating_add(MAX_LINE.saturating_mul(2));
-    assert!(peak <= bound && peak > MAX_LINE, "{peak} of {bound}");
+fn a_long_line_is_held_once_and_twice_more_where_it_quotes_or_nests_json() {
+    let quoted = "{\\\"type\\\":\\\"platform.report\\\",\\\"record\\\":{}} ".repeat(20_000);
+    let nested = "{\"type\":\"platform.report\",\"record\":".to_owned() + &"[".repeat(MAX_LINE.as_usize());
+    let quoted_and_nested = nested.replace('"', "\\\"");
+    let bound = ByteSize::kib(288).saturating_add(MAX_LINE.saturating_mul(3));
+    for line in [quoted, nested, quoted_and_nested] {
+        let line = line.get(..MAX_LINE.as_usize()).unwrap_or(&line);
+        let peak = peak_of(|| {
+            let counts = read_log(line.as_bytes(), drop).unwrap();
+            assert_eq!(counts.lines, 1);
+        });
+        assert!(peak <= bound && peak > MAX_LINE, "{peak} of {bound}: {}", line.get(..40).unwrap());
+    }
 }

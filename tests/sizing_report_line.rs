@@ -92,6 +92,7 @@ fn one_report_reads_alike_in_every_form() {
         glued,
         escaped.clone(),
         format!("{FULL}\r"),
+        format!("\x1b[1;32m{FULL}\x1b[0m"),
         format!("2026-05-15T08:12:43.039Z {FULL}"),
         format!("2026/05/15/[$LATEST]c481deae 2026-05-15T08:12:43.039000+00:00 {spaces}"),
         format!("    2020-12-02T09:59:11.668+01:00[     thumbnailer-dbb2] {FULL}"),
@@ -371,6 +372,7 @@ fn only_a_line_of_the_platform_says_how_an_invocation_ended() {
         for ending in [
             format!("{text} \r"),
             format!("\t{text}"),
+            format!("\x1b[31m{text}\x1b[0m"),
             format!("{time}\t{text}\t"),
             format!("{stream} 2026-01-01T00:00:00.123000+00:00 {text}"),
             format!("2026-01-01T01:00:00.123+01:00[    resize-ab12] {text}"),

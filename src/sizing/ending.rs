@@ -58,8 +58,8 @@ fn timeout(text: &[u8], found: &mut dyn FnMut(Found)) -> bool {
     let (id, rest) = if text.starts_with(TIMED_OUT) { (None, text) } else { (Some(word(text).0), id(text).1) };
     let seconds = rest.strip_prefix(TIMED_OUT).and_then(figure::decimal);
     let Some(rest) = seconds.and_then(|(_, rest)| rest.strip_prefix(b" seconds")) else { return false };
-    // The message ends here, or the string that holds it.
-    if !matches!(separators(rest).1, [] | [b'"', ..]) {
+    // The message ends here, or its colour, or the string that holds it.
+    if !matches!(separators(rest).1, [] | [b'"' | b'\x1b', ..]) {
         return false;
     }
     found(Found::Mark(id.and_then(ShortText::new), Marks { timed_out: true, ..Marks::default() }));
@@ -95,6 +95,9 @@ fn behind_prefixes(line: &[u8]) -> (&[u8], bool) {
             // A string of CSV. One that names a value is JSON.
             [b'"', b'0'..=b'9' | b'R' | b'S' | b'T', ..] => text.get(1..).map(|behind| (behind, is_timed)),
             [b'[', ..] => group(text).map(|behind| (behind, false)),
+            [b'\x1b', b'[', ..] => {
+                text.iter().position(|byte| *byte == b'm').map(|at| (text.get(at + 1..).unwrap_or_default(), is_timed))
+            }
             [b'@', ..] => text.strip_prefix(b"@message=").map(|behind| (behind, false)),
             _ => time(text).map(|behind| (behind, true)).or_else(|| Some((stream(text)?, false))),
         };

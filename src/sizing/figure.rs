@@ -63,9 +63,10 @@ pub(super) const fn milliseconds(millionths: u64) -> Duration {
 }
 
 /// AWS's "MB", of 1,048,576 bytes each, given in millionths.
-pub(super) fn megabytes(millionths: u64) -> ByteSize {
-    let bytes = (u128::from(millionths) << 20) / u128::from(SCALE);
-    ByteSize::bytes(u64::try_from(bytes).unwrap_or(u64::MAX))
+pub(super) const fn megabytes(millionths: u64) -> ByteSize {
+    // No figure has more than 2^40 of them.
+    let (whole, part) = (millionths / SCALE, millionths % SCALE);
+    ByteSize::bytes((whole << 20) + (part << 20) / SCALE)
 }
 
 /// The milliseconds of a duration as a float, correctly rounded up to 104 days.

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use std::sync::LazyLock;
 
 use memchr::{memchr, memmem::Finder};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use super::figure::{self, Unit};
@@ -26,7 +26,7 @@ static PLATFORM: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("platf
 /// Of an event what is asked for, each value as it stands in the text.
 #[derive(Deserialize)]
 struct Event<'a> {
-    #[serde(borrow, rename = "type")]
+    #[serde(borrow, default, rename = "type", deserialize_with = "raw")]
     kind: Raw<'a>,
     #[serde(borrow)]
     record: Option<Record<'a>>,
@@ -35,13 +35,13 @@ struct Event<'a> {
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "camelCase", default)]
 struct Record<'a> {
-    #[serde(borrow)]
+    #[serde(borrow, deserialize_with = "raw")]
     request_id: Raw<'a>,
-    #[serde(borrow)]
+    #[serde(borrow, deserialize_with = "raw")]
     status: Raw<'a>,
-    #[serde(borrow)]
+    #[serde(borrow, deserialize_with = "raw")]
     error_type: Raw<'a>,
-    #[serde(borrow)]
+    #[serde(borrow, deserialize_with = "raw")]
     phase: Raw<'a>,
     #[serde(borrow)]
     metrics: Option<Metrics<'a>>,
@@ -50,23 +50,29 @@ struct Record<'a> {
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct Metrics<'a> {
-    #[serde(borrow, rename = "durationMs")]
+    #[serde(borrow, rename = "durationMs", deserialize_with = "raw")]
     duration: Raw<'a>,
-    #[serde(borrow, rename = "billedDurationMs")]
+    #[serde(borrow, rename = "billedDurationMs", deserialize_with = "raw")]
     billed: Raw<'a>,
-    #[serde(borrow, rename = "memorySizeMB")]
+    #[serde(borrow, rename = "memorySizeMB", deserialize_with = "raw")]
     memory_size: Raw<'a>,
-    #[serde(borrow, rename = "maxMemoryUsedMB")]
+    #[serde(borrow, rename = "maxMemoryUsedMB", deserialize_with = "raw")]
     max_memory_used: Raw<'a>,
-    #[serde(borrow, rename = "initDurationMs")]
+    #[serde(borrow, rename = "initDurationMs", deserialize_with = "raw")]
     init: Raw<'a>,
-    #[serde(borrow, rename = "restoreDurationMs")]
+    #[serde(borrow, rename = "restoreDurationMs", deserialize_with = "raw")]
     restore: Raw<'a>,
-    #[serde(borrow, rename = "billedRestoreDurationMs")]
+    #[serde(borrow, rename = "billedRestoreDurationMs", deserialize_with = "raw")]
     billed_restore: Raw<'a>,
 }
 
 type Raw<'a> = Option<&'a RawValue>;
+
+/// One body for all fields: with a copy of its own for each, the code outgrows the processor's cache.
+#[inline(never)]
+fn raw<'de, D: Deserializer<'de>>(value: D) -> Result<Raw<'de>, D::Error> {
+    Raw::deserialize(value)
+}
 
 /// Tells all platform reports of the text, one object or many. Returns whether it tells any, or should have.
 pub(super) fn scan(text: &[u8], found: &mut dyn FnMut(Found)) -> bool {
@@ -123,7 +129,7 @@ fn objects(
                 Some(text) => first(serde_json::Deserializer::from_str(text)),
                 None => first(serde_json::Deserializer::from_slice(rest)),
             };
-            *spent += read(&event, len, rest);
+            *spent += read(event.as_ref(), len, rest);
             match event {
                 Some(Ok(event)) if tell(&event, found) => {
                     any = true;
@@ -151,7 +157,7 @@ fn objects(
 }
 
 /// How many bytes were read of `rest` for an event of `len`.
-fn read(event: &Option<serde_json::Result<Event<'_>>>, len: usize, rest: &[u8]) -> usize {
+fn read(event: Option<&serde_json::Result<Event<'_>>>, len: usize, rest: &[u8]) -> usize {
     match event {
         Some(Err(error)) if error.line() == 1 => error.column(),
         Some(Err(_)) => rest.len(),

@@ -24,8 +24,9 @@ pub enum ReadLogError {
 
 /// Reads a whole log and tells `each` what is in it, in order.
 ///
-/// Holds at most 288 KiB, the longest line up to [`MAX_LINE`], and a copy of it where it quotes JSON, whatever the size of
-/// the log; longer lines are counted and passed over. Lines that are no reports are skipped at the speed of a search.
+/// Holds at most 288 KiB, the longest line up to [`MAX_LINE`], and twice as much more where it quotes or nests JSON,
+/// whatever the size of the log; longer lines are counted and passed over. Lines that are no reports are skipped at the
+/// speed of a search.
 ///
 /// # Errors
 ///

@@ -150,10 +150,9 @@ impl ReportLine {
         let Marks { killed, timed_out, failed } = self.marks;
         match self.status {
             Some(Status::Timeout) => Outcome::TimedOut,
-            Some(Status::Error | Status::Failure) => Outcome::Failed,
             Some(Status::Unknown) | None if timed_out => Outcome::TimedOut,
+            Some(Status::Error | Status::Failure | Status::Unknown) => Outcome::Failed,
             None if killed || failed => Outcome::Failed,
-            Some(Status::Unknown) => Outcome::Failed,
             Some(Status::Success) | None if self.error_type.is_some() => Outcome::Failed,
             Some(Status::Success) | None => Outcome::Finished,
         }
@@ -199,7 +198,13 @@ impl ReportLine {
 }
 
 impl Status {
-    /// The word as the platform prints it.
+    /// Whether a word of the platform begins so and goes on.
+    pub(super) fn is_begun_by(begin: &[u8]) -> bool {
+        let all = [Self::Success, Self::Error, Self::Failure, Self::Timeout].map(Self::as_str);
+        all.iter().any(|word| word.len() > begin.len() && word.as_bytes().starts_with(begin))
+    }
+
+    /// The status that a word of the platform names.
     pub(super) fn from_word(word: &[u8]) -> Self {
         match word {
             b"success" => Self::Success,

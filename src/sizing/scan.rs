@@ -74,7 +74,7 @@ fn report(before: &[u8], region: &[u8], found: &mut dyn FnMut(Found)) -> bool {
         }
         return told || fields.faulty;
     }
-    if before.last().is_some_and(|byte| byte.is_ascii_alphanumeric() || *byte == b'_') {
+    if without_color(before).last().is_some_and(|byte| byte.is_ascii_alphanumeric() || *byte == b'_') {
         return false;
     }
     let named = rest.starts_with(b"RequestId:");
@@ -95,6 +95,13 @@ fn report(before: &[u8], region: &[u8], found: &mut dyn FnMut(Found)) -> bool {
         (false, false) => return fields.faulty,
     }
     named || fields.faulty || !says_nothing
+}
+
+/// The text without a terminal's colour at its end: `ESC [ 3 2 m`.
+fn without_color(text: &[u8]) -> &[u8] {
+    let Some(color) = text.strip_suffix(b"m") else { return text };
+    let end = color.iter().rposition(|byte| !byte.is_ascii_digit() && *byte != b';').map_or(0, |at| at + 1);
+    color.get(..end).and_then(|color| color.strip_suffix(b"\x1b[")).unwrap_or(text)
 }
 
 /// The fields by name.
@@ -233,7 +240,9 @@ impl Fields {
         if label == Label::Status {
             let end = value.iter().position(|byte| !byte.is_ascii_lowercase()).unwrap_or(value.len());
             (value, rest) = text.split_at(end);
-            if !value.is_empty() {
+            // A line that ends in it may have been cut: `Status: succ` is no failure.
+            let is_cut = rest.is_empty() && Status::is_begun_by(value);
+            if !value.is_empty() && !is_cut {
                 self.report.status.get_or_insert(Status::from_word(value));
             }
             return rest;
