@@ -41,7 +41,7 @@ const LONGEST_NAME: usize = 255;
 /// out.
 ///
 /// Every value of a dimension makes each metric once more, and each is billed. So there is one dimension, `FunctionName`;
-/// whatever else a report tells is a property, to be found with Logs Insights. A line takes some 1.5 KB of log.
+/// whatever else a report tells is a property, to be found with Logs Insights. A line is 1 to 1.5 KB of log.
 ///
 /// # Examples
 ///
