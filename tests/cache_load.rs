@@ -7,6 +7,7 @@
     reason = "a test may panic"
 )]
 
+use std::hash::{Hash, Hasher};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Barrier};
@@ -42,30 +43,54 @@ fn eight_threads_that_miss_one_key_load_it_once() {
     assert_eq!((stats.loads, stats.entries, stats.hits + stats.misses), (200, 100, 1_600));
 }
 
+/// A key that tells when it was compared: as the cache is empty, with one that is being loaded.
+#[derive(Clone)]
+struct Telling;
+
+static COMPARED: AtomicU32 = AtomicU32::new(0);
+
+impl Hash for Telling {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u8(0);
+    }
+}
+
+impl PartialEq for Telling {
+    fn eq(&self, _: &Self) -> bool {
+        COMPARED.fetch_add(1, Relaxed);
+        true
+    }
+}
+
+impl Eq for Telling {}
+
 #[test]
 fn all_who_wait_get_the_same_error_and_the_next_one_loads_again() {
-    let (cache, gate) = (cache(), Barrier::new(2));
-    let errors: Vec<Arc<String>> = thread::scope(|scope| {
-        let ask = || {
-            let loaded = cache.try_get_or_load("k", || {
-                gate.wait();
-                // The other one is on his way; that he waits cannot be seen from outside.
-                (0..1_000).for_each(|_| thread::yield_now());
-                Err(String::from("no such thing"))
-            });
-            match loaded {
-                Err(LoadError::Failed(error)) => error,
-                other => panic!("{other:?}"),
-            }
-        };
-        let first = scope.spawn(ask);
+    let cache = Cache::builder("load").max_entries(100).build().unwrap();
+    let (loads, gate) = (AtomicU32::new(0), Barrier::new(4));
+    let ask = || {
         gate.wait();
-        let second = cache.try_get_or_load("k", || Err(String::from("no such thing")));
-        let Err(LoadError::Failed(second)) = second else { panic!("{second:?}") };
-        vec![first.join().unwrap(), second]
+        let loaded = cache.try_get_or_load(&Telling, || {
+            loads.fetch_add(1, Relaxed);
+            let mut turns = 0;
+            // Who compares does so under the lock, and waits from then on.
+            while COMPARED.load(Relaxed) < 3 {
+                thread::yield_now();
+                turns += 1;
+                assert!(turns < 50_000_000, "nobody came");
+            }
+            Err::<u32, _>(String::from("no such thing"))
+        });
+        let Err(LoadError::Failed(error)) = loaded else { panic!("{loaded:?}") };
+        error
+    };
+    let errors: Vec<Arc<String>> = thread::scope(|scope| {
+        let threads: Vec<_> = (0..4).map(|_| scope.spawn(ask)).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     });
-    assert_eq!(errors[0], errors[1]);
-    assert_eq!(cache.try_get_or_load("k", || Ok::<_, String>(3)).ok(), Some(3));
+    assert!(errors.iter().all(|error| Arc::ptr_eq(error, &errors[0])), "they are equal, but not the same");
+    assert_eq!((loads.into_inner(), cache.stats().load_failures), (1, 1));
+    assert_eq!(cache.try_get_or_load(&Telling, || Ok::<_, String>(3)).ok(), Some(3));
 }
 
 #[test]

@@ -248,8 +248,14 @@ fn went(stats: &CacheStats) -> u64 {
     stats.removed + stats.cleared + stats.evicted_size + stats.evicted_expired + stats.evicted_pressure
 }
 
+/// Fewer under an emulator, which says so.
+fn cases() -> u32 {
+    let asked = std::env::var_os("PROPTEST_CASES").map(|_| ProptestConfig::default().cases);
+    asked.unwrap_or(if cfg!(miri) { 4 } else { 400 })
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: if cfg!(miri) { 4 } else { 400 }, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(), ..ProptestConfig::default() })]
 
     #[test]
     fn a_cache_answers_what_was_put_in_and_keeps_its_bounds(

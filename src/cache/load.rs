@@ -293,6 +293,9 @@ where
     /// one of those who wait loads instead. A caller who asks with another error type while the key is being loaded
     /// loads for himself. No key is made unless the value has to be loaded.
     ///
+    /// A loader may load other keys. But two that ask for each other's key, on two threads, wait for ever, as two locks
+    /// taken crosswise do: let keys be asked for in one order.
+    ///
     /// A hit costs what [`get`](Self::get) costs; a load two keys, a clone of the value, and three takings of the lock.
     /// Each who waits costs some allocations.
     ///

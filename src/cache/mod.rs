@@ -29,7 +29,8 @@
 //! ```
 //!
 //! that is 29 to 34 bytes beyond a `u64` and a `u64`, where the room is `max_entries`; until it is reached tables grow by
-//! an eighth at a time, so up to an eighth of it lies spare. Removals do not grow the index. Tables shrink when less than
+//! an eighth at a time, so up to an eighth of it lies spare. In the place of the 9 + 6, [`Eviction::Lru`] takes 4, a block
+//! of 24 for each entry, and 17 x buckets / entries. Removals do not grow the index. Tables shrink when less than
 //! a quarter of them is in use. Not counted: what the allocator adds, and values that are on their way out or being
 //! loaded ([`expected_load`](CacheBuilder::expected_load) makes room for these).
 //!

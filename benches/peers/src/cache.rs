@@ -170,8 +170,8 @@ impl Store for Cached {
     }
     fn insert(&self, key: u64, value: u64) {
         match self {
-            Self::Timeless(cache) => drop(black_box(cache.set(key, value))),
-            Self::Timed(cache) => drop(black_box(cache.set(key, value))),
+            Self::Timeless(cache) => _ = black_box(cache.set(key, value)),
+            Self::Timed(cache) => _ = black_box(cache.set(key, value)),
         }
     }
 }
