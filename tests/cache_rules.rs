@@ -118,6 +118,24 @@ fn where_the_budget_has_nothing_the_value_comes_back() {
 }
 
 #[test]
+fn a_value_larger_than_all_the_cache_has_comes_back_where_the_budget_is_full() {
+    for eviction in BOTH {
+        let budget = MemoryBudget::new(ByteSize::kib(64));
+        let account = budget.account("full");
+        let cache = Cache::builder("full").max_bytes(ByteSize::kib(40)).eviction(eviction).account(account).build();
+        let cache = cache.unwrap();
+        cache.insert(1, vec![0_u8; 10 << 10]).unwrap();
+        let all_else = budget.account("all else").try_reserve(budget.available()).unwrap();
+        // What it gives up for the value makes half of the room: each half could be had alone, again and again.
+        let error = cache.insert(2, vec![0_u8; 15 << 10]).unwrap_err();
+        let Refusal::Budget(refused) = error.refusal() else { panic!("{error}") };
+        assert!(refused.requested() > ByteSize::kib(15), "all of it was asked for: {refused}");
+        assert_eq!((cache.len(), budget.reserved()), (0, all_else.size()));
+        assert_eq!(error.into_entry().1.len(), 15 << 10);
+    }
+}
+
+#[test]
 fn a_cache_without_an_account_is_on_the_board() {
     let cache = Cache::builder("cache on the board").max_bytes(ByteSize::mib(1)).build().unwrap();
     cache.insert(1, vec![0_u8; 1_000]).unwrap();

@@ -450,8 +450,7 @@ impl<K: Eq, V, S> Shared<K, V, S> {
                 }
                 Err(Full::Bound)
             };
-            let asks =
-                if let Err(Full::Budget(lacking)) = admitted { state.account().zip(Some(lacking)) } else { None };
+            let asks = if let Err(Full::Budget(needed)) = admitted { state.account().zip(Some(needed)) } else { None };
             let refusal = if admitted.is_err() && asks.is_none() {
                 state.counters.refused += 1;
                 Some(self.refusal(state, weight))
@@ -462,7 +461,7 @@ impl<K: Eq, V, S> Shared<K, V, S> {
             drop(locked);
             drop(left);
             // The cache is empty and the budget full: others are asked, without the lock.
-            let refusal = match asks.map(|(account, lacking)| account.try_reserve(ByteSize::bytes(lacking))) {
+            let refusal = match asks.map(|(account, needed)| account.try_reserve(ByteSize::bytes(needed))) {
                 Some(Ok(granted)) => {
                     arrival.reserved = Some(granted);
                     continue;

@@ -54,8 +54,8 @@ enum Room {
     Free,
     /// The cache's own bounds.
     Bound,
-    /// The budget lacks so many bytes.
-    Budget(u64),
+    /// The budget.
+    Budget,
 }
 
 /// Why an entry cannot come in at all.
@@ -63,7 +63,7 @@ enum Room {
 pub(super) enum Full {
     /// It is larger than the bound.
     Bound,
-    /// The budget lacks so many bytes, with nothing left to evict.
+    /// The budget lacks room, with nothing left to evict: so many bytes in all, as what the cache had is given back.
     Budget(u64),
 }
 
@@ -100,10 +100,12 @@ impl<K, V> State<K, V> {
                     return Ok(());
                 }
                 Room::Bound => Cause::Size,
-                Room::Budget(_) => Cause::Pressure,
+                Room::Budget => Cause::Pressure,
             };
             let Some(victim) = self.store.victim() else {
-                return Err(if let Room::Budget(lacking) = room { Full::Budget(lacking) } else { Full::Bound });
+                // All of it: what was reserved for the evicted goes with them, and is no longer there to be added to.
+                let needed = self.store.bytes_with(weight) - self.store.bytes();
+                return Err(if room == Room::Budget { Full::Budget(needed) } else { Full::Bound });
             };
             let in_its_place = self.store.len() <= self.store.max_entries()
                 && self.room_for(self.store.bytes_in_place(victim, weight)) == Room::Free;
@@ -140,7 +142,7 @@ impl<K, V> State<K, V> {
             Charge::Board(..) => Room::Free,
             Charge::Account(reserved) => {
                 let more = bytes.saturating_sub(reserved.size().as_u64());
-                if reserved.grow_if_free(ByteSize::bytes(more)) { Room::Free } else { Room::Budget(more) }
+                if reserved.grow_if_free(ByteSize::bytes(more)) { Room::Free } else { Room::Budget }
             }
         }
     }
