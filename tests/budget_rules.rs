@@ -330,6 +330,16 @@ fn inside_a_reclaimer_nothing_is_taken_back_from_anybody() {
 }
 
 #[test]
+fn who_asks_an_overdrawn_budget_has_others_asked_for_the_overdraft_as_well() {
+    let (budget, log) = (MemoryBudget::new(kib(100)), Log::default());
+    let giver = Giver::new(&budget, "giver", Rank::CACHE, kib(60), &log);
+    let _loaded = budget.account("model").book(kib(60));
+    let granted = budget.account("buffer").try_reserve(kib(10));
+    assert_eq!(asked(&log), [("giver", kib(30), Pressure::High)]);
+    assert_eq!((granted.unwrap().size(), giver.held(), budget.reserved()), (kib(10), kib(30), kib(100)));
+}
+
+#[test]
 fn a_room_that_shrinks_takes_nothing_until_it_is_asked_to() {
     let (budget, log) = (MemoryBudget::new(kib(100)), Log::default());
     let cache = Giver::new(&budget, "cache", Rank::CACHE, kib(80), &log);

@@ -427,7 +427,9 @@ impl Core {
                 if self.line.take(slot, n) {
                     return None;
                 }
-                Some(ByteSize::bytes(n.saturating_sub(self.available()).max(1)))
+                // Where the budget is overdrawn, that comes on top.
+                let sum = self.line.used().saturating_add(n);
+                Some(ByteSize::bytes(sum.saturating_sub(self.line.room()).max(1)))
             });
         if granted { Ok(()) } else { Err(self.refusal(asker, n).into()) }
     }
