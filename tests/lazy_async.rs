@@ -1,15 +1,18 @@
 //! One shared load: polled by whoever waits, dropped when nobody does.
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test may panic")]
 
 use std::future::{self, Future};
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use plimsoll::lazy::ResourceState;
-use plimsoll::{AsyncLazyResource, LazyError, ManualClock};
+use plimsoll::{AsyncLazyResource, ByteSize, LazyError, ManualClock, MemoryBudget, TrackingAllocator};
+
+#[global_allocator]
+static GLOBAL: TrackingAllocator = TrackingAllocator::new();
 
 /// A load in the hands of the test: it ends when told to.
 #[derive(Clone, Default)]
@@ -165,4 +168,36 @@ fn a_refresh_is_awaited_by_one_and_passed_by_the_others() {
     remote.end(Ok(2));
     assert!(matches!(poll(refreshing.as_mut()), Poll::Ready(Ok(pin)) if *pin == 2 && !pin.is_stale()));
     assert!(matches!(poll(pin!(resource.get())), Poll::Ready(Ok(pin)) if *pin == 2));
+}
+
+#[test]
+fn a_value_unloaded_on_its_way_in_is_counted_charged_and_watched_like_any_other() {
+    static RESOURCE: AsyncLazyResource<Vec<u8>, ()> = AsyncLazyResource::new("quick", || {
+        let mut polled = false;
+        Box::pin(future::poll_fn(move |_| {
+            let ready = std::mem::replace(&mut polled, true);
+            if ready { Poll::Ready(Ok(vec![1; 50_000])) } else { Poll::Pending }
+        }))
+    });
+    /// Unloads when it is woken: between the load's end and the moment its value is in place.
+    struct Unloads(Mutex<Option<usize>>);
+    impl Wake for Unloads {
+        fn wake(self: Arc<Self>) {
+            *self.0.lock().unwrap() = RESOURCE.unload();
+        }
+    }
+    let budget = MemoryBudget::new(ByteSize::mib(1));
+    RESOURCE.charge_to(budget.account("quick")).unwrap();
+    let unloads = Arc::new(Unloads(Mutex::new(None)));
+    let waker = Waker::from(Arc::clone(&unloads));
+    let mut get = pin!(RESOURCE.get());
+    assert!(get.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    let Poll::Ready(Ok(pin)) = get.poll(&mut Context::from_waker(&waker)) else { panic!("it is loaded") };
+    assert!(unloads.0.lock().unwrap().is_some());
+    let status = RESOURCE.status();
+    assert_eq!((status.state, status.loads, status.unloading_pins), (ResourceState::Unloaded, 1, 1));
+    assert_eq!(Some(budget.reserved()), status.cost.unwrap().retained, "what a pin keeps is charged");
+    assert!(budget.reserved() > ByteSize::bytes(50_000));
+    drop(pin);
+    assert_eq!((budget.reserved(), RESOURCE.status().unloading_pins), (ByteSize::ZERO, 0));
 }

@@ -68,6 +68,12 @@ struct Moves<T> {
 }
 
 impl<T> Moves<T> {
+    /// Takes note of a load.
+    const fn count(&mut self, loaded: &Generation<T>) {
+        self.loads += 1;
+        self.cost = Some(loaded.cost);
+    }
+
     /// Remembers a value that pins keep; not one that goes at once, as a `Weak` would keep its block.
     fn retire(&mut self, old: Option<&Arc<Generation<T>>>) {
         self.retired.retain(|old| old.strong_count() > 0);
@@ -218,20 +224,23 @@ impl<T, E> Core<T, E> {
         let mut moves = self.moves.lock();
         let taken = self.flight.take_if(|ready| Arc::ptr_eq(ready, &generation));
         let old = taken.as_ref().and_then(|_| {
-            if let Some(account) = self.account.get() {
-                generation.charge_to(account, self.expecting);
-            }
+            self.charge(&generation);
             self.slot.swap(Some(Arc::clone(&generation)))
         });
-        let is_new = taken.is_some() && !old.as_ref().is_some_and(|old| Arc::ptr_eq(old, &generation));
-        if is_new {
-            moves.loads += 1;
-            moves.cost = Some(generation.cost);
+        if taken.is_some() && !is_same(old.as_ref(), &generation) {
+            moves.count(&generation);
             moves.retire(old.as_ref());
         }
         drop(moves);
         drop((taken, old));
         Ok(Pinned::of(generation))
+    }
+
+    /// Charges what was loaded, unless that was done before its load.
+    fn charge(&self, generation: &Generation<T>) {
+        if let Some(account) = self.account.get() {
+            generation.charge_to(account, self.expecting);
+        }
     }
 
     #[cold]
@@ -270,8 +279,14 @@ impl<T, E> Core<T, E> {
     /// Takes the value out, and tells how many pins still hold it; `None` if there was none.
     pub(super) fn unload(&self) -> Option<usize> {
         let mut moves = self.moves.lock();
-        let waiting = self.flight.take_if(|_| true);
         let old = self.slot.swap(None);
+        let waiting = self.flight.take_if(|_| true).filter(|new| !is_same(old.as_ref(), new));
+        if let Some(new) = &waiting {
+            // It was loaded all the same, and those who get it keep it.
+            self.charge(new);
+            moves.count(new);
+            moves.retire(Some(new));
+        }
         moves.retire(old.as_ref());
         drop(moves);
         let gone = old.as_ref().or(waiting.as_ref()).map(|old| Arc::strong_count(old) - 1);
@@ -375,6 +390,10 @@ impl<T, E> Core<T, E> {
             account.relieve();
         }
     }
+}
+
+fn is_same<T>(old: Option<&Arc<T>>, new: &Arc<T>) -> bool {
+    old.is_some_and(|old| Arc::ptr_eq(old, new))
 }
 
 impl<E> Failed<E> {
