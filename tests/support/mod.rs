@@ -63,6 +63,7 @@ pub fn run(tests: &[(&str, Test, Option<&str>)]) -> std::process::ExitCode {
 }
 
 /// A small generator (xorshift64*), so that a failure repeats from its seed.
+#[derive(Clone)]
 pub struct Random(u64);
 
 impl Random {
