@@ -284,8 +284,10 @@ impl LeakWatch {
             if is_shortest {
                 self.warming = is_early && levels.len() >= FIRST / BLOCK && trend::signs(levels) >= early(levels.len());
             }
-            if !is_early {
-                let was = window.growing.is_some();
+            let was = window.growing.is_some();
+            // What grows is looked at less often, as a look that finds a rise is dear; longer windows are rare enough.
+            let is_spared = was && is_shortest && !window.blocks.next.is_multiple_of(BLOCK);
+            if !is_early && !is_spared {
                 let (bar, worth) = if was { (&KEPT, WORTH / 2.0) } else { (&BAR, WORTH) };
                 let slope = trend::rise(levels, bar);
                 let slope = slope.filter(|slope| slope * real(levels.len()) >= worth);
