@@ -238,8 +238,8 @@ impl LeakWatch {
         }
     }
 
-    /// Takes in what an invocation left, and tells the verdict. No allocation; a microsecond or two, a tenth of a
-    /// millisecond in a thousand invocations more where it rises.
+    /// Takes in what an invocation left, and tells the verdict. No allocation; on average some 2,000
+    /// instructions, and 14,000 while it grows, which are 4 microseconds.
     pub(super) fn watch(&mut self, left: &Left, retention: &Retention) -> LeakVerdict {
         self.invocations += 1;
         if left.alone {

@@ -41,7 +41,7 @@ const SLOWER: f64 = 0.35;
 
 /// The slope of a rise, in levels' unit per place; `None` where the levels do not rise so that the bar is passed.
 ///
-/// Some 2 microseconds where there is no rise, 20 where there is one.
+/// Some 1,000 to 10,000 instructions where there is no rise, 120,000 where there is one.
 pub(super) fn rise(levels: &[f64], bar: &Bar) -> Option<f64> {
     if !is_spread(levels) || signs(levels) < bar.signs {
         return None;
@@ -72,14 +72,14 @@ pub(super) fn signs(levels: &[f64]) -> f64 {
 fn is_spread(levels: &[f64]) -> bool {
     let len = levels.len();
     let quarter = |index: usize| middle_mean(levels.get(index * len / 4..(index + 1) * len / 4).unwrap_or_default());
-    let (first, last) = (quarter(0), quarter(3));
-    let least = SPREAD * (last - first) / 3.0;
+    let (oldest, newest) = (quarter(0), quarter(3));
+    let step = SPREAD * (newest - oldest) / 3.0;
     // Most levels stay where they are.
-    if least <= 0.0 {
+    if step <= 0.0 {
         return false;
     }
     let (second, third) = (quarter(1), quarter(2));
-    second - first >= least && third - second >= least && last - third >= least
+    second - oldest >= step && third - second >= step && newest - third >= step
 }
 
 /// The mean of the middle half: nearly as exact as the mean, and no outlier moves it.
