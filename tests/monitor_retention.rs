@@ -42,6 +42,7 @@ fn beside_the_heap(bytes: usize) {
 }
 
 /// Frees 35 MiB of small blocks, but for one in 350: 0.1 MiB, between which glibc keeps the pages of all others.
+#[expect(clippy::vec_box, reason = "each is to be a block of its own")]
 fn pitted() -> Vec<Box<[u8; 1000]>> {
     let all: Vec<_> = (0..35 << 10).map(|_| Box::new([1; 1000])).collect();
     all.into_iter().step_by(350).collect()

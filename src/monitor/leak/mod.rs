@@ -238,8 +238,8 @@ impl LeakWatch {
         }
     }
 
-    /// Takes in what an invocation left, and tells the verdict. No allocation; a microsecond or two, a tenth of a
-    /// millisecond in a thousand invocations more where it rises.
+    /// Takes in what an invocation left, and tells the verdict. No allocation; on average some 2,000
+    /// instructions, and 14,000 while it grows, which are 4 microseconds.
     pub(super) fn watch(&mut self, left: &Left, retention: &Retention) -> LeakVerdict {
         self.invocations += 1;
         if left.alone {
@@ -284,8 +284,10 @@ impl LeakWatch {
             if is_shortest {
                 self.warming = is_early && levels.len() >= FIRST / BLOCK && trend::signs(levels) >= early(levels.len());
             }
-            if !is_early {
-                let was = window.growing.is_some();
+            let was = window.growing.is_some();
+            // What grows is looked at less often, as a look that finds a rise is dear; longer windows are rare enough.
+            let is_spared = was && is_shortest && !window.blocks.next.is_multiple_of(BLOCK);
+            if !is_early && !is_spared {
                 let (bar, worth) = if was { (&KEPT, WORTH / 2.0) } else { (&BAR, WORTH) };
                 let slope = trend::rise(levels, bar);
                 let slope = slope.filter(|slope| slope * real(levels.len()) >= worth);

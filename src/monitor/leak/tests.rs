@@ -245,7 +245,9 @@ fn a_leak_that_is_mended_clears_and_one_that_starts_late_is_seen() {
     let (first, _) = first_growing(&told).unwrap();
     assert!((1100..1300).contains(&first), "{first}");
     assert!(told[first..1590].iter().all(is_growing), "it does not flicker");
-    assert_eq!(told[1800..].iter().find(|verdict| **verdict != LeakVerdict::Steady), None);
+    let cleared = told.iter().rposition(|verdict| *verdict != LeakVerdict::Steady).unwrap() + 1;
+    println!("seen after {first}, over at 1600, cleared after {cleared}");
+    assert!(cleared < 1600 + 300, "within little more than the shortest window");
 }
 
 #[test]

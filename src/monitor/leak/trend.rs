@@ -2,12 +2,13 @@
 //!
 //! A rise must pass four tests, each against another false friend:
 //!
-//! 1. *It is there.* The sign statistic of Mann (1945) and Kendall (1948) over all pairs, which no outlier moves; it
-//!    costs one comparison a pair and ends most looks.
-//! 2. *It is spread.* Every quarter lies over the one before it by a fifth of the mean step: one jump, however high, or
-//!    a few of them leave quarters that do not.
-//! 3. *It is more than noise.* The slope of Theil (1950) and Sen (1968), the median of the slopes of all pairs, against
-//!    its standard error. Neighbours that resemble each other make less of a sample, so the error is that of the
+//! 1. *It is spread.* Every quarter lies over the one before it by a fifth of the mean step: one jump, however high,
+//!    leaves quarters that do not. It ends most looks, as it costs least. A few jumps are told by the slopes from near to
+//!    near, of which most are flat then.
+//! 2. *It is there.* The sign statistic of Mann (1945) and Kendall (1948) over all pairs, which no outlier moves.
+//! 3. *It is more than noise.* The slope of Theil (1950) and Sen (1968), the median of the slopes of pairs, against its
+//!    standard error. The pairs are those a third of the way apart: they know nearly all that the others do, at half the
+//!    cost. Neighbours that resemble each other make less of a sample, so the error is that of the
 //!    effective sample size (Bayley and Hammersley 1946, used for trends by Hamed and Rao 1998), from the residuals'
 //!    autocorrelations up to the first that is not positive (Geyer 1992).
 //! 4. *It goes on.* The newest part does not lie under the line of all before it: what fills up and stops is no leak.
@@ -18,8 +19,8 @@
 /// The most levels that are looked at together.
 pub(super) const MOST: usize = 64;
 
-/// Slopes of all pairs of [`MOST`] levels.
-const PAIRS: usize = MOST * (MOST - 1) / 2;
+/// The most pairs of levels that are a third of the way apart.
+const PAIRS: usize = (MOST - MOST / 3) * (MOST - MOST / 3 + 1) / 2;
 
 /// What a rise must reach to be one.
 #[derive(Clone, Copy, Debug)]
@@ -40,9 +41,9 @@ const SLOWER: f64 = 0.35;
 
 /// The slope of a rise, in levels' unit per place; `None` where the levels do not rise so that the bar is passed.
 ///
-/// Some 2 microseconds where there is no rise, 20 where there is one.
+/// Some 1,000 to 10,000 instructions where there is no rise, 120,000 where there is one.
 pub(super) fn rise(levels: &[f64], bar: &Bar) -> Option<f64> {
-    if signs(levels) < bar.signs || !is_spread(levels) {
+    if !is_spread(levels) || signs(levels) < bar.signs {
         return None;
     }
     let scratch = &mut [0.0; PAIRS];
@@ -71,9 +72,14 @@ pub(super) fn signs(levels: &[f64]) -> f64 {
 fn is_spread(levels: &[f64]) -> bool {
     let len = levels.len();
     let quarter = |index: usize| middle_mean(levels.get(index * len / 4..(index + 1) * len / 4).unwrap_or_default());
-    let quarters = [quarter(0), quarter(1), quarter(2), quarter(3)];
-    let least = SPREAD * (quarters[3] - quarters[0]) / 3.0;
-    least > 0.0 && quarters.array_windows().all(|[one, next]| next - one >= least)
+    let (oldest, newest) = (quarter(0), quarter(3));
+    let step = SPREAD * (newest - oldest) / 3.0;
+    // Most levels stay where they are.
+    if step <= 0.0 {
+        return false;
+    }
+    let (second, third) = (quarter(1), quarter(2));
+    second - oldest >= step && third - second >= step && newest - third >= step
 }
 
 /// The mean of the middle half: nearly as exact as the mean, and no outlier moves it.
@@ -87,17 +93,19 @@ pub(super) fn middle_mean(levels: &[f64]) -> f64 {
     middle.iter().sum::<f64>() / real(middle.len()).max(1.0)
 }
 
-/// The median of the slopes of all pairs.
+/// The median of the slopes of all pairs that are at least a third of the way apart.
 fn theil_sen(levels: &[f64], scratch: &mut [f64]) -> Option<f64> {
-    let mut places = scratch.iter_mut();
-    for (at, level) in levels.iter().enumerate() {
-        for (apart, later) in levels.iter().skip(at + 1).enumerate() {
-            *places.next()? = (later - level) / real(apart + 1);
+    let mut filled = 0;
+    for apart in (levels.len() / 3).max(1)..levels.len() {
+        let pairs = levels.len() - apart;
+        let per_place = 1.0 / real(apart);
+        let slopes = scratch.get_mut(filled..filled + pairs)?;
+        for (slope, (level, later)) in slopes.iter_mut().zip(levels.iter().zip(levels.get(apart..)?)) {
+            *slope = (later - level) * per_place;
         }
+        filled += pairs;
     }
-    let unused = places.len();
-    let pairs = scratch.len() - unused;
-    median(scratch.get_mut(..pairs)?)
+    median(scratch.get_mut(..filled)?)
 }
 
 /// Where the line of this slope starts: the median of what it leaves.
