@@ -95,8 +95,10 @@ fn behind_prefixes(line: &[u8]) -> (&[u8], bool) {
             // A string of CSV. One that names a value is JSON.
             [b'"', b'0'..=b'9' | b'R' | b'S' | b'T', ..] => text.get(1..).map(|behind| (behind, is_timed)),
             [b'[', ..] => group(text).map(|behind| (behind, false)),
-            [b'\x1b', b'[', ..] => {
-                text.iter().position(|byte| *byte == b'm').map(|at| (text.get(at + 1..).unwrap_or_default(), is_timed))
+            [b'\x1b', b'[', color @ ..] => {
+                let end = color.iter().position(|byte| !byte.is_ascii_digit() && *byte != b';');
+                let behind = end.and_then(|end| color.get(end..)?.strip_prefix(b"m"));
+                behind.map(|behind| (behind, is_timed))
             }
             [b'@', ..] => text.strip_prefix(b"@message=").map(|behind| (behind, false)),
             _ => time(text).map(|behind| (behind, true)).or_else(|| Some((stream(text)?, false))),
