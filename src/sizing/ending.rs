@@ -13,6 +13,8 @@ use super::report_line::Marks;
 use super::scan::{Found, separators, word};
 use super::text::ShortText;
 
+static REQUEST_ID: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("RequestId:"));
+static TIMED_OUT: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("Task timed out after "));
 /// `"message":"`, `"@message": "`, `"errorMessage":"`.
 static MESSAGE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("essage\""));
 /// That of the Telemetry API. The record of a report is an object.
@@ -20,6 +22,10 @@ static RECORD: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"recor
 
 /// Tells what the line says of how an invocation began or ended. Returns whether it does.
 pub(super) fn scan(line: &[u8], found: &mut dyn FnMut(Found)) -> bool {
+    // Nearly every line has neither, and a search is faster than a reading.
+    if REQUEST_ID.find(line).is_none() && TIMED_OUT.find(line).is_none() {
+        return false;
+    }
     let Some((rest, is_timed)) = message(line) else { return false };
     if let Some(rest) = rest.strip_prefix(b"START RequestId:") {
         return ShortText::new(id(rest).0).map(|id| found(Found::Start(id))).is_some();
@@ -54,9 +60,9 @@ fn failure(text: &[u8], found: &mut dyn FnMut(Found)) -> bool {
 
 /// What follows a time.
 fn timeout(text: &[u8], found: &mut dyn FnMut(Found)) -> bool {
-    const TIMED_OUT: &[u8] = b"Task timed out after ";
-    let (id, rest) = if text.starts_with(TIMED_OUT) { (None, text) } else { (Some(word(text).0), id(text).1) };
-    let seconds = rest.strip_prefix(TIMED_OUT).and_then(figure::decimal);
+    let timed_out = TIMED_OUT.needle();
+    let (id, rest) = if text.starts_with(timed_out) { (None, text) } else { (Some(word(text).0), id(text).1) };
+    let seconds = rest.strip_prefix(timed_out).and_then(figure::decimal);
     let Some(rest) = seconds.and_then(|(_, rest)| rest.strip_prefix(b" seconds")) else { return false };
     // The message ends here, or its colour, or the string that holds it.
     if !matches!(separators(rest).1, [] | [b'"' | b'\x1b', ..]) {
@@ -95,8 +101,10 @@ fn behind_prefixes(line: &[u8]) -> (&[u8], bool) {
             // A string of CSV. One that names a value is JSON.
             [b'"', b'0'..=b'9' | b'R' | b'S' | b'T', ..] => text.get(1..).map(|behind| (behind, is_timed)),
             [b'[', ..] => group(text).map(|behind| (behind, false)),
-            [b'\x1b', b'[', ..] => {
-                text.iter().position(|byte| *byte == b'm').map(|at| (text.get(at + 1..).unwrap_or_default(), is_timed))
+            [b'\x1b', b'[', color @ ..] => {
+                let end = color.iter().position(|byte| !byte.is_ascii_digit() && *byte != b';');
+                let behind = end.and_then(|end| color.get(end..)?.strip_prefix(b"m"));
+                behind.map(|behind| (behind, is_timed))
             }
             [b'@', ..] => text.strip_prefix(b"@message=").map(|behind| (behind, false)),
             _ => time(text).map(|behind| (behind, true)).or_else(|| Some((stream(text)?, false))),

@@ -106,8 +106,8 @@ fn named(text: &[u8], position: usize) -> Option<usize> {
     Some(position + names.next()?)
 }
 
-/// Tells each object that names itself a report, from the first `name` on, and adds to `spent` how many bytes it reads for
-/// that. Returns whether there was one, and why another does not read.
+/// Tells each object that names itself a report, from the first `name` on, and adds to `spent` how many bytes it reads
+/// for that. Returns whether there was one, and why another does not read.
 fn objects(
     text: &[u8],
     name: usize,

@@ -92,8 +92,8 @@ pub struct LogCounts {
 ///
 /// What one line cannot tell: a report wrapped over several lines, JSON printed over several lines, a line that was
 /// copied twice, an invocation that another line says was killed or timed out. For that, the last 16 reports are held
-/// back until [`finish`](Self::finish), and 16 endings wait for their report, kills the longest. Lines of several streams
-/// may be mixed.
+/// back until [`finish`](Self::finish), and 16 endings wait for their report, kills the longest. Lines of several log
+/// streams may be mixed.
 ///
 /// It holds at most 12 KiB, and the text of one JSON object of up to 16 KiB that is printed over several lines; nothing
 /// grows with the log. Linear time; text lines are read without an allocation.
