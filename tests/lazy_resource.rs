@@ -289,6 +289,17 @@ fn a_value_once_shown_stale_is_so_for_all_who_hold_it_and_a_new_one_is_not() {
 }
 
 #[test]
+fn a_resource_that_is_set_to_refresh_when_it_was_used_already_does() {
+    let (manual, loader) = (ManualClock::new(), Loader::default());
+    let resource = LazyResource::capturing("rates", || loader.load()).clock(manual.clock());
+    assert_eq!(*resource.get().unwrap(), 1);
+    manual.advance(ms(1000));
+    assert_eq!(*resource.get().unwrap(), 1);
+    let resource = resource.refresh_after(ms(1000));
+    assert_eq!(*resource.get().unwrap(), 2);
+}
+
+#[test]
 fn resources_and_pins_go_to_any_thread() {
     fn check<T: Send + Sync>() {}
     check::<LazyResource<u32, NoLuck>>();

@@ -94,11 +94,11 @@ where
     pub fn get(&self) -> impl Future<Output = Result<Pinned<T>, LazyError<E>>> + Send {
         let caller = Location::caller();
         async move {
-            self.core.touch(caller);
-            match self.core.pin() {
-                Some(pin) => Ok(pin),
-                None => self.find_or_load().await,
+            if let Some(pin) = self.core.pin() {
+                return Ok(pin);
             }
+            self.core.touch(caller);
+            self.find_or_load().await
         }
     }
 
