@@ -2,9 +2,10 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test may panic")]
 
 use std::future::{self, Future};
+use std::mem::ManuallyDrop;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
@@ -200,4 +201,55 @@ fn a_value_unloaded_on_its_way_in_is_counted_charged_and_watched_like_any_other(
     assert!(budget.reserved() > ByteSize::bytes(50_000));
     drop(pin);
     assert_eq!((budget.reserved(), RESOURCE.status().unloading_pins), (ByteSize::ZERO, 0));
+}
+
+#[test]
+fn a_waker_that_was_left_behind_keeps_neither_the_value_nor_the_load() {
+    let (left, value) = (Mutex::new(Vec::new()), Mutex::new(Weak::new()));
+    let left = &left;
+    let resource: AsyncLazyResource<_, (), _> = AsyncLazyResource::capturing("left", || {
+        let mut polls = 0;
+        let loaded = Arc::new(7);
+        *value.lock().unwrap() = Arc::downgrade(&loaded);
+        let wakers = Arc::new(Mutex::new(Vec::new()));
+        left.lock().unwrap().push(Arc::clone(&wakers));
+        future::poll_fn(move |cx| {
+            wakers.lock().unwrap().push(cx.waker().clone());
+            polls += 1;
+            if polls < 2 { Poll::Pending } else { Poll::Ready(Ok(Arc::clone(&loaded))) }
+        })
+    });
+    let mut call = Box::pin(resource.get());
+    assert!(poll(call.as_mut()).is_pending());
+    assert!(matches!(poll(call.as_mut()), Poll::Ready(Ok(pin)) if **pin == 7));
+    drop(call);
+    assert_eq!(resource.unload(), Some(0));
+    assert_eq!(value.lock().unwrap().strong_count(), 0);
+
+    let mut call = Box::pin(resource.get());
+    assert!(poll(call.as_mut()).is_pending());
+    drop(call);
+    assert_eq!(value.lock().unwrap().strong_count(), 0);
+    let wakers: Vec<Waker> = left.lock().unwrap().iter().flat_map(|wakers| wakers.lock().unwrap().clone()).collect();
+    assert!(wakers.len() == 3 && wakers[0].will_wake(&wakers[1]) && !wakers[1].will_wake(&wakers[2]));
+    wakers.into_iter().for_each(Waker::wake);
+}
+
+#[test]
+fn a_call_that_was_forgotten_holds_up_nobody() {
+    let remote = Remote::default();
+    let resource = AsyncLazyResource::capturing("forgotten", || remote.load());
+    let mut forgotten = ManuallyDrop::new(Box::pin(resource.get()));
+    assert!(poll(forgotten.as_mut()).is_pending());
+    drop({
+        let mut gone = Box::pin(resource.get());
+        assert!(poll(gone.as_mut()).is_pending());
+        gone
+    });
+    assert_eq!(remote.drops(), 0, "the forgotten one may still want it");
+    let mut next = Box::pin(resource.get());
+    assert!(poll(next.as_mut()).is_pending());
+    remote.end(Ok(3));
+    assert!(matches!(poll(next.as_mut()), Poll::Ready(Ok(pin)) if *pin == 3));
+    assert_eq!(remote.starts(), 1);
 }

@@ -177,7 +177,7 @@ impl Drop for Value {
 
 fn eight_threads_get_unload_refresh_fail_and_panic_and_nothing_is_lost() {
     let mut baseline = 0;
-    // The first round sets up what each of eight threads at a time leaves behind once and for all: its slots for pins.
+    // The first round sets up what each of nine threads at a time leaves behind once and for all: its slots for pins.
     for round in 0..4 {
         let seen = churn(round);
         assert_eq!(ALIVE.lock().unwrap().take().unwrap().len(), 0, "values are left");
@@ -208,13 +208,18 @@ fn churn(round: u64) -> [u64; 4] {
     .clock(manual.clock())
     .refresh_after(ms(50))
     .retry_after(ms(10), ms(20));
+    let other = LazyResource::new("other", || Ok::<_, ()>(0));
+    // Held, here and in each thread, while the others come: so nine sets of slots for pins are there from the first round.
+    let pin = other.get();
     let gate = Barrier::new(8);
     std::thread::scope(|scope| {
         let start = |thread| {
-            let (resource, manual, seen, gate) = (&resource, &manual, &seen, &gate);
+            let (resource, other, manual, seen, gate) = (&resource, &other, &manual, &seen, &gate);
             scope.spawn(move || {
                 assert_eq!(resource.status().unloading_pins, 0);
+                let pin = other.get();
                 gate.wait();
+                drop(pin);
                 let mut random = Random::new(round * 8 + thread);
                 let mut pins: Vec<Pinned<Value>> = Vec::new();
                 for _ in 0..if cfg!(miri) { 50 } else { 5000 } {
@@ -253,6 +258,7 @@ fn churn(round: u64) -> [u64; 4] {
             thread.join().unwrap();
         }
     });
+    drop(pin);
     assert_eq!(resource.status().unloading_pins, 0);
     seen.map(AtomicU64::into_inner)
 }

@@ -270,6 +270,69 @@ fn under_pressure_the_idle_go_and_the_pinned_stay() {
 }
 
 #[test]
+fn a_thousand_pins_of_one_thread_are_all_valid_and_the_last_one_frees() {
+    let resource = LazyResource::new("shared", || Ok::<_, NoLuck>(Arc::new(7)));
+    let pins: Vec<_> = (0..1000).map(|_| resource.get().unwrap()).collect();
+    let alive: Weak<i32> = Arc::downgrade(&pins[0]);
+    assert_eq!((resource.unload(), resource.status().unloading_pins), (Some(1000), 1000));
+    let others = std::thread::spawn(move || {
+        assert!(pins.iter().all(|pin| ***pin == 7));
+        let mut pins = pins;
+        pins.truncate(1);
+        pins
+    });
+    let last = others.join().unwrap();
+    assert_eq!((resource.status().unloading_pins, alive.strong_count()), (1, 1));
+    drop(last);
+    assert_eq!((resource.status().unloading_pins, alive.strong_count()), (0, 0));
+}
+
+#[test]
+fn a_load_may_unload_itself_and_a_value_may_unload_as_it_is_dropped() {
+    struct Unloads(&'static LazyResource<Unloads, NoLuck>);
+    impl Drop for Unloads {
+        fn drop(&mut self) {
+            let _pins = self.0.unload();
+            let _ = self.0.status();
+            assert!(self.0.prefetch().is_ok());
+        }
+    }
+    static LOADS: AtomicUsize = AtomicUsize::new(0);
+    static SELF: LazyResource<Unloads, NoLuck> = LazyResource::new("self", || {
+        assert_eq!(SELF.unload(), None);
+        assert!(matches!(SELF.prefetch(), Err(LazyError::Reentrant { .. })));
+        LOADS.fetch_add(1, SeqCst);
+        Ok(Unloads(&SELF))
+    });
+    SELF.prefetch().unwrap();
+    assert_eq!(SELF.unload(), Some(0));
+    assert_eq!((LOADS.load(SeqCst), SELF.status().state), (2, ResourceState::Loaded));
+}
+
+#[test]
+fn a_drop_that_panics_leaves_the_resource_as_good_as_before() {
+    struct Panics(bool);
+    impl Drop for Panics {
+        fn drop(&mut self) {
+            assert!(!self.0, "a drop panics (this panic belongs to the test)");
+        }
+    }
+    let (manual, loads) = (ManualClock::new(), Cell::new(0));
+    let resource = LazyResource::capturing("drops", || {
+        loads.set(loads.get() + 1);
+        Ok::<_, NoLuck>(Panics(loads.get() < 3))
+    })
+    .clock(manual.clock())
+    .refresh_after(ms(1000));
+    drop(resource.get().unwrap());
+    manual.advance(ms(1000));
+    assert!(catch_unwind(AssertUnwindSafe(|| drop(resource.get()))).is_err(), "the old value goes");
+    assert!(catch_unwind(AssertUnwindSafe(|| resource.unload())).is_err());
+    assert_eq!((resource.status().state, resource.status().loads), (ResourceState::Unloaded, 2));
+    assert!(!resource.get().unwrap().0);
+}
+
+#[test]
 fn a_pin_is_two_words_so_that_it_is_returned_in_registers() {
     assert_eq!(size_of::<plimsoll::Pinned<[u64; 9]>>(), 2 * size_of::<usize>());
 }
@@ -286,6 +349,17 @@ fn a_value_once_shown_stale_is_so_for_all_who_hold_it_and_a_new_one_is_not() {
     loader.mood.set(Mood::Fine);
     manual.advance(ms(1000));
     assert!(!resource.get().unwrap().is_stale() && early.is_stale());
+}
+
+#[test]
+fn a_resource_that_is_set_to_refresh_when_it_was_used_already_does() {
+    let (manual, loader) = (ManualClock::new(), Loader::default());
+    let resource = LazyResource::capturing("rates", || loader.load()).clock(manual.clock());
+    assert_eq!(*resource.get().unwrap(), 1);
+    manual.advance(ms(1000));
+    assert_eq!(*resource.get().unwrap(), 1);
+    let resource = resource.refresh_after(ms(1000));
+    assert_eq!(*resource.get().unwrap(), 2);
 }
 
 #[test]

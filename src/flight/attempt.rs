@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::{Wake, Waker};
 
 use crate::sync::{Condvar, Mutex, ThreadId, thread_id};
@@ -71,6 +71,8 @@ struct Run<T, E> {
     seats: Vec<Seat>,
     /// How many seats were ever taken.
     seated: u64,
+    /// What the load is polled with.
+    waker: Option<Waker>,
 }
 
 enum Progress<T, E> {
@@ -101,7 +103,7 @@ impl<T, E> Attempt<T, E> {
     /// An attempt that this thread leads.
     pub(crate) fn led_by(thread: ThreadId) -> Self {
         let progress = Progress::Busy { by: thread, woken: false };
-        Self { run: Mutex::new(Run { progress, seats: Vec::new(), seated: 0 }) }
+        Self { run: Mutex::new(Run { progress, seats: Vec::new(), seated: 0, waker: None }) }
     }
 
     /// How many seats are taken.
@@ -186,13 +188,15 @@ impl<T, E> Attempt<T, E> {
     }
 }
 
-/// The waker of a load wakes all who may advance it: one alone might never poll again and not go either.
-impl<T: Send + 'static, E: Send + Sync + 'static> Wake for Attempt<T, E> {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
+impl<T: Send + 'static, E: Send + Sync + 'static> Attempt<T, E> {
+    /// The waker to poll the load with, the same each time.
+    pub(crate) fn waker(self: &Arc<Self>) -> Waker {
+        let new = || Waker::from(Arc::new(Nudge(Arc::downgrade(self))));
+        self.run.lock().waker.get_or_insert_with(new).clone()
     }
 
-    fn wake_by_ref(self: &Arc<Self>) {
+    /// Says that the load can go on, to all who may advance it: one alone might never poll again and not go either.
+    fn nudge(&self) {
         let mut run = self.run.lock();
         let drivers = match &mut run.progress {
             Progress::Busy { woken, .. } => {
@@ -204,6 +208,21 @@ impl<T: Send + 'static, E: Send + Sync + 'static> Wake for Attempt<T, E> {
         };
         drop(run);
         wake_all(drivers);
+    }
+}
+
+/// What wakes a load. It keeps neither that nor its value: a reactor may hold it for ever.
+struct Nudge<T, E>(Weak<Attempt<T, E>>);
+
+impl<T: Send + 'static, E: Send + Sync + 'static> Wake for Nudge<T, E> {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if let Some(attempt) = self.0.upgrade() {
+            attempt.nudge();
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::ops::Deref;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
 use super::attempt::{Attempt, BoxLoad, Failure, Outcome, Turn};
 use super::state::{Entry, Flight, FlightError, Lead};
@@ -52,7 +52,7 @@ where
         load: impl FnOnce() -> BoxLoad<T, E>,
     ) -> Option<Result<T, FlightError<E>>> {
         let mut load = load();
-        match load.as_mut().poll(&mut Context::from_waker(&Waker::from(Arc::clone(attempt)))) {
+        match load.as_mut().poll(&mut Context::from_waker(&attempt.waker())) {
             Poll::Ready(loaded) => {
                 drop(load);
                 Some(leading.settle(loaded, &self.now))

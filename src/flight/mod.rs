@@ -24,7 +24,7 @@
 //! task that waits for the flight; nor where a thread blocks on a flight whose async waiters only it could poll.
 //!
 //! Nothing but `T::clone`, `retry` and the cloning of a waker runs under a lock. No runtime is needed. The cost of a load
-//! is one allocation, and one for the future.
+//! is one allocation, and two for a future: itself and its waker.
 
 mod attempt;
 mod join;

@@ -31,13 +31,11 @@ pub type BoxedLoad<T, E> = Pin<Box<dyn Future<Output = Result<T, E>> + Send>>;
 /// is dropped, and the next caller begins anew. For failures, panics and unloading see
 /// [`LazyResource`](super::LazyResource).
 ///
-/// A waker that the load has handed out keeps the value too, until it is dropped.
-///
 /// A load that needs a runtime around it, as `tokio`'s timers do, is polled within that of its waiters.
 ///
 /// # Cost
 ///
-/// As [`LazyResource`](super::LazyResource), and one allocation more for the future.
+/// As [`LazyResource`](super::LazyResource), and two allocations more: for the future and its waker.
 ///
 /// # Examples
 ///
@@ -94,11 +92,11 @@ where
     pub fn get(&self) -> impl Future<Output = Result<Pinned<T>, LazyError<E>>> + Send {
         let caller = Location::caller();
         async move {
-            self.core.touch(caller);
-            match self.core.pin() {
-                Some(pin) => Ok(pin),
-                None => self.find_or_load().await,
+            if let Some(pin) = self.core.pin() {
+                return Ok(pin);
             }
+            self.core.touch(caller);
+            self.find_or_load().await
         }
     }
 

@@ -8,7 +8,7 @@
 
 use std::fmt;
 use std::panic::Location;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -29,16 +29,24 @@ use super::generation::{Generation, LoadCost, Pinned};
 use super::status::{ResourceState, ResourceStatus};
 
 /// No time to live.
-pub(super) const NEVER: u64 = u64::MAX;
+const NEVER: u64 = u64::MAX;
+
+/// Not used in this invocation.
+const IDLE: u8 = 0;
+/// Used, and to be looked at more closely at each use, as it may be stale.
+const TOUCHED: u8 = 1;
+/// Used, and good for use as long as it is there.
+const QUICK: u8 = 2;
 
 /// A resource but for its loader.
 pub(super) struct Core<T, E> {
     /// The value that `get` shows.
     slot: ArcSwapOption<Generation<T>>,
     /// How old it may grow, in milliseconds, or [`NEVER`].
-    pub(super) refresh_after: u64,
-    /// Whether it was used since the last invocation's end. Set once in an invocation, so that readers share its line.
-    touched: AtomicBool,
+    refresh_after: u64,
+    /// Whether it was used since the last invocation's end: [`IDLE`], [`TOUCHED`] or [`QUICK`]. Set once in an
+    /// invocation, so that readers share its line.
+    touched: AtomicU8,
     pub(super) flight: Flight<Arc<Generation<T>>, Failed<E>>,
     moves: Mutex<Moves<T>>,
     name: &'static str,
@@ -120,7 +128,7 @@ impl<T, E> Core<T, E> {
         Self {
             slot: ArcSwapOption::const_empty(),
             refresh_after: NEVER,
-            touched: AtomicBool::new(false),
+            touched: AtomicU8::new(IDLE),
             flight: Flight::new(),
             moves: Mutex::new(Moves { loads: 0, cost: None, retired: Vec::new() }),
             name,
@@ -137,10 +145,16 @@ impl<T, E> Core<T, E> {
         }
     }
 
-    /// Pins what is in the slot where that cannot be stale: the fast path, without a move that is not needed.
+    pub(super) const fn refresh_after(&mut self, millis: u64) {
+        self.refresh_after = millis;
+        // It may have been used already.
+        self.touched = AtomicU8::new(IDLE);
+    }
+
+    /// Pins what is in the slot, where there is nothing else to be seen to: one test tells.
     #[inline]
     pub(super) fn pin(&self) -> Option<Pinned<T>> {
-        if self.refresh_after == NEVER { Pinned::of_slot(self.slot.load()) } else { None }
+        if self.touched.load(Relaxed) == QUICK { Pinned::of_slot(self.slot.load()) } else { None }
     }
 
     /// Looks into the slot, and at the clock where that matters.
@@ -161,18 +175,12 @@ impl<T, E> Core<T, E> {
     }
 
     /// Notes a use.
-    #[inline]
     pub(super) fn touch(&self, caller: &'static Location<'static>) {
-        if !self.touched.load(Relaxed) {
-            self.touch_first(caller);
+        if self.touched.load(Relaxed) == IDLE {
+            self.touched.store(if self.refresh_after == NEVER { QUICK } else { TOUCHED }, Relaxed);
+            // Only the first one is kept.
+            let _later = self.first_used.set(caller);
         }
-    }
-
-    #[cold]
-    fn touch_first(&self, caller: &'static Location<'static>) {
-        self.touched.store(true, Relaxed);
-        // Only the first one is kept.
-        let _later = self.first_used.set(caller);
     }
 
     /// Whether a stale value is to be shown without trying to load: somebody does, or it is too early after a failure.
@@ -296,7 +304,7 @@ impl<T, E> Core<T, E> {
 
     /// Takes the value out if it is idle and not pinned, and tells what was charged for it. Never waits.
     pub(super) fn reclaim(&self, pressure: Pressure) -> ByteSize {
-        let idle = if self.touched.load(Relaxed) { 0 } else { self.idle.load(Relaxed) };
+        let idle = if self.touched.load(Relaxed) == IDLE { self.idle.load(Relaxed) } else { 0 };
         if pressure < Pressure::Critical && idle < self.idle_after {
             return ByteSize::ZERO;
         }
@@ -325,10 +333,10 @@ impl<T, E> Core<T, E> {
 
     pub(super) fn invocation_ended(&self) {
         self.invocations.fetch_add(1, Relaxed);
-        if self.touched.swap(false, Relaxed) {
-            self.idle.store(0, Relaxed);
-        } else {
+        if self.touched.swap(IDLE, Relaxed) == IDLE {
             self.idle.fetch_add(1, Relaxed);
+        } else {
+            self.idle.store(0, Relaxed);
         }
         if let Some(mut moves) = self.moves.try_lock() {
             moves.retire(None);

@@ -29,7 +29,7 @@ macro_rules! face {
             /// pins of the old one have gone. Costs each `get` a reading of the clock, some 10 ns.
             #[must_use = "a setting makes a new resource"]
             pub const fn refresh_after(mut self, age: Duration) -> Self {
-                self.core.refresh_after = millis(age);
+                self.core.refresh_after(millis(age));
                 self
             }
 

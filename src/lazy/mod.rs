@@ -19,9 +19,16 @@
 //! # Not everything should be lazy
 //!
 //! A lazy load moves its time from the init phase to the first request that needs it, which then waits for all of it,
-//! with the caller. What every request needs is better [prefetched](LazyResource::prefetch) in `main`; lazy is right for
-//! what few events ask for. [`LoadCost`] tells how long that first request waits, and the report what was never used:
-//! a resource with many uses and a long load is one to prefetch, one never used is one to leave lazy, or out.
+//! with the caller (`cargo bench --bench lazy -- first_request` sets a load of 100,000 words beside a look). On Lambda that is in
+//! every new environment.
+//!
+//! What every request needs is better [prefetched](LazyResource::prefetch) in `main`; lazy is right for what few events
+//! ask for. The init phase is billed as requests are, but it is reported to have the whole CPU at any memory size, where a
+//! request has its size's share; it must end within 10 s; with provisioned concurrency it is over before a request comes.
+//! What is prefetched takes time and memory in each environment, also in those that nobody asks for it.
+//!
+//! [`LoadCost`] tells how long that first request waits, and the report what was never used: a resource with many uses and
+//! a long load is one to prefetch, one never used is one to leave lazy, or out.
 //!
 //! A monitor that is told of a resource, by [`MonitorBuilder::resource`](crate::monitor::MonitorBuilder::resource), charges
 //! an account for it, unloads it under pressure and reports what was never used.

@@ -75,14 +75,37 @@ impl<R: FnMut() -> u64> Work for Reads<R> {
     const OPERATIONS: u32 = 10_000;
 
     fn chunk(&mut self) {
-        for _ in 0..Self::OPERATIONS {
-            black_box((self.0)());
+        // Eight in a row: the loop itself costs as much as the cheapest of them, and more or less by where it lies.
+        for _ in 0..Self::OPERATIONS / 8 {
+            let read = &mut self.0;
+            let eight: [u64; 8] = [read(), read(), read(), read(), read(), read(), read(), read()];
+            black_box(eight.iter().sum::<u64>());
         }
     }
 }
 
 fn times<R: FnMut() -> u64 + Copy + Sync>(chunks: u32, read: R) -> Times {
     Times { alone: alone(chunks, Reads(read)), together: together(chunks, |_| Reads(read)) }
+}
+
+/// How many times as long a read of a held pin takes as one of a [`LazyLock`]: each one's quickest chunk, of chunks that
+/// take turns, since the machine's speed changes from one moment to the next.
+pub fn pinned_over_lazy_lock(chunks: u32) -> f64 {
+    let Ok(pin) = RESOURCE.get() else { return f64::NAN };
+    let (mut pinned, mut lazy_lock) = (Reads(|| **black_box(&pin)), Reads(|| **black_box(&LAZY_LOCK)));
+    let turn = |_| [alone(1, &mut pinned), alone(1, &mut lazy_lock)];
+    let quickest = |best: [f64; 2], turn: [f64; 2]| [best[0].min(turn[0]), best[1].min(turn[1])];
+    let [pinned, lazy_lock] = (0..chunks).map(turn).fold([f64::INFINITY; 2], quickest);
+    pinned / lazy_lock
+}
+
+/// Work that goes on after its chunk.
+impl<W: Work> Work for &mut W {
+    const OPERATIONS: u32 = W::OPERATIONS;
+
+    fn chunk(&mut self) {
+        W::chunk(self);
+    }
 }
 
 fn pinned(chunks: u32) -> Times {
