@@ -97,7 +97,7 @@ fn in_handler(error: LoadError<HandlerError>) -> HandlerError {
     }
 }
 
-/// Content, as far as it can be told without reading it: what S3 calls an object's ETag, and its version.
+/// Content, as far as it can be told without reading it: what S3 calls an object's `ETag`, and its version.
 ///
 /// A file that is written over in place, to the same length, within one tick of the file system's clock is not noticed.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -423,16 +423,18 @@ impl<K, V> Store<K, V> {
 
     /// Looks at up to `most` entries, goes on next time where it stopped, and takes out what has expired.
     pub(super) fn sweep(&mut self, most: usize, tick: u32, mut out: impl FnMut(Slot<K, V>)) {
+        if most >= self.slots.len() {
+            self.cursor = 0; // all of them, from the top
+        }
         for _ in 0..most.min(self.slots.len()) {
-            if self.cursor >= self.slots.len() {
-                self.cursor = 0;
+            if self.cursor == 0 || self.cursor > self.slots.len() {
+                self.cursor = self.slots.len();
             }
+            // Downward: the last one takes the place of what is taken out, and was looked at before.
+            self.cursor -= 1;
             let at = number(self.cursor);
             if self.is_expired(at, tick) {
-                // The last one takes its place, and is looked at next.
                 self.remove(at).into_iter().for_each(&mut out);
-            } else {
-                self.cursor += 1;
             }
         }
     }
