@@ -1,5 +1,5 @@
 //! One shared load: polled by whoever waits, dropped when nobody does.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test may panic")]
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::future::{self, Future};
 use std::mem::ManuallyDrop;

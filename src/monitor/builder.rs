@@ -172,7 +172,7 @@ impl MonitorBuilder {
         self
     }
 
-    /// Sets when free pages are given back, with [`os::trim`](crate::os::trim); `true` for what suits most:
+    /// Sets when free pages are given back, with [`os::trim`]; `true` for what suits most:
     /// [`TrimPolicy::new`]. Default: never. A trim takes milliseconds where there is much to give back, and the next
     /// invocation faults it in again. Reports tell each: see [`InvocationReport::trimmed`].
     ///
