@@ -16,8 +16,11 @@
 mod support;
 
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 
-use plimsoll::{ByteSize, MemoryBudget, os};
+use plimsoll::budget::Rank;
+use plimsoll::{Account, ByteSize, MemoryBudget, os};
 
 /// A process of its own, which is told that it is a Lambda function of 128 MB: the limit of its budget is 109.6 MiB.
 fn of_128_mb(part: &str) {
@@ -33,8 +36,24 @@ fn free_pages_make_room_for_a_large_reservation() {
     of_128_mb("free pages");
 }
 
-fn a_large_reservation_is_refused_where_the_rss_leaves_no_room() {
+fn a_large_reservation_is_refused_where_the_pages_leave_no_room() {
     of_128_mb("no room");
+}
+
+fn who_could_not_give_enough_is_not_asked() {
+    of_128_mb("too little");
+}
+
+fn what_a_large_reservation_left_is_room_for_the_next() {
+    of_128_mb("steady");
+}
+
+fn an_allocator_that_gives_nothing_back_is_not_judged_by_its_pages() {
+    of_128_mb("keeps");
+}
+
+fn a_hook_that_panics_costs_no_memory() {
+    of_128_mb("panics");
 }
 
 /// 96 MiB in pieces of 4 KB, each of which is written to.
@@ -61,17 +80,99 @@ fn free_pages() {
     drop((small, large, last));
 }
 
+/// A budget that knows its allocator gives pages back.
+fn experienced() -> (MemoryBudget, Account) {
+    let budget = MemoryBudget::from_env().unwrap();
+    let account = budget.account("model");
+    let mut pieces = pieces();
+    let _last = pieces.pop();
+    drop(pieces);
+    drop(account.try_reserve(ByteSize::mib(48)).unwrap());
+    (budget, account)
+}
+
+/// Some 88 MiB of pages for 44 MiB that are live: each page has some of what was left.
+fn riddled() -> Vec<Box<[u8]>> {
+    let mut pieces = pieces();
+    pieces.truncate(22 << 10);
+    let mut odd = false;
+    pieces.retain(|_| {
+        odd = !odd;
+        odd
+    });
+    pieces
+}
+
 fn no_room() {
+    let (budget, account) = experienced();
+    let cache = budget.account("cache").book(ByteSize::mib(44));
+    let pieces = riddled();
+    let refused = account.try_reserve(ByteSize::mib(48)).unwrap_err();
+    assert!(refused.available() < ByteSize::mib(32), "what is beside some 88: {refused}");
+    assert_eq!((account.held(), account.peak()), (ByteSize::ZERO, ByteSize::mib(48)));
+    assert!(account.try_reserve(ByteSize::kib(64)).is_ok(), "small ones are not held against the pages");
+    drop((pieces, cache));
+    drop(account.try_reserve(ByteSize::mib(48)).unwrap());
+    assert_eq!(budget.reserved(), ByteSize::ZERO);
+}
+
+fn too_little() {
+    let (budget, account) = experienced();
+    let cache = budget.account("cache");
+    let _fixed = budget.account("fixed").book(ByteSize::mib(40));
+    let held = Arc::new(Mutex::new(cache.try_reserve(ByteSize::mib(2)).unwrap()));
+    let giving = Arc::clone(&held);
+    let reclaimer = Arc::new(move |want: ByteSize, _| giving.lock().unwrap().shrink(want));
+    cache.set_reclaimer(Rank::CACHE, Arc::downgrade(&reclaimer));
+    let pieces = riddled();
+    assert!(account.try_reserve(ByteSize::mib(48)).is_err());
+    assert_eq!(held.lock().unwrap().size(), ByteSize::mib(2), "a request that must fail costs no cache");
+    drop(pieces);
+}
+
+static TRIMS: AtomicU32 = AtomicU32::new(0);
+
+fn steady() {
+    os::set_trim_hook(|| {
+        TRIMS.fetch_add(1, Relaxed);
+        // SAFETY: `malloc_trim` takes any padding and is thread-safe.
+        unsafe { libc::malloc_trim(0) == 1 }
+    });
+    let budget = MemoryBudget::from_env().unwrap();
+    let (kept, scratch) = (budget.account("kept"), budget.account("scratch"));
+    let held = (kept.try_reserve(ByteSize::mib(70)).unwrap(), vec![1_u8; 70 << 20]);
+    // By the heap, not by a mapping that goes back by itself.
+    let mut blocks = Vec::new();
+    for _ in 0..100 {
+        let reserved = scratch.try_reserve(ByteSize::mib(22)).unwrap();
+        blocks.extend((0..22 << 4).map(|_| vec![1_u8; 60 << 10]));
+        blocks.clear();
+        drop(reserved);
+    }
+    assert!(TRIMS.load(Relaxed) <= 1, "{} trims", TRIMS.load(Relaxed));
+    drop(held);
+}
+
+fn keeps() {
+    os::set_trim_hook(|| true);
+    let budget = MemoryBudget::from_env().unwrap();
+    let account = budget.account("model");
+    drop(pieces());
+    let pieces = pieces();
+    assert!(account.try_reserve(ByteSize::mib(48)).is_ok());
+    assert!(budget.baseline().room >= ByteSize::mib(100), "{:?}", budget.baseline());
+    drop(pieces);
+}
+
+fn panics() {
+    os::set_trim_hook(|| panic!("a hook of the user's"));
     let budget = MemoryBudget::from_env().unwrap();
     let account = budget.account("model");
     let pieces = pieces();
-    let refused = account.try_reserve(ByteSize::mib(48)).unwrap_err();
-    let beside = 109 - rss();
-    assert!(refused.available() <= ByteSize::mib(beside + 1), "{refused}");
-    assert!(refused.withheld() >= ByteSize::mib(50), "what nobody reserved is known now, down to the floor: {refused}");
+    drop(account.try_reserve(ByteSize::mib(48)));
     assert_eq!(account.held(), ByteSize::ZERO);
+    assert!(matches!(os::trim(), Ok(false)));
     drop(pieces);
-    drop(account.try_reserve(ByteSize::mib(48)).unwrap());
 }
 
 fn main() -> std::process::ExitCode {
@@ -79,17 +180,29 @@ fn main() -> std::process::ExitCode {
     if arguments.next().as_deref() == Some("--part") {
         match arguments.next().as_deref() {
             Some("free pages") => free_pages(),
-            _ => no_room(),
+            Some("no room") => no_room(),
+            Some("too little") => too_little(),
+            Some("steady") => steady(),
+            Some("keeps") => keeps(),
+            Some("panics") => panics(),
+            other => panic!("no part {other:?}"),
         }
         return std::process::ExitCode::SUCCESS;
     }
     let why = (!cfg!(all(target_os = "linux", target_env = "gnu"))).then_some("needs an allocator that can be trimmed");
-    support::run(&[
-        ("free_pages_make_room_for_a_large_reservation", free_pages_make_room_for_a_large_reservation as fn(), why),
+    let tests: [(&str, fn()); 6] = [
+        ("free_pages_make_room_for_a_large_reservation", free_pages_make_room_for_a_large_reservation),
         (
-            "a_large_reservation_is_refused_where_the_rss_leaves_no_room",
-            a_large_reservation_is_refused_where_the_rss_leaves_no_room,
-            why,
+            "a_large_reservation_is_refused_where_the_pages_leave_no_room",
+            a_large_reservation_is_refused_where_the_pages_leave_no_room,
         ),
-    ])
+        ("who_could_not_give_enough_is_not_asked", who_could_not_give_enough_is_not_asked),
+        ("what_a_large_reservation_left_is_room_for_the_next", what_a_large_reservation_left_is_room_for_the_next),
+        (
+            "an_allocator_that_gives_nothing_back_is_not_judged_by_its_pages",
+            an_allocator_that_gives_nothing_back_is_not_judged_by_its_pages,
+        ),
+        ("a_hook_that_panics_costs_no_memory", a_hook_that_panics_costs_no_memory),
+    ];
+    support::run(&tests.map(|(name, test)| (name, test, why)))
 }

@@ -36,10 +36,9 @@ impl Account {
     /// likes, and goes to any thread.
     ///
     /// Costs three atomic additions if the bytes are free. Else reclaimers run on this thread; see the
-    /// [module](super). Where the limit was found in the environment, a reservation of some thirty-second of it or more
-    /// reads the rss, a few microseconds; if it does not fit beside the pages there are, free ones are
-    /// [given back](crate::os::trim) first, which takes milliseconds, and what is left counts as
-    /// [overhead](MemoryBudget::observe_rss). Call it without holding a lock that a reclaimer or a value it drops may want.
+    /// [module](super). Where the limit was found in the environment, a large reservation, of about a thirty-second of it
+    /// or more, looks at the rss as well, some two microseconds, and so does one that brings the sum to a new height; if a
+    /// large one does not fit beside the pages there are, free ones are given back, which takes milliseconds. Call it without holding a lock that a reclaimer or a value it drops may want.
     ///
     /// # Errors
     ///
@@ -51,7 +50,7 @@ impl Account {
         Ok(Reservation::new(self.clone(), size))
     }
 
-    /// Reserves `size` if it is free, asking nobody: lock-free, and without a report where it is not.
+    /// Reserves `size` if it is free, asking nobody: never blocks, and without a report where it is not.
     ///
     /// For code that holds a lock, and for a cache that evicts its own entries before it asks others.
     #[inline]
@@ -127,11 +126,18 @@ impl Account {
 
     #[inline]
     pub(super) fn take(&self, size: ByteSize) -> Result<(), BudgetExceeded> {
-        if !self.take_if_free(size) {
-            self.0.core.take_reclaimed(self.0.index, size.as_u64())?;
+        let (core, n) = (&*self.0.core, size.as_u64());
+        let large = core.pages.is_large(n);
+        if large {
+            core.fit_pages(self.0.index, n)?;
         }
-        let n = size.as_u64();
-        if self.0.core.pages.is_large(n) { self.0.core.fit_pages(self.0.index, n) } else { Ok(()) }
+        if !self.take_if_free(size) {
+            core.take_reclaimed(self.0.index, n)?;
+        }
+        if large {
+            core.pages.taken(n);
+        }
+        Ok(())
     }
 
     /// Enters bytes that are there already, and tells how many were entered.
@@ -141,7 +147,11 @@ impl Account {
 
     #[inline]
     pub(super) fn give(&self, size: ByteSize) {
-        self.0.core.line.give(self.slot(), size.as_u64());
+        let (core, n) = (&*self.0.core, size.as_u64());
+        core.line.give(self.slot(), n);
+        if core.pages.is_large(n) {
+            core.pages.left(n);
+        }
     }
 
     /// Whether both are the same account of the same budget.

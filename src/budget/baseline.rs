@@ -43,6 +43,8 @@ pub(super) struct Reckoning {
     pub(super) low: u64,
     /// The most heap that pages of the rss have carried: it rises with the heap, and falls by pages given back.
     pub(super) carried: u64,
+    /// The most that was reserved when the rss was looked at since the heap was last measured.
+    pub(super) height: u64,
 }
 
 impl Reckoning {
@@ -51,6 +53,7 @@ impl Reckoning {
 
     /// Takes over how much of the live heap is not reserved.
     pub(super) fn rebaseline(&mut self, live: u64, reserved: u64) {
+        self.height = 0;
         self.unaccounted = live.saturating_sub(reserved);
     }
 
@@ -68,18 +71,32 @@ impl Reckoning {
         let measured = rss.saturating_sub(self.carried);
         if first {
             self.overhead = measured;
-        } else if measured > self.overhead {
+        } else {
+            self.move_to(measured);
+        }
+    }
+
+    /// Measures anew after free pages were given back: there is no page left that could carry more heap.
+    pub(super) fn trimmed(&mut self, rss: u64, reserved: u64) {
+        let live = self.unaccounted.saturating_add(reserved);
+        (self.carried, self.low) = (live, rss);
+        self.move_to(rss.saturating_sub(live));
+    }
+
+    /// Whether so much was not reserved before since the heap was last measured, which it notes. Before the first
+    /// measurement nothing is: what is live and not reserved would pass for overhead.
+    pub(super) fn is_new_height(&mut self, used: u64) -> bool {
+        let new = self.low != u64::MAX && used > self.height;
+        self.height = self.height.max(used);
+        new
+    }
+
+    fn move_to(&mut self, measured: u64) {
+        if measured > self.overhead {
             self.overhead += (measured - self.overhead).div_ceil(Self::PART).min(self.step);
         } else {
             self.overhead -= (self.overhead - measured).div_ceil(Self::PART);
         }
-    }
-
-    /// Takes the overhead as it is after free pages were given back: no page is left that could carry more heap.
-    pub(super) fn trimmed(&mut self, rss: u64, reserved: u64) {
-        let live = self.unaccounted.saturating_add(reserved);
-        (self.carried, self.low) = (live, rss);
-        self.overhead = rss.saturating_sub(live);
     }
 
     pub(super) fn room(&self) -> u64 {

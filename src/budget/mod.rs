@@ -29,14 +29,16 @@
 //! 6. A reservation made inside a reclaimer is granted if it is free, and else refused at once.
 //! 7. Nothing runs in the background, since Lambda freezes it. The room follows what the process really holds when
 //!    [`MemoryBudget::rebaseline`] says how much that is: at the start of each invocation.
-//! 8. Where the limit was found in the environment, the kernel has the last word. A reservation of a thirty-second of
-//!    the limit or more is held against the rss. If it does not fit beside that, the allocator gives free pages back, then
-//!    others are asked, then it is refused: an allocator keeps pages of values that are gone, and what small values leave
-//!    between those that stay is no room for a large one.
+//! 8. Where the limit was found in the environment, the kernel has the last word. A reservation of about a thirty-second
+//!    of the limit or more has to fit beside the anonymous pages of the process, less those that an earlier large one has
+//!    left. If it does not, the allocator gives free pages [back](crate::os::trim), then others are asked, then it is
+//!    refused: an allocator keeps pages of values that are gone, and what small values leave between those that stay is
+//!    no room for a large one. An allocator that gives nothing back when asked is not judged by its pages.
 //!
-//! Rule 8 looks at the rss as it is, so what several threads have reserved and not touched yet is not in it. With `n`
-//! requests at a time leave a [margin](BudgetBuilder::margin) of what they may touch together, and on glibc set
-//! `MALLOC_ARENA_MAX=1`, as free pages in one thread's arena are no room for another thread.
+//! Rule 8 holds for [`Account::try_reserve`] and [`Reservation::try_grow`], each by itself. It looks at the pages as they
+//! are, so what several threads have reserved and not touched yet is not in it. With several requests at a time leave a
+//! [margin](BudgetBuilder::margin) of what they may touch together, and on glibc set `MALLOC_ARENA_MAX=1`, as free pages
+//! in one thread's arena are no room for another thread.
 //!
 //! # What is not counted
 //!
@@ -155,6 +157,7 @@ impl MemoryBudget {
             overhead: 0,
             low: u64::MAX,
             carried: 0,
+            height: 0,
         };
         let core = Core {
             line: Line::new(reckoning.room()),
@@ -258,20 +261,18 @@ impl MemoryBudget {
     /// assert_eq!(budget.available(), ByteSize::mib(92)); // 8 MiB are no heap
     /// ```
     pub fn observe_rss(&self, rss: ByteSize, peak_heap: ByteSize) {
-        let rss = self.core.pages.note(rss.as_u64());
-        self.core.reckon(|reckoning, _| reckoning.observe_rss(rss, peak_heap.as_u64()));
+        self.core.reckon(|reckoning, _| reckoning.observe_rss(rss.as_u64(), peak_heap.as_u64()));
+        self.core.pages.look();
     }
 
     /// Asks for memory back until the budget is no longer overdrawn, and tells whether that is so.
     ///
     /// A budget is overdrawn after a [`rebaseline`](Self::rebaseline) that found the room smaller than what is
     /// reserved, and after an [`Account::book`]. High pressure alone takes nothing from anyone. Inside a reclaimer,
-    /// nobody is asked. Where the limit was found in the environment and the rss was above it when last looked at,
-    /// free pages are [given back](crate::os::trim) first. Costs three loads if there is nothing to do.
+    /// nobody is asked. Costs three loads if there is nothing to do. Where the limit was found in the environment, and
+    /// more anonymous pages than that were there when last looked at, free ones are [given back](crate::os::trim) first,
+    /// which takes milliseconds; not again until they have grown by a thirty-second of the limit.
     pub fn relieve(&self) -> bool {
-        if self.core.pages.are_over() {
-            self.core.trim(0);
-        }
         self.core.relieve(None)
     }
 
@@ -349,36 +350,61 @@ impl Core {
     #[cold]
     fn look_at_pages(&self, used: u64) {
         // Another thread looks, or tells what it saw: no need to wait, and perhaps a lock is held.
-        let (Some(mut reckoning), Some(rss)) = (self.reckoning.try_lock(), pages::rss()) else { return };
+        let Some(mut reckoning) = self.reckoning.try_lock() else { return };
+        if !reckoning.is_new_height(used) {
+            return;
+        }
+        let Some(rss) = pages::rss() else { return };
         let live = used.saturating_add(reckoning.unaccounted);
-        reckoning.observe_rss(self.pages.note(rss), live);
+        reckoning.observe_rss(rss, live);
         self.line.set_room(reckoning.room());
+        self.pages.look();
     }
 
-    /// Sees to it that `n` bytes, which are taken already, fit beside the pages there are; else gives them back.
+    /// Sees to it that a large reservation, not taken yet, fits beside the pages there are.
     #[cold]
     fn fit_pages(&self, asker: usize, n: u64) -> Result<(), BudgetExceeded> {
-        if self.pages.missing(n).is_none() {
+        let missing = || self.pages.missing(n, self.line.used().saturating_add(self.reckoning.lock().unaccounted));
+        // What is beyond the room is refused for that, when it is taken.
+        if n > self.line.room() || missing().is_none() {
             return Ok(());
         }
-        let missing = || {
-            self.trim(n);
-            self.pages.missing(n).map(ByteSize::bytes)
-        };
-        if self.reclaim(Some(asker), Rank::HIGHEST, missing) && self.relieve(Some(asker)) {
+        self.trim(false);
+        let Some(over) = missing().filter(|_| self.pages.are_trimmed()) else { return Ok(()) };
+        // Who holds less than that is not asked in vain.
+        let mut used = self.line.used();
+        let granted = used.saturating_sub(self.kept_from(asker)) >= over
+            && self.reclaim(Some(asker), Rank::HIGHEST, || {
+                let now = self.line.used();
+                if now < used {
+                    self.trim(true);
+                }
+                used = now;
+                missing().map(ByteSize::bytes)
+            });
+        if granted {
             return Ok(());
         }
-        self.line.give(&self.entry(asker).slot, n);
-        let beside = ByteSize::bytes(n.saturating_sub(self.pages.missing(n).unwrap_or(0)));
+        let beside = ByteSize::bytes(n.saturating_sub(missing().unwrap_or(0)));
         let refusal = self.refusal(asker, n);
         Err(Refusal { available: refusal.available.min(beside), ..refusal }.into())
     }
 
-    /// Gives free pages back and takes what is left of the rss beyond the live heap for overhead. Of what is reserved,
-    /// `n` bytes are known not to be there yet.
-    fn trim(&self, n: u64) {
-        let Some(rss) = self.pages.trim() else { return };
-        self.reckon(|reckoning, used| reckoning.trimmed(rss, used.saturating_sub(n)));
+    /// Gives free pages back, and has what is left of the rss beyond the live heap told from pages that carried more.
+    fn trim(&self, always: bool) {
+        if self.pages.trim(always)
+            && let Some(rss) = pages::rss()
+        {
+            self.reckon(|reckoning, used| reckoning.trimmed(rss, used));
+        }
+    }
+
+    /// What those hold who would not be asked.
+    fn kept_from(&self, asker: usize) -> u64 {
+        let askable = self.reclaimers.askable(asker);
+        let places = self.entries.iter().chain([&self.other]).enumerate();
+        let kept = places.filter(|(index, _)| askable >> index & 1 == 0).filter_map(|(_, entry)| entry.get());
+        kept.fold(0, |sum, entry| sum.saturating_add(entry.slot.held()))
     }
 
     /// Asks reclaimers in turn until nothing is `missing`, and tells whether that is so; `missing` is called again
@@ -403,25 +429,18 @@ impl Core {
             let over = self.line.used().saturating_sub(self.line.room());
             Some(ByteSize::bytes(over)).filter(|&over| over > ByteSize::ZERO)
         };
-        if overdrawn().is_none() {
-            return true;
+        if self.pages.are_in_the_way() {
+            self.trim(false);
         }
-        let relieved = self.reclaim(asker, Rank::HIGHEST, overdrawn);
-        if self.pages.are_over() {
-            let _rss = self.pages.trim();
-        }
-        relieved
+        overdrawn().is_none() || self.reclaim(asker, Rank::HIGHEST, overdrawn)
     }
 
     /// Takes `n` bytes that were not free, from what others give back.
     #[cold]
     fn take_reclaimed(&self, asker: usize, n: u64) -> Result<(), BudgetExceeded> {
         let slot = &self.entry(asker).slot;
-        // Summed over those who are not asked: what the others hold may move meanwhile, and all of it may be had.
-        let askable = self.reclaimers.askable(asker);
-        let places = self.entries.iter().chain([&self.other]).enumerate();
-        let kept = places.filter(|(index, _)| askable >> index & 1 == 0).filter_map(|(_, entry)| entry.get());
-        let kept = kept.fold(n, |sum, entry| sum.saturating_add(entry.slot.held()));
+        // What the others hold may move meanwhile, and all of it may be had.
+        let kept = self.kept_from(asker).saturating_add(n);
         let granted = kept <= self.line.room()
             && self.reclaim(Some(asker), Rank::HIGHEST, || {
                 if self.line.take(slot, n) {

@@ -197,12 +197,14 @@ pub fn reset_peak_rss() -> Result<(), OsError> {
 pub fn trim() -> Result<bool, OsError> {
     // Copied out, so that the hook runs with the lock free and may itself set another.
     let hook = *trim_hook();
-    hook.map_or_else(host::trim, |hook| Ok(hook()))
+    // It is called at an invocation's end, perhaps while one unwinds: a panic of it must not become an abort there.
+    hook.map_or_else(host::trim, |hook| Ok(std::panic::catch_unwind(hook).unwrap_or(false)))
 }
 
 /// Names what [`trim()`] calls instead of `malloc_trim`; the last hook set holds.
 ///
-/// The hook returns whether it gave pages back; where the allocator does not tell, return `true`.
+/// The hook returns whether it gave pages back; where the allocator does not tell, return `true`. One that panics gave
+/// none, where panics unwind.
 ///
 /// # Examples
 ///
