@@ -315,6 +315,16 @@ fn an_object_is_digested_once_and_anew_when_it_changed() {
 }
 
 #[test]
+fn more_records_than_an_answer_has_room_for_are_a_bad_event() {
+    let scratch = Scratch::new("records");
+    scratch.write("b/a.txt", "one");
+    let records = |count: usize| json!({ "Records": vec![record("b", "a.txt"); count] });
+    let run = Run::over(&[records(100), records(101)], &scratch.0);
+    assert_eq!(run.answers[0]["objects"].as_array().unwrap().len(), 100);
+    assert_error(&run.answers[1], "BadEvent", "101 records, where at most 100 are answered");
+}
+
+#[test]
 fn the_model_is_loaded_by_the_first_event_that_asks_for_unusual_words() {
     let scratch = Scratch::new("unusual");
     scratch.write("registry/src/index/krate-1.0.0/src/lib.rs", "the common words of the land ".repeat(1_000));

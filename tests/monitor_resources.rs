@@ -65,3 +65,13 @@ fn resources_are_named_charged_unloaded_and_reported() {
     let again = builder().resource(&MODEL, account("elsewhere")).build();
     assert!(matches!(again, Err(MonitorError::Resource { name: "model", .. })));
 }
+
+#[test]
+fn a_name_makes_no_line_of_its_own() {
+    static FORGED: Bytes = LazyResource::new("never\nplimsoll forged", || Ok(Vec::new()));
+    let budget = MemoryBudget::new(ByteSize::mib(8));
+    let monitor = Monitor::builder().memory_size(ByteSize::mib(128)).report(ReportPolicy::Off);
+    let monitor = monitor.resource(&FORGED, budget.account("forged")).build().unwrap();
+    let line = monitor.start("1").finish().to_string();
+    assert!(line.contains(" never used: never") && !line.contains('\n'), "{line}");
+}

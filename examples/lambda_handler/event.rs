@@ -15,6 +15,9 @@ use thiserror::Error;
 /// Trees of the kernel: their "files" have no size, may have no end, and some hold the function's credentials.
 const KERNEL_TREES: [&str; 2] = ["/proc", "/sys"];
 
+/// Objects that one event may name: S3 names one, and the answer has a bound because there is one.
+const MAX_OBJECTS: usize = 100;
+
 /// Unusual words that may be asked for.
 const MAX_UNUSUAL: usize = 100;
 
@@ -34,6 +37,8 @@ pub(crate) enum HandlerError {
     NotAFile { object: String, what: &'static str },
     #[error("object `{object}` cannot be read")]
     Unreadable { object: String, source: io::Error },
+    #[error("the digest of `{object}` was given up: {why}")]
+    GivenUp { object: String, why: String },
     #[error("no memory for a digest")]
     OverMemory(#[from] BudgetExceeded),
     #[error("no model to tell unusual words by")]
@@ -55,6 +60,7 @@ impl HandlerError {
             Self::Unreadable { .. } => "Unreadable",
             Self::OverMemory(_) | Self::NoModel(LazyError::OverBudget { .. }) => "OverMemory",
             Self::NoModel(_) => "NoModel",
+            Self::GivenUp { .. } => "GivenUp",
             Self::Shared(error) => error.kind(),
         }
     }
@@ -142,6 +148,10 @@ fn objects(event: &Value) -> Result<Vec<Object>, HandlerError> {
     if event.get("Records").is_some() {
         let notification =
             Notification::deserialize(event).map_err(|error| HandlerError::BadEvent(error.to_string()))?;
+        if notification.records.len() > MAX_OBJECTS {
+            let records = notification.records.len();
+            return Err(HandlerError::BadEvent(format!("{records} records, where at most {MAX_OBJECTS} are answered")));
+        }
         return notification.records.into_iter().map(Record::into_object).collect();
     }
     if event.get("Event").and_then(Value::as_str) == Some("s3:TestEvent") {

@@ -83,17 +83,18 @@ impl Function {
                 seen(&digest);
                 Summary::of(&digest, unusual).map(Arc::new)
             });
-            Ok(ObjectAnswer::new(object, summary.map_err(in_handler)?))
+            let summary = summary.map_err(|error| in_handler(&object, error))?;
+            Ok(ObjectAnswer::new(object, summary))
         };
         objects.into_iter().map(answer).collect::<Result<_, _>>().map(|objects| Answer { objects })
     }
 }
 
-/// All who waited for one digest have the same error; there is no expected size and no loop that could fail otherwise.
-fn in_handler(error: LoadError<HandlerError>) -> HandlerError {
+/// All who waited for one digest have the same error. Otherwise it can only be that another's making of it panicked.
+fn in_handler(object: &Object, error: LoadError<HandlerError>) -> HandlerError {
     match error {
         LoadError::Failed(error) => HandlerError::Shared(error),
-        other => HandlerError::BadEvent(other.to_string()),
+        other => HandlerError::GivenUp { object: object.name.clone(), why: other.to_string() },
     }
 }
 

@@ -11,7 +11,7 @@ use crate::sources::Sources;
 
 /// Sources that are read for it; what a first request waits for is the reading of so much.
 const MAX_BYTES: ByteSize = ByteSize::mib(64);
-/// Distinct words kept, at some 80 bytes each.
+/// Distinct words kept, at some 90 bytes each, and a table that is moved into one of twice its size.
 const MAX_DISTINCT: usize = 400_000;
 
 /// Loaded by the first event that asks for unusual words, unloaded when others need the memory or nobody asks any more.
@@ -19,7 +19,7 @@ const MAX_DISTINCT: usize = 400_000;
 /// What it is expected to take is reserved before the load begins, so that a function without room for it refuses the
 /// event in place of dying in it.
 pub(crate) static MODEL: LazyResource<Model, io::Error> =
-    LazyResource::new("model", Model::load).expecting(ByteSize::mib(24)).idle_after(50);
+    LazyResource::new("model", Model::load).expecting(ByteSize::mib(40)).idle_after(50);
 
 /// Word frequencies.
 #[derive(Debug)]
@@ -34,7 +34,7 @@ impl Model {
         let mut counts = WordCounts::with_room_for(MAX_DISTINCT);
         let mut words = 0;
         for (path, _) in Sources::find(MAX_BYTES).files {
-            // A source that vanished meanwhile is one less.
+            // A source that vanished meanwhile is one less; one that breaks off half way is an error.
             let Ok(file) = File::open(path) else { continue };
             let digest = digest_into(counts, file)?;
             words += digest.words;

@@ -18,8 +18,8 @@ usage: leak_hunt [OPTION]..
 Sizes read as 10KiB, 1.5MiB or 4096. It stops where Lambda would kill.
 ";
 
-/// The most invocations: each is a point of the chart.
-const MOST: usize = 1_000_000;
+/// The most invocations: each is a point of the chart, which is the function's heap as well.
+const MOST: usize = 100_000;
 
 pub(crate) enum Parsed {
     Run(Arguments),
@@ -68,6 +68,9 @@ pub(crate) fn parse(arguments: impl Iterator<Item = String>) -> Result<Parsed, S
             option if option.starts_with("--") => return Err(format!("there is no option {option}")),
             other => return Err(format!("`{other}` is no option")),
         }
+    }
+    if parsed.leak.max(parsed.noise) > parsed.memory {
+        return Err("one invocation cannot take more than --memory".to_owned());
     }
     Ok(Parsed::Run(parsed))
 }

@@ -139,8 +139,9 @@ impl Monitor {
     /// Begins an invocation; the guard ends it, and reports it as unfinished when it is dropped.
     ///
     /// Where no other is in flight, the peaks of heap and rss begin anew here and are this invocation's own; else they
-    /// are the environment's, and the report says so. So one that never ends makes all others concurrent. Costs some
-    /// microseconds, most for the rss; no allocation.
+    /// are the environment's, and the report says so. So one that never ends makes all others concurrent, and as long as
+    /// it is in flight no hook runs and nothing is trimmed at their ends. Costs some microseconds, most for the rss; no
+    /// allocation.
     pub fn start(&self, id: impl Into<RequestId>) -> Invocation {
         Invocation::start(Arc::clone(&self.shared), id.into())
     }

@@ -3,11 +3,12 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::board::Clean;
 use crate::budget::{Account, Pressure, Rank, Reclaim};
 use crate::lazy::{Resource, ResourceState, ResourceStatus};
 use crate::size::ByteSize;
 
-use super::MonitorError;
+use super::{MonitorError, unless_it_panics};
 
 /// How the watched resources stand, in numbers.
 ///
@@ -43,7 +44,7 @@ impl fmt::Display for ResourceCounts {
                 write!(f, " {count} {what}")?;
             }
         }
-        self.first_never_used.map_or(Ok(()), |name| write!(f, " {} never used: {name}", self.never_used))
+        self.first_never_used.map_or(Ok(()), |name| write!(f, " {} never used: {}", self.never_used, Clean(name)))
     }
 }
 
@@ -79,7 +80,10 @@ impl Resources {
     pub(super) fn unload(&self, up_to: Rank) -> ByteSize {
         let unloading = self.0.iter().filter(|unloader| unloader.0.rank() <= up_to);
         unloading.fold(ByteSize::ZERO, |sum, unloader| {
-            sum.saturating_add(unloader.reclaim(ByteSize::MAX, Pressure::Critical))
+            let mut given = ByteSize::ZERO;
+            // Dropping a value is the user's code.
+            unless_it_panics(|| given = unloader.reclaim(ByteSize::MAX, Pressure::Critical));
+            sum.saturating_add(given)
         })
     }
 
