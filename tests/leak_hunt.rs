@@ -72,7 +72,7 @@ fn what_is_wrong_is_said_and_the_exit_code_tells() {
         (&["--leak"][..], 2, "--leak asks for a value"),
         (&["--leak", "much"], 2, "much"),
         (&["--leak", "11GiB"], 2, "more than the 10.0 GiB"),
-        (&["--invocations", "0"], 2, "from 1 to 1000000"),
+        (&["--invocations", "0"], 2, "from 1 to 100000"),
         (&["--seed", "-1"], 2, "--seed asks for a number"),
         (&["--colour"], 2, "there is no option --colour"),
         (&["file"], 2, "`file` is no option"),

@@ -9,7 +9,7 @@ usage: leak_hunt [OPTION]..
 
   --leak SIZE        what every invocation leaks (default 200KiB; 0 for none)
   --noise SIZE       what waits for the next invocation, at most (default 100KiB)
-  --invocations N    how many (default 400, at most 1000000)
+  --invocations N    how many (default 400, at most 100000)
   --memory SIZE      the memory size of the function (default 128MiB)
   --seed N           of the noise (default 1)
   --svg FILE         write a chart of the heap over the invocations
