@@ -67,7 +67,8 @@ fn caches_shrink_and_resources_unload_as_far_as_their_rank_allows_and_nobody_use
     assert!((ByteSize::mib(5)..ByteSize::mib(6)).contains(&freed), "the model and what has another budget: {freed}");
     assert_eq!((MODEL.status().charged, ELSEWHERE.status().charged), (ByteSize::ZERO, ByteSize::ZERO));
     assert!(fonts.iter().all(|byte| *byte == 1) && FONTS.status().charged >= ByteSize::mib(1), "it is in use");
-    assert!(heap::stats().unwrap().live <= heap_before.saturating_sub(ByteSize::mib(9)));
+    // Nine, but for what the threads of waiting tests have allocated meanwhile.
+    assert!(heap::stats().unwrap().live <= heap_before.saturating_sub(ByteSize::kib(8 * 1024 + 512)));
 
     assert_eq!(monitor.before_snapshot(Rank::RESOURCE), ByteSize::ZERO);
     drop(fonts);
