@@ -209,15 +209,17 @@ impl<T: Send, K: FnMut(T) -> Result<(), BoxError> + Send> Window<T, K> {
         Ok(())
     }
 
-    fn give_all(&self, results: impl IntoIterator<Item = (At, T)>) -> Result<(), Cause> {
+    fn give_all(&self, results: impl IntoIterator<Item = (At, T)>) -> Result<(), Option<Cause>> {
         results.into_iter().try_for_each(|(at, result)| self.give(at, result))
     }
 
-    fn give(&self, at: At, result: T) -> Result<(), Cause> {
+    /// Gives a result to the sink. An error without a cause: all stop for another's, and the result is dropped.
+    fn give(&self, at: At, result: T) -> Result<(), Option<Cause>> {
         let sink = &mut *lock(&self.sink);
-        // In any order a sink that failed on one worker is not called by the next, nor is one when all stop.
+        // In any order a sink that failed on one worker is not called by the next, nor is one when all stop. The worker
+        // it failed on may have yet to say so, and what was not given must not be committed meanwhile.
         if sink.failed || (!self.ordered && lock(&self.state).cause.is_some()) {
-            return Ok(());
+            return Err(None);
         }
         let taken = catch_unwind(AssertUnwindSafe(|| (sink.call)(result)));
         // Known before the next worker gets here.
@@ -230,12 +232,13 @@ impl<T: Send, K: FnMut(T) -> Result<(), BoxError> + Send> Window<T, K> {
             Ok(Err(source)) => Cause::Sink(at, source),
             Err(panic) => Cause::panic(at, panic),
         };
-        Err(cause)
+        Err(Some(cause))
     }
 
-    /// Has all stop. In order it is the turn of `batch`, so that the cause is the first in the input.
-    fn stop(&self, batch: u64, cause: Cause) -> Stopped {
+    /// Has all stop, unless another does. In order it is the turn of `batch`, so that the cause is the first in the input.
+    fn stop(&self, batch: u64, cause: impl Into<Option<Cause>>) -> Stopped {
         self.stopping.store(true, Relaxed);
+        let Some(cause) = cause.into() else { return Stopped };
         let mut state = lock(&self.state);
         if state.cause.is_none() {
             if let (true, Cause::Sink(at, _) | Cause::Panic(at, _) | Cause::Map(at, _)) = (state.turn == batch, &cause)
@@ -286,5 +289,20 @@ mod tests {
     #[test]
     fn nobody_waits_for_a_worker_that_is_lost() {
         assert!(!waited(Window::lose));
+    }
+
+    #[test]
+    fn what_a_failed_sink_did_not_get_is_not_committed_before_the_failure_is_said() {
+        let sink = |_| Err("no".into());
+        let window: Window<u8, _> = Window::new(0, 1 << 10, 2, false, sink);
+        let at = |offset| At { offset, number: 1 + offset };
+        // The second batch's worker has seen the sink fail, and is not yet heard.
+        let failed = window.give(at(1), 7);
+        let mut first = window.hand(0, 1);
+        window.take(&mut first, at(0), 7, 0).unwrap();
+        assert!(window.finish(first, 1, None).is_err());
+        let Err(Some(cause)) = failed else { panic!("the sink has failed") };
+        window.stop(1, cause);
+        assert!(matches!(window.end(), (0, 0, Some(Cause::Sink(At { offset: 1, .. }, _)))));
     }
 }
