@@ -63,8 +63,9 @@ const ACCOUNT: &str = "requests";
 ///
 /// # Cost
 ///
-/// Three atomic additions and as many subtractions for what is admitted. A refusal allocates some 150 bytes. Reclaimers
-/// run within the call, on its thread. The layer is ready whenever the inner service is.
+/// Three atomic additions and as many subtractions for what is admitted, and for a floor of a thirty-second of the limit or
+/// more what [`Account::try_reserve`] says of large reservations. A refusal allocates some 150 bytes. Reclaimers run
+/// within the call, on its thread. The layer is ready whenever the inner service is.
 #[derive(Clone, Debug)]
 pub struct AdmissionLayer<A = ByError> {
     account: Account,
