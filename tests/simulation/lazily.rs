@@ -24,7 +24,7 @@ impl Worker {
         let then = truth.clock.now();
         let (before, loads) = (model.status(), truth.model.loads.load(SeqCst));
         let failed = truth.model.books().failed;
-        let waits = failed.is_some_and(|(attempts, at, _)| then - at < backoff(attempts));
+        let waits = failed.is_some_and(|(attempts, at, _)| then.saturating_sub(at) < backoff(attempts));
         let got = catch_unwind(AssertUnwindSafe(|| model.get()));
         let loaded = truth.model.loads.load(SeqCst) > loads;
         if truth.alone {

@@ -219,7 +219,7 @@ impl Item {
     /// It was shown, which is no use of it.
     pub fn shown(&self, key: usize, then: u64, idle: u64) {
         assert_eq!(self.key, key);
-        let age = then - self.made;
+        let age = then.saturating_sub(self.made);
         assert!(age < self.ttl.saturating_add(self.slack), "key {key} is {age} ms old and lives for {}", self.ttl);
         self.check_idle(self.asked.load(SeqCst), then, idle);
     }
