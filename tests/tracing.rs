@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::{Debug, Write as _};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use plimsoll::heap::{self, LoadLines};
 use plimsoll::integration::tracing::{TARGET, event};
@@ -78,6 +78,12 @@ fn seen(level: Level, emit: impl FnOnce()) -> Vec<Seen> {
     std::mem::take(&mut *events.lock().expect("no panic here"))
 }
 
+/// Refusals and the limit are the process's: one test at a time.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
 fn report() -> InvocationReport {
     let builder = Monitor::builder().memory_size(ByteSize::mib(128)).report(ReportPolicy::Off);
     let mut report = builder.build().expect("constant settings").start("r-1").finish();
@@ -89,6 +95,7 @@ fn report() -> InvocationReport {
 
 #[test]
 fn every_figure_is_a_field_of_its_own_type() {
+    let _alone = alone();
     let budget = MemoryBudget::new(ByteSize::mib(100));
     let builder = Monitor::builder().memory_size(ByteSize::mib(128)).report(ReportPolicy::Off);
     let monitor = builder.budget(&budget).build().unwrap();
@@ -144,6 +151,7 @@ rss_peak=2u
 
 #[test]
 fn what_is_not_known_has_no_field() {
+    let _alone = alone();
     let mut report = report();
     (report.rss, report.peak_rss, report.highest_rss) = (None, None, ByteSize::ZERO);
     report.holders = [None; 3];
@@ -171,6 +179,7 @@ fn what_is_not_known_has_no_field() {
 
 #[test]
 fn a_crossed_line_or_an_alert_is_a_warning() {
+    let _alone = alone();
     let mut crossed = report();
     crossed.crossed = Some(90);
     crossed.holders = [Some(("a\nb", ByteSize::mib(2))), None, Some(("c", ByteSize::kib(1)))];
