@@ -1,67 +1,22 @@
 //! Loading by a future: one shared load for each key, whoever of its callers goes, fails or blocks.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may panic")]
 
-use std::future::{self, Future};
+#[path = "support/remote.rs"]
+mod remote;
+
+use std::future::Future;
 use std::mem::ManuallyDrop;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
 use std::thread;
 use std::time::Duration;
 
 use plimsoll::cache::{Cache, LoadError};
 use plimsoll::{ByteSize, MemoryBudget};
-
-/// A load in the hands of the test: it ends when told to.
-#[derive(Clone, Default)]
-struct Remote(Arc<State>);
-
-#[derive(Default)]
-struct State {
-    result: Mutex<Option<Result<u32, &'static str>>>,
-    waker: Mutex<Option<Waker>>,
-    panics: AtomicBool,
-    starts: AtomicUsize,
-    drops: AtomicUsize,
-}
-
-impl Remote {
-    fn load(&self) -> impl Future<Output = Result<u32, &'static str>> + Send + use<> {
-        struct Dropped(Remote);
-        impl Drop for Dropped {
-            fn drop(&mut self) {
-                self.0.0.drops.fetch_add(1, SeqCst);
-            }
-        }
-        let guard = Dropped(self.clone());
-        self.0.starts.fetch_add(1, SeqCst);
-        future::poll_fn(move |cx| {
-            let state = &guard.0.0;
-            assert!(!state.panics.load(SeqCst), "the load panics (this panic belongs to the test)");
-            if let Some(result) = state.result.lock().unwrap().take() {
-                return Poll::Ready(result);
-            }
-            *state.waker.lock().unwrap() = Some(cx.waker().clone());
-            Poll::Pending
-        })
-    }
-
-    fn end(&self, result: Result<u32, &'static str>) {
-        *self.0.result.lock().unwrap() = Some(result);
-        let waker = self.0.waker.lock().unwrap().take();
-        waker.into_iter().for_each(Waker::wake);
-    }
-
-    fn starts(&self) -> usize {
-        self.0.starts.load(SeqCst)
-    }
-
-    fn drops(&self) -> usize {
-        self.0.drops.load(SeqCst)
-    }
-}
+use remote::Remote;
 
 fn cache() -> Cache<String, u32> {
     Cache::builder("load").max_entries(100).build().unwrap()

@@ -1,6 +1,9 @@
 //! One shared load: polled by whoever waits, dropped when nobody does.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+#[path = "support/remote.rs"]
+mod remote;
+
 use std::future::{self, Future};
 use std::mem::ManuallyDrop;
 use std::pin::{Pin, pin};
@@ -11,56 +14,10 @@ use std::time::Duration;
 
 use plimsoll::lazy::ResourceState;
 use plimsoll::{AsyncLazyResource, ByteSize, LazyError, ManualClock, MemoryBudget, TrackingAllocator};
+use remote::Remote;
 
 #[global_allocator]
 static GLOBAL: TrackingAllocator = TrackingAllocator::new();
-
-/// A load in the hands of the test: it ends when told to.
-#[derive(Clone, Default)]
-struct Remote(Arc<State>);
-
-#[derive(Default)]
-struct State {
-    result: Mutex<Option<Result<u32, &'static str>>>,
-    waker: Mutex<Option<Waker>>,
-    starts: AtomicUsize,
-    drops: AtomicUsize,
-}
-
-impl Remote {
-    fn load(&self) -> impl Future<Output = Result<u32, &'static str>> + Send + use<> {
-        struct Dropped(Remote);
-        impl Drop for Dropped {
-            fn drop(&mut self) {
-                self.0.0.drops.fetch_add(1, SeqCst);
-            }
-        }
-        let guard = Dropped(self.clone());
-        self.0.starts.fetch_add(1, SeqCst);
-        future::poll_fn(move |cx| {
-            let state = &guard.0.0;
-            if let Some(result) = state.result.lock().unwrap().take() {
-                return Poll::Ready(result);
-            }
-            *state.waker.lock().unwrap() = Some(cx.waker().clone());
-            Poll::Pending
-        })
-    }
-
-    fn end(&self, result: Result<u32, &'static str>) {
-        *self.0.result.lock().unwrap() = Some(result);
-        let waker = self.0.waker.lock().unwrap().take();
-        waker.into_iter().for_each(Waker::wake);
-    }
-
-    fn starts(&self) -> usize {
-        self.0.starts.load(SeqCst)
-    }
-
-    fn drops(&self) -> usize {
-        self.0.drops.load(SeqCst)
-    }
-}
 
 fn poll<T>(future: Pin<&mut impl Future<Output = T>>) -> Poll<T> {
     future.poll(&mut Context::from_waker(Waker::noop()))

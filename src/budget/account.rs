@@ -38,7 +38,8 @@ impl Account {
     /// Costs three atomic additions if the bytes are free. Else reclaimers run on this thread; see the
     /// [module](super). Where the limit was found in the environment, a large reservation, of about a thirty-second of it
     /// or more, looks at the rss as well, some two microseconds, and so does one that brings the sum to a new height; if a
-    /// large one does not fit beside the pages there are, free ones are given back, which takes milliseconds. Call it without holding a lock that a reclaimer or a value it drops may want.
+    /// large one does not fit beside the pages there are, free ones are given back, which takes milliseconds. Call it
+    /// without holding a lock that a reclaimer or a value it drops may want.
     ///
     /// # Errors
     ///

@@ -262,7 +262,7 @@ impl MemoryBudget {
     /// ```
     pub fn observe_rss(&self, rss: ByteSize, peak_heap: ByteSize) {
         self.core.reckon(|reckoning, _| reckoning.observe_rss(rss.as_u64(), peak_heap.as_u64()));
-        self.core.pages.look();
+        self.core.pages.note(rss.as_u64());
     }
 
     /// Asks for memory back until the budget is no longer overdrawn, and tells whether that is so.
@@ -358,7 +358,7 @@ impl Core {
         let live = used.saturating_add(reckoning.unaccounted);
         reckoning.observe_rss(rss, live);
         self.line.set_room(reckoning.room());
-        self.pages.look();
+        self.pages.note(rss);
     }
 
     /// Sees to it that a large reservation, not taken yet, fits beside the pages there are.

@@ -72,9 +72,9 @@ impl Pages {
         let _before = self.vacant.fetch_update(Relaxed, Relaxed, |vacant| Some(vacant.saturating_add(n).min(more)));
     }
 
-    /// Notes how many anonymous pages there are.
-    pub(super) fn look(&self) {
-        self.over.store(anonymous().is_some_and(|pages| pages > self.most), Relaxed);
+    /// Notes whether there are too many, which needs a look only where the rss, of which they are a part, is above.
+    pub(super) fn note(&self, rss: u64) {
+        self.over.store(rss > self.most && anonymous().is_some_and(|pages| pages > self.most), Relaxed);
     }
 
     /// Whether there were too many when last looked at, and a trim is worth its time: they have grown since the last.

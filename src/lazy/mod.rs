@@ -21,7 +21,7 @@
 //! A lazy load moves its time from the init phase to the first request that needs it, which then waits for all of it,
 //! with the caller, in every new environment. Measured: with 100,000 words to load the first request takes 21.7 ms where
 //! it is lazy and 1.4 us where `main` has prefetched them (`cargo bench --bench lazy -- first_request`, on a whole CPU). A
-//! function of 128 MB has 7 % of one: there the caller waits some 300 ms.
+//! function of 128 MB has 7 % of one: by that share the caller would wait some 300 ms.
 //!
 //! What every request needs is better [prefetched](LazyResource::prefetch) in `main`; lazy is right for what few events
 //! ask for. The init phase is billed as requests are, but it is reported to have the whole CPU at any memory size, where a
