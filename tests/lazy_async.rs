@@ -1,5 +1,4 @@
 //! One shared load: polled by whoever waits, dropped when nobody does.
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 #[path = "support/remote.rs"]
 mod remote;
