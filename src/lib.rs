@@ -20,6 +20,8 @@
 //! | [`monitor`] | one report line per invocation, alerts, the alarm before a kill, the large picture; CloudWatch metrics (feature) |
 //! | [`integration`] | the same hooked into `tower`, axum, `lambda_runtime` and `tracing` by one line, and requests admitted only where memory is promised (features) |
 //!
+//! The [`guide`] has a page for each: which setting to take, what to look at, what goes wrong.
+//!
 //! Three words are never mixed: **heap** is what the program asked of the allocator, **reserved** is what a budget
 //! granted, **rss** is what the kernel counts and Lambda kills on.
 //!
@@ -50,6 +52,7 @@ pub mod cache;
 pub mod clock;
 pub mod env;
 mod flight;
+pub mod guide;
 pub mod heap;
 pub mod integration;
 pub mod lazy;

@@ -6,8 +6,13 @@
 use std::{fs, iter, path::Path};
 
 /// The layers, from below. A module imports from lower layers and from itself.
-const LAYERS: [&[&str]; 5] =
-    [BASE, &["heap", "budget", "flight"], &["cache", "stream", "lazy"], &["monitor", "sizing"], &["integration"]];
+const LAYERS: [&[&str]; 5] = [
+    BASE,
+    &["heap", "budget", "flight"],
+    &["cache", "stream", "lazy"],
+    &["monitor", "sizing"],
+    &["integration", "guide"],
+];
 
 /// The lowest layer, whose modules may import those before them.
 const BASE: &[&str] = &["sync", "size", "os", "clock", "weigh", "env", "board"];
