@@ -8,7 +8,7 @@ use std::error::Error;
 use plimsoll_peers::budget::{Times, lost_bytes, plimsoll, semaphore, table};
 
 use crate::Options;
-use crate::row::{Card, Goal, Peer, Row};
+use crate::row::{Card, Goal, Peer, Row, Table};
 
 /// A budget's name, and what times so many chunks of it.
 type Kind = (&'static str, fn(u32) -> Times);
@@ -33,10 +33,6 @@ pub(crate) fn measure(options: Options) -> Result<Card, Box<dyn Error>> {
         together.sort_by(f64::total_cmp);
         (name, alone, together.get(together.len() / 2).copied().unwrap_or(f64::NAN))
     });
-    println!("{:<20} {:>8} {:>8}   ns per reservation made and dropped", "budget", "1t", "2t");
-    for (name, alone, together) in &settled {
-        println!("{name:<20} {alone:>8.2} {together:>8.2}");
-    }
     let [ours, peers @ ..] = &settled;
     let row = |metric, goal, figure: fn(&(&'static str, f64, f64)) -> f64| Row {
         metric,
@@ -46,6 +42,14 @@ pub(crate) fn measure(options: Options) -> Result<Card, Box<dyn Error>> {
         best_peer: Peer::best(peers.iter().map(|peer| Peer { name: peer.0, figure: figure(peer) })),
     };
     let mut card = Card::default();
+    card.tables.push(Table {
+        title: "ns per reservation made and dropped".to_owned(),
+        columns: vec!["one thread", "two threads"],
+        rows: settled
+            .iter()
+            .map(|(name, a, t)| ((*name).to_owned(), vec![format!("{a:.1}"), format!("{t:.1}")]))
+            .collect(),
+    });
     card.rows.push(row("budget.reserve_drop.1t.ns", 20.0, |times| times.1));
     card.rows.push(row("budget.reserve_drop.2t.ns", 60.0, |times| times.2));
     card.rows.push(Row {

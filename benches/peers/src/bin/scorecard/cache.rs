@@ -8,7 +8,7 @@ use plimsoll::{ByteSize, TrackingAllocator, heap};
 use plimsoll_peers::cache::{Cached, LruMutex, MiniMoka, Moka, Ours, OursLru, Quick, Store, Times, hits, loads, zipf};
 
 use crate::Options;
-use crate::row::{Card, Goal, Peer, Row};
+use crate::row::{Card, Goal, Peer, Row, Table};
 
 /// Bytes are counted where they are asked for: the peers' too.
 #[global_allocator]
@@ -56,14 +56,19 @@ pub(crate) fn measure(options: Options) -> Result<Card, Box<dyn Error>> {
         }
     }
     let medians: Vec<[f64; 6]> = seen.iter().map(|rounds| medians(rounds)).collect();
-    println!(
-        "{:<14} hit 1k 1t     2t  100k 1t     2t   zipf 1t     2t   ns; all with a time to live but zipf",
-        "cache"
-    );
-    for ((name, ..), m) in KINDS.iter().zip(&medians) {
-        println!("{name:<14} {:>9.1} {:>6.1} {:>8.1} {:>6.1} {:>9.1} {:>6.1}", m[0], m[1], m[2], m[3], m[4], m[5]);
-    }
     let mut card = Card::default();
+    card.tables.push(Table {
+        title:
+            "ns per hit among 1,000 and 100,000 entries with a time to live, and per load by Zipf without one; on one \
+                thread and two"
+                .to_owned(),
+        columns: vec!["hit 1k 1t", "hit 1k 2t", "hit 100k 1t", "hit 100k 2t", "zipf 1t", "zipf 2t"],
+        rows: KINDS
+            .iter()
+            .zip(&medians)
+            .map(|((name, ..), medians)| ((*name).to_owned(), medians.map(|ns| format!("{ns:.1}")).to_vec()))
+            .collect(),
+    });
     let rows = [
         ("cache.hit_hot_ttl.1t.over_quick_cache", 1.5),
         ("cache.hit_hot_ttl.2t.over_quick_cache", 1.5),
@@ -83,9 +88,14 @@ pub(crate) fn measure(options: Options) -> Result<Card, Box<dyn Error>> {
             });
         }
     }
+    let mut bytes: Vec<(String, Vec<String>)> =
+        KINDS.iter().map(|(name, ..)| ((*name).to_owned(), Vec::new())).collect();
     for (metric, entries) in [("cache.bytes_per_entry.u64.100k", 100_000), ("cache.bytes_per_entry.u64.1m", 1_000_000)]
     {
         let figures: Vec<Peer> = KINDS.iter().map(|(name, _, bytes)| Peer { name, figure: bytes(entries) }).collect();
+        for (row, figure) in bytes.iter_mut().zip(&figures) {
+            row.1.push(format!("{:.1}", figure.figure));
+        }
         let [ours, peers @ ..] = figures.as_slice() else { continue };
         let peers = peers.iter().filter(|peer| !peer.name.starts_with("plimsoll")).cloned();
         card.rows.push(Row {
@@ -96,6 +106,11 @@ pub(crate) fn measure(options: Options) -> Result<Card, Box<dyn Error>> {
             best_peer: Peer::best(peers),
         });
     }
+    card.tables.push(Table {
+        title: "heap bytes for an entry of two `u64`, beyond key and value".to_owned(),
+        columns: vec!["100,000 entries", "1,000,000"],
+        rows: bytes,
+    });
     card.rows.extend(freeing());
     card.notes
         .push("all under this crate's tracking allocator: each peer pays for its own allocations alike".to_owned());

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::Options;
 use crate::programs::{NO_VALGRIND, ask, build, instructions};
-use crate::row::{Card, Goal, Peer, Row};
+use crate::row::{Card, Goal, Peer, Row, Table};
 
 const OURS: &str = "plimsoll";
 const PLAIN: &str = "plain";
@@ -99,7 +99,7 @@ pub(crate) fn measure(options: Options) -> Result<Card, Box<dyn Error>> {
     let (rounds, chunks) = if options.quick { (7, "40") } else { (21, "80") };
     let mut card = Card::default();
     let times = timed(&programs, rounds, chunks, &mut card.notes)?;
-    print_times(&times);
+    card.tables.push(times_table(&times));
     for (metric, work, beneath, goal) in COSTS {
         let figures = WORKERS.iter().zip(&times).filter(|(worker, _)| worker.beneath == beneath);
         let figures = figures.filter_map(|(worker, times)| Some((worker.name, *times.get(work)?))).collect();
@@ -170,23 +170,26 @@ fn timed(
     Ok(seen.into_iter().map(|times| times.into_iter().map(settled).collect()).collect())
 }
 
-fn print_times(times: &[Times]) {
-    println!("{:<20} {:<16} ns per operation (over plain)", "allocator", "over");
-    println!("{:<37} {:<16} {:<16} {:<16} {:<16}", "", "pair64.1t", "churn.1t", "pair64.2t", "churn.2t");
+fn times_table(times: &[Times]) -> Table {
     let mut plain = None;
+    let mut rows = Vec::new();
     for (worker, times) in WORKERS.iter().zip(times) {
         // Each group begins with its plain allocator.
         if worker.name == PLAIN {
             plain = Some(times);
         }
-        print!("{:<20} {:<16}", worker.name, worker.beneath.text());
-        for work in WORK {
+        let figure = |work| {
             let time = times.get(work).copied().unwrap_or(f64::NAN);
             let over = plain.and_then(|plain| plain.get(work)).map_or(f64::NAN, |plain| 100.0 * (time / plain - 1.0));
-            let over = if worker.name == PLAIN { String::new() } else { format!("({over:+.0} %)") };
-            print!(" {:<16}", format!("{time:.2} {over}"));
-        }
-        println!();
+            if worker.name == PLAIN { format!("{time:.2}") } else { format!("{time:.2} ({over:+.0} %)") }
+        };
+        rows.push((format!("{} over {}", worker.name, worker.beneath.text()), WORK.map(figure).to_vec()));
+    }
+    Table {
+        title: "ns per allocation of 64 bytes and its freeing, and per block replaced in a mix of sizes; over plain"
+            .to_owned(),
+        columns: vec!["pair 1t", "churn 1t", "pair 2t", "churn 2t"],
+        rows,
     }
 }
 

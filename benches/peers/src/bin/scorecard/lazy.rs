@@ -7,7 +7,7 @@ use std::error::Error;
 use plimsoll_peers::lazy::{KINDS, Times, pinned_over_lazy_lock};
 
 use crate::Options;
-use crate::row::{Card, Goal, Peer, Row};
+use crate::row::{Card, Goal, Peer, Row, Table};
 
 /// Measures all of it.
 pub(crate) fn measure(options: Options) -> Result<Card, Box<dyn Error>> {
@@ -23,10 +23,6 @@ pub(crate) fn measure(options: Options) -> Result<Card, Box<dyn Error>> {
     let settled = seen.each_ref().map(|(kind, times)| {
         (kind, median(times.iter().map(|times: &Times| times.alone)), median(times.iter().map(|times| times.together)))
     });
-    println!("{:<20} {:>8} {:>8}   ns per read", "lazy", "1t", "2t");
-    for (kind, alone, together) in &settled {
-        println!("{:<20} {alone:>8.2} {together:>8.2}{}", kind.name, if kind.unloads { "   can unload" } else { "" });
-    }
     let [_pinned, _lazy_lock, get, peers @ ..] = &seen;
     let row = |metric, goal, figure: fn(&Times) -> f64| Row {
         metric,
@@ -41,6 +37,15 @@ pub(crate) fn measure(options: Options) -> Result<Card, Box<dyn Error>> {
         ),
     };
     let mut card = Card::default();
+    let can = |unloads: bool| if unloads { "yes" } else { "no" }.to_owned();
+    card.tables.push(Table {
+        title: "ns per read".to_owned(),
+        columns: vec!["one thread", "two threads", "can unload"],
+        rows: settled
+            .iter()
+            .map(|(kind, a, t)| (kind.name.to_owned(), vec![format!("{a:.2}"), format!("{t:.2}"), can(kind.unloads)]))
+            .collect(),
+    });
     card.rows.push(Row {
         metric: "lazy.pinned.over_lazylock",
         unit: "times",

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::Options;
 use crate::programs::{ask, build};
-use crate::row::{Card, Goal, Peer, Row};
+use crate::row::{Card, Goal, Peer, Row, Table};
 
 const MIB: u64 = 1 << 20;
 
@@ -26,7 +26,7 @@ pub(crate) fn measure(options: Options) -> Result<Card, Box<dyn Error>> {
     };
     let mut card = Card::default();
 
-    let rates = of_file(&folder, Kind::Ndjson, bytes, rounds)?;
+    let rates = of_file(&folder, Kind::Ndjson, bytes, rounds, &mut card)?;
     let of_floor = |name| 100.0 * rates.over(name, lines::FLOOR);
     let peers = lines::READERS.iter().map(|reader| reader.name).filter(|name| lines::is_peer(name));
     card.rows.push(Row {
@@ -37,7 +37,7 @@ pub(crate) fn measure(options: Options) -> Result<Card, Box<dyn Error>> {
         best_peer: Peer::most(peers.clone().map(|name| Peer { name, figure: of_floor(name) })),
     });
 
-    let rates = of_file(&folder, Kind::Short, bytes, rounds)?;
+    let rates = of_file(&folder, Kind::Short, bytes, rounds, &mut card)?;
     let best = Peer::most(peers.map(|name| Peer { name, figure: rates.over(name, lines::OURS_EACH) }));
     let best = best.ok_or("no peer")?;
     card.rows.push(Row {
@@ -54,7 +54,8 @@ pub(crate) fn measure(options: Options) -> Result<Card, Box<dyn Error>> {
     input::write(Kind::Ndjson, 4 * MIB, &mut text)?;
     let times = (bytes / (4 * MIB)).max(2) as usize;
     let read = text.len() as u64 * (times as u64 - 1);
-    let rates = printed("body", Rates::measure(&body::READERS, &(text.into(), times), read, rounds)?);
+    let rates = Rates::measure(&body::READERS, &(text.into(), times), read, rounds)?;
+    card.tables.push(table("records of a body in chunks".to_owned(), &rates));
     let of_carry = |name| 100.0 * rates.over(name, body::CARRY);
     card.rows.push(Row {
         metric: "stream.body.of_carry_pct",
@@ -75,9 +76,9 @@ pub(crate) fn measure(options: Options) -> Result<Card, Box<dyn Error>> {
     let size = path.metadata()?.len();
     let mut lowest = f64::INFINITY;
     for chunk in [128 << 10, 1 << 20] {
-        let name = format!("sha-256 of {} KiB", chunk >> 10);
         let rates = Rates::measure(&parallel::READERS, &(path.clone(), chunk), size, rounds)?;
-        lowest = lowest.min(printed(&name, rates).over(parallel::OURS, parallel::RAYON));
+        card.tables.push(table(format!("SHA-256 of chunks of {} KiB, by two threads", chunk >> 10), &rates));
+        lowest = lowest.min(rates.over(parallel::OURS, parallel::RAYON));
     }
     card.rows.push(Row {
         metric: "stream.parallel.over_rayon",
@@ -87,26 +88,26 @@ pub(crate) fn measure(options: Options) -> Result<Card, Box<dyn Error>> {
         best_peer: Some(Peer { name: parallel::RAYON, figure: 1.0 }),
     });
 
-    card.rows.push(memory(&folder, options)?);
+    let memory = memory(&folder, options, &mut card.notes)?;
+    card.rows.push(memory);
     Ok(card)
 }
 
-fn of_file(folder: &Path, kind: Kind, bytes: u64, rounds: usize) -> Result<Rates, Box<dyn Error>> {
+fn of_file(folder: &Path, kind: Kind, bytes: u64, rounds: usize, card: &mut Card) -> Result<Rates, Box<dyn Error>> {
     let path = input::file(folder, kind, bytes)?;
     let size = path.metadata()?.len();
-    Ok(printed(kind.name(), Rates::measure(&lines::READERS, &*path, size, rounds)?))
+    let rates = Rates::measure(&lines::READERS, &*path, size, rounds)?;
+    card.tables.push(table(format!("records of the input `{}`", kind.name()), &rates));
+    Ok(rates)
 }
 
-fn printed(what: &str, rates: Rates) -> Rates {
-    println!("{what}");
-    for (name, rate) in rates.medians() {
-        println!("  {name:<30} {rate:>6.2} GB/s");
-    }
-    rates
+fn table(title: String, rates: &Rates) -> Table {
+    let rows = rates.medians().into_iter().map(|(name, rate)| (name.to_owned(), vec![format!("{rate:.2}")])).collect();
+    Table { title, columns: vec!["GB/s"], rows }
 }
 
 /// The most that a reader of any of the inputs took above its formula.
-fn memory(folder: &Path, options: Options) -> Result<Row, Box<dyn Error>> {
+fn memory(folder: &Path, options: Options, notes: &mut Vec<String>) -> Result<Row, Box<dyn Error>> {
     const WORKER: &str = "stream_memory";
     let programs = build("release", &[WORKER])?;
     let program = programs.get(WORKER).ok_or("cargo built no worker")?;
@@ -114,9 +115,9 @@ fn memory(folder: &Path, options: Options) -> Result<Row, Box<dyn Error>> {
     let mut answer = ask(program, &[folder, if options.quick { "1" } else { "10" }])?;
     let over = answer.get("over_formula_bytes").and_then(Value::as_f64).ok_or("the worker did not tell")?;
     if let Some(Value::Array(hostile)) = answer.as_object_mut().and_then(|answer| answer.remove("hostile")) {
-        hostile.iter().for_each(|case| println!("hostile: {case}"));
+        notes.extend(hostile.iter().map(|case| format!("hostile: `{case}`")));
     }
-    println!("memory: {answer}");
+    notes.push(format!("memory: `{answer}`"));
     Ok(Row {
         metric: "stream.peak.over_formula_bytes",
         unit: "bytes",
