@@ -1,0 +1,1 @@
+//! The tests alone are of interest.
