@@ -28,6 +28,14 @@ use crate::size::ByteSize;
 use crate::sync::{AtomicU64, AtomicUsize};
 
 /// Names with a slot of their own.
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::board;
+///
+/// assert!(board::holders().count() <= board::SLOTS + 1); // and one for `other`
+/// ```
 pub const SLOTS: usize = 64;
 
 /// One name and what is held under it.
@@ -130,6 +138,19 @@ impl fmt::Display for Clean {
 }
 
 /// A name on the board, under which bytes are published. A copy publishes under the same name.
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::{ByteSize, board};
+///
+/// let buffers = board::holder("buffers");
+/// buffers.add(ByteSize::kib(64));
+/// buffers.sub(ByteSize::kib(16));
+/// assert_eq!((buffers.name(), buffers.bytes()), ("buffers", ByteSize::kib(48)));
+/// buffers.set(ByteSize::ZERO);
+/// assert_eq!(buffers.bytes(), ByteSize::ZERO);
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Holder(&'static Entry);
 
@@ -137,6 +158,15 @@ pub struct Holder(&'static Entry);
 ///
 /// Names should be short and constant: lines show the first 48 bytes of them. The same name is the same holder. Costs a
 /// search of the board: keep the holder, rather than the name.
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::{ByteSize, board};
+///
+/// board::holder("uploads").add(ByteSize::mib(2));
+/// assert_eq!(board::holder("uploads").bytes(), ByteSize::mib(2)); // the same name, the same holder
+/// ```
 pub fn holder(name: &'static str) -> Holder {
     let own = |entry: &&Entry| *entry.name.get_or_init(|| name) == name;
     let entry = if name == "other" { None } else { ENTRIES.iter().find(own) };
@@ -148,27 +178,76 @@ pub fn holder(name: &'static str) -> Holder {
 
 impl Holder {
     /// Publishes how much is held now; for a holder that is alone under its name. Costs one store.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use plimsoll::{ByteSize, board};
+    ///
+    /// let page_cache = board::holder("sqlite page cache");
+    /// page_cache.set(ByteSize::mib(2)); // whatever it was before
+    /// assert_eq!(page_cache.bytes(), ByteSize::mib(2));
+    /// ```
     pub fn set(&self, bytes: ByteSize) {
         self.0.bytes.store(signed(bytes), Relaxed);
     }
 
     /// Publishes that so much more is held. Costs one atomic addition; beyond 8 EiB the sum reads as zero.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use plimsoll::{ByteSize, board};
+    ///
+    /// let parts = board::holder("parts");
+    /// parts.add(ByteSize::mib(5)); // when one arrives
+    /// parts.add(ByteSize::mib(5));
+    /// assert_eq!(parts.bytes(), ByteSize::mib(10));
+    /// ```
     pub fn add(&self, bytes: ByteSize) {
         self.0.bytes.fetch_add(signed(bytes), Relaxed);
     }
 
     /// Publishes that so much less is held. Costs one atomic subtraction; below zero it reads as zero.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use plimsoll::{ByteSize, board};
+    ///
+    /// let parts = board::holder("parts sent");
+    /// parts.add(ByteSize::mib(5));
+    /// parts.sub(ByteSize::mib(5)); // when it is sent
+    /// assert_eq!(parts.bytes(), ByteSize::ZERO);
+    /// ```
     pub fn sub(&self, bytes: ByteSize) {
         self.0.bytes.fetch_sub(signed(bytes), Relaxed);
     }
 
     /// Reads what is published under the name, by holders and by accounts of a budget.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use plimsoll::{ByteSize, MemoryBudget, board};
+    ///
+    /// let budget = MemoryBudget::new(ByteSize::mib(10));
+    /// let _held = budget.account("thumbnails").try_reserve(ByteSize::mib(1))?;
+    /// assert_eq!(board::holder("thumbnails").bytes(), ByteSize::mib(1)); // an account publishes too
+    /// # Ok::<(), plimsoll::BudgetExceeded>(())
+    /// ```
     pub fn bytes(&self) -> ByteSize {
         let place = ENTRIES.iter().position(|entry| std::ptr::eq(entry, self.0)).unwrap_or(SLOTS) + 1;
         self.0.bytes_at(place)
     }
 
     /// Tells the name on the board: the one asked for, or `other`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// assert_eq!(plimsoll::board::holder("index of words").name(), "index of words");
+    /// ```
     pub fn name(&self) -> &'static str {
         self.0.name.get().copied().unwrap_or("other")
     }
@@ -177,6 +256,18 @@ impl Holder {
 /// All names with what they hold, in the order of their coming; `other` last, where it is in use.
 ///
 /// Costs a load or two for each name and account. The figures are read one after the other, so their sum may be that of no moment.
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::{ByteSize, board};
+///
+/// board::holder("sessions").set(ByteSize::mib(4));
+/// for (name, bytes) in board::holders() {
+///     println!("{name}: {bytes}");
+/// }
+/// assert!(board::holders().any(|held| held == ("sessions", ByteSize::mib(4))));
+/// ```
 pub fn holders() -> impl Iterator<Item = (&'static str, ByteSize)> {
     let named = |(place, entry): (usize, &'static Entry)| Some((*entry.name.get()?, entry.bytes_at(place)));
     (1..).zip(&ENTRIES).map_while(named).chain(named((SLOTS + 1, &OTHER)))

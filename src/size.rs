@@ -61,12 +61,26 @@ impl ByteSize {
     pub const MAX: Self = Self(u64::MAX);
 
     /// A size of `n` bytes.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::ByteSize;
+    /// assert_eq!(ByteSize::bytes(4096), ByteSize::kib(4));
+    /// ```
     #[must_use]
     pub const fn bytes(n: u64) -> Self {
         Self(n)
     }
 
     /// A size of `n` x 1,024 bytes; [`ByteSize::MAX`] where that does not fit.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::ByteSize;
+    /// assert_eq!(ByteSize::kib(64).as_u64(), 65_536);
+    /// ```
     #[must_use]
     pub const fn kib(n: u64) -> Self {
         Self(n.saturating_mul(KIB))
@@ -84,12 +98,26 @@ impl ByteSize {
     }
 
     /// A size of `n` x 1,073,741,824 bytes; [`ByteSize::MAX`] where that does not fit.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::ByteSize;
+    /// assert_eq!(ByteSize::gib(10), ByteSize::mib(10_240)); // the largest function
+    /// ```
     #[must_use]
     pub const fn gib(n: u64) -> Self {
         Self(n.saturating_mul(GIB))
     }
 
     /// A size of `n` x 1,000 bytes; [`ByteSize::MAX`] where that does not fit.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::ByteSize;
+    /// assert_eq!(ByteSize::kb(64).as_u64(), 64_000);
+    /// ```
     #[must_use]
     pub const fn kb(n: u64) -> Self {
         Self(n.saturating_mul(KB))
@@ -97,24 +125,53 @@ impl ByteSize {
 
     /// A size of `n` x 1,000,000 bytes; [`ByteSize::MAX`] where that does not fit. Not Lambda's "MB": see
     /// [`ByteSize::mib`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::ByteSize;
+    /// assert_eq!(ByteSize::mb(128).to_string(), "122.1 MiB");
+    /// ```
     #[must_use]
     pub const fn mb(n: u64) -> Self {
         Self(n.saturating_mul(MB))
     }
 
     /// A size of `n` x 1,000,000,000 bytes; [`ByteSize::MAX`] where that does not fit.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::ByteSize;
+    /// assert_eq!(ByteSize::gb(1).as_u64(), 1_000_000_000);
+    /// ```
     #[must_use]
     pub const fn gb(n: u64) -> Self {
         Self(n.saturating_mul(GB))
     }
 
     /// Tells the size in bytes.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::ByteSize;
+    /// assert_eq!(ByteSize::kib(2).as_u64(), 2048);
+    /// ```
     #[must_use]
     pub const fn as_u64(self) -> u64 {
         self.0
     }
 
     /// Tells the size in bytes, or `usize::MAX` where 32 bits do not hold it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::ByteSize;
+    /// let buffer: Vec<u8> = Vec::with_capacity(ByteSize::kib(64).as_usize());
+    /// assert!(buffer.capacity() >= 65_536);
+    /// ```
     #[must_use]
     #[expect(clippy::cast_possible_truncation, reason = "tested one line above")]
     pub const fn as_usize(self) -> usize {
@@ -122,6 +179,13 @@ impl ByteSize {
     }
 
     /// Tells the size in MiB, for metrics and charts. Exact up to 8 PiB.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::ByteSize;
+    /// assert!((ByteSize::kib(1536).as_mib_f64() - 1.5).abs() < 1e-9);
+    /// ```
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "exact below 2^53 bytes, and above it nobody counts them")]
     pub const fn as_mib_f64(self) -> f64 {
@@ -129,6 +193,14 @@ impl ByteSize {
     }
 
     /// The sum, or `None` where it does not fit.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::ByteSize;
+    /// assert_eq!(ByteSize::mib(1).checked_add(ByteSize::mib(2)), Some(ByteSize::mib(3)));
+    /// assert_eq!(ByteSize::MAX.checked_add(ByteSize::bytes(1)), None);
+    /// ```
     #[must_use]
     pub const fn checked_add(self, other: Self) -> Option<Self> {
         match self.0.checked_add(other.0) {
@@ -138,6 +210,14 @@ impl ByteSize {
     }
 
     /// The difference, or `None` where `other` is larger.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::ByteSize;
+    /// assert_eq!(ByteSize::mib(3).checked_sub(ByteSize::mib(2)), Some(ByteSize::mib(1)));
+    /// assert_eq!(ByteSize::ZERO.checked_sub(ByteSize::bytes(1)), None);
+    /// ```
     #[must_use]
     pub const fn checked_sub(self, other: Self) -> Option<Self> {
         match self.0.checked_sub(other.0) {
@@ -147,6 +227,14 @@ impl ByteSize {
     }
 
     /// The size `factor` times, or `None` where that does not fit.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::ByteSize;
+    /// assert_eq!(ByteSize::kib(64).checked_mul(8), Some(ByteSize::kib(512)));
+    /// assert_eq!(ByteSize::MAX.checked_mul(2), None);
+    /// ```
     #[must_use]
     pub const fn checked_mul(self, factor: u64) -> Option<Self> {
         match self.0.checked_mul(factor) {
@@ -156,18 +244,40 @@ impl ByteSize {
     }
 
     /// The sum, or [`ByteSize::MAX`] where it does not fit.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::ByteSize;
+    /// assert_eq!(ByteSize::MAX.saturating_add(ByteSize::bytes(1)), ByteSize::MAX);
+    /// ```
     #[must_use]
     pub const fn saturating_add(self, other: Self) -> Self {
         Self(self.0.saturating_add(other.0))
     }
 
     /// The difference, or [`ByteSize::ZERO`] where `other` is larger.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::ByteSize;
+    /// let (limit, live) = (ByteSize::mib(100), ByteSize::mib(130));
+    /// assert_eq!(limit.saturating_sub(live), ByteSize::ZERO);
+    /// ```
     #[must_use]
     pub const fn saturating_sub(self, other: Self) -> Self {
         Self(self.0.saturating_sub(other.0))
     }
 
     /// The size `factor` times, or [`ByteSize::MAX`] where that does not fit.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::ByteSize;
+    /// assert_eq!(ByteSize::kib(64).saturating_mul(u64::MAX), ByteSize::MAX);
+    /// ```
     #[must_use]
     pub const fn saturating_mul(self, factor: u64) -> Self {
         Self(self.0.saturating_mul(factor))
@@ -224,12 +334,27 @@ pub struct ByteDelta(i64);
 
 impl ByteDelta {
     /// A difference of `n` bytes.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::ByteDelta;
+    /// assert_eq!(ByteDelta::bytes(0).to_string(), "+0 B");
+    /// ```
     #[must_use]
     pub const fn bytes(n: i64) -> Self {
         Self(n)
     }
 
     /// What leads from `before` to `after`, clamped to the range of `i64`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::{ByteDelta, ByteSize};
+    /// let (before, after) = (ByteSize::mib(3), ByteSize::mib(1));
+    /// assert_eq!(ByteDelta::between(before, after), ByteDelta::bytes(-2_097_152));
+    /// ```
     #[must_use]
     pub const fn between(before: ByteSize, after: ByteSize) -> Self {
         if after.0 >= before.0 {
@@ -242,12 +367,26 @@ impl ByteDelta {
     }
 
     /// Tells the difference in bytes.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::{ByteDelta, ByteSize};
+    /// assert!(ByteDelta::between(ByteSize::kib(4), ByteSize::kib(1)).as_i64() < 0);
+    /// ```
     #[must_use]
     pub const fn as_i64(self) -> i64 {
         self.0
     }
 
     /// Tells the size of the difference, without its sign.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::{ByteDelta, ByteSize};
+    /// assert_eq!(ByteDelta::bytes(-1024).magnitude(), ByteSize::kib(1));
+    /// ```
     #[must_use]
     pub const fn magnitude(self) -> ByteSize {
         ByteSize(self.0.unsigned_abs())

@@ -13,6 +13,20 @@ use super::{BudgetExceeded, Core, MemoryBudget, Rank, Reclaim, Reservation};
 /// Reserves from a budget under a name.
 ///
 /// A clone is the same account. An account outlives the handle of its [`MemoryBudget`], and the budget works on.
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::{ByteSize, MemoryBudget};
+///
+/// let budget = MemoryBudget::new(ByteSize::mib(10));
+/// let uploads = budget.account("uploads");
+/// let part = uploads.try_reserve(ByteSize::mib(5))?;
+/// assert_eq!((uploads.name(), uploads.held()), ("uploads", ByteSize::mib(5)));
+/// drop(part);
+/// assert_eq!((uploads.held(), uploads.peak()), (ByteSize::ZERO, ByteSize::mib(5)));
+/// # Ok::<(), plimsoll::BudgetExceeded>(())
+/// ```
 #[derive(Clone)]
 pub struct Account(Arc<Inner>);
 
@@ -45,6 +59,22 @@ impl Account {
     ///
     /// [`BudgetExceeded`], with the report. Sizes beyond the room, up to [`ByteSize::MAX`], are refused without asking
     /// anybody.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use plimsoll::{ByteSize, MemoryBudget};
+    ///
+    /// let uploads = MemoryBudget::new(ByteSize::mib(10)).account("uploads");
+    /// let part = uploads.try_reserve(ByteSize::mib(8))?;
+    /// let refused = uploads.try_reserve(ByteSize::mib(8)).unwrap_err();
+    /// assert_eq!(
+    ///     refused.to_string(),
+    ///     "uploads asked for 8.0 MiB, 2.0 MiB are free of a 10.0 MiB budget: held by uploads 8.0 MiB"
+    /// );
+    /// # drop(part);
+    /// # Ok::<(), plimsoll::BudgetExceeded>(())
+    /// ```
     #[inline]
     pub fn try_reserve(&self, size: ByteSize) -> Result<Reservation, BudgetExceeded> {
         self.take(size)?;
@@ -54,6 +84,15 @@ impl Account {
     /// Reserves `size` if it is free, asking nobody: never blocks, and without a report where it is not.
     ///
     /// For code that holds a lock, and for a cache that evicts its own entries before it asks others.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use plimsoll::{ByteSize, MemoryBudget};
+    ///
+    /// let prefetch = MemoryBudget::new(ByteSize::mib(1)).account("prefetch");
+    /// assert!(prefetch.reserve_if_free(ByteSize::mib(2)).is_none(), "then without prefetching");
+    /// ```
     #[inline]
     pub fn reserve_if_free(&self, size: ByteSize) -> Option<Reservation> {
         self.take_if_free(size).then(|| Reservation::new(self.clone(), size))
@@ -64,6 +103,16 @@ impl Account {
     /// Overdrawing raises the pressure, and nothing further is granted until the sum is back below the room;
     /// [`relieve`](Self::relieve) asks others for that. Entered are at most as many bytes as keep the budget's sum
     /// within `i64::MAX`; [`Reservation::size`] tells how many.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use plimsoll::{ByteSize, MemoryBudget, Pressure};
+    ///
+    /// let budget = MemoryBudget::new(ByteSize::mib(10));
+    /// let table = budget.account("table").book(ByteSize::mib(12)); // it is there, whatever the budget says
+    /// assert_eq!((table.size(), budget.pressure()), (ByteSize::mib(12), Pressure::Critical));
+    /// ```
     pub fn book(&self, size: ByteSize) -> Reservation {
         let booked = self.enter(size);
         Reservation::new(self.clone(), booked)
@@ -71,6 +120,18 @@ impl Account {
 
     /// Asks others for memory back until the budget is no longer overdrawn, as [`MemoryBudget::relieve`], sparing this
     /// account and those ranked above it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use plimsoll::{ByteSize, MemoryBudget};
+    ///
+    /// let account = MemoryBudget::new(ByteSize::mib(10)).account("table");
+    /// let table = account.book(ByteSize::mib(12));
+    /// assert!(!account.relieve(), "nobody else holds anything");
+    /// drop(table);
+    /// assert!(account.relieve());
+    /// ```
     pub fn relieve(&self) -> bool {
         self.0.core.relieve(Some(self.0.index))
     }
@@ -78,31 +139,96 @@ impl Account {
     /// Names whom to ask when others need memory. It is asked while it lives; an earlier one is forgotten.
     ///
     /// On the account `other`, which is shared, it is set beside the earlier ones.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::sync::{Arc, Mutex};
+    /// use plimsoll::{ByteSize, MemoryBudget, Pressure, budget::Rank};
+    ///
+    /// let budget = MemoryBudget::new(ByteSize::kib(100));
+    /// let spare = budget.account("spare buffers");
+    /// let held = Arc::new(Mutex::new(spare.try_reserve(ByteSize::kib(60))?));
+    ///
+    /// let buffers = Arc::clone(&held);
+    /// let reclaimer = Arc::new(move |want: ByteSize, _: Pressure| {
+    ///     buffers.try_lock().map_or(ByteSize::ZERO, |mut held| held.shrink(want)) // and frees as many
+    /// });
+    /// spare.set_reclaimer(Rank::BUFFER, Arc::downgrade(&reclaimer));
+    ///
+    /// let _body = budget.account("body").try_reserve(ByteSize::kib(70))?;
+    /// assert_eq!(spare.held(), ByteSize::kib(30));
+    /// # Ok::<(), plimsoll::BudgetExceeded>(())
+    /// ```
     pub fn set_reclaimer<R: Reclaim + 'static>(&self, rank: Rank, reclaimer: Weak<R>) {
         self.0.core.reclaimers.set(self.0.index, rank, reclaimer);
     }
 
     /// Tells the name: the one asked for, or `other`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::{ByteSize, MemoryBudget};
+    /// assert_eq!(MemoryBudget::new(ByteSize::ZERO).account("orders").name(), "orders");
+    /// ```
     pub fn name(&self) -> &'static str {
         self.0.core.entry(self.0.index).name
     }
 
     /// Tells how much the account holds.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::{ByteSize, MemoryBudget};
+    /// let orders = MemoryBudget::new(ByteSize::mib(1)).account("orders");
+    /// let _one = orders.try_reserve(ByteSize::kib(3))?;
+    /// let _other = orders.try_reserve(ByteSize::kib(4))?;
+    /// assert_eq!(orders.held(), ByteSize::kib(7));
+    /// # Ok::<(), plimsoll::BudgetExceeded>(())
+    /// ```
     pub fn held(&self) -> ByteSize {
         ByteSize::bytes(self.slot().held())
     }
 
     /// Tells the most it ever held.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::{ByteSize, MemoryBudget};
+    /// let orders = MemoryBudget::new(ByteSize::mib(1)).account("orders");
+    /// drop(orders.try_reserve(ByteSize::kib(64))?);
+    /// assert_eq!(orders.peak(), ByteSize::kib(64));
+    /// # Ok::<(), plimsoll::BudgetExceeded>(())
+    /// ```
     pub fn peak(&self) -> ByteSize {
         ByteSize::bytes(self.slot().peak())
     }
 
     /// Tells how full its budget is, as [`MemoryBudget::pressure`]. Costs two loads.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::{ByteSize, MemoryBudget, Pressure};
+    /// let orders = MemoryBudget::new(ByteSize::mib(1)).account("orders");
+    /// assert_eq!(orders.pressure(), Pressure::Calm);
+    /// ```
     pub fn pressure(&self) -> Pressure {
         self.0.core.pressure()
     }
 
     /// Gives the budget it belongs to.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::{ByteSize, MemoryBudget};
+    /// let orders = MemoryBudget::new(ByteSize::mib(1)).account("orders");
+    /// assert_eq!(orders.budget().limit(), ByteSize::mib(1)); // the handle of the budget itself is long gone
+    /// ```
     pub fn budget(&self) -> MemoryBudget {
         MemoryBudget { core: Arc::clone(&self.0.core) }
     }

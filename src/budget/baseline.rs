@@ -17,6 +17,18 @@ use crate::size::ByteSize;
 
 /// What is kept from being reserved, and what is left. Read it with
 /// [`MemoryBudget::baseline`](super::MemoryBudget::baseline).
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::{ByteSize, MemoryBudget};
+///
+/// let budget = MemoryBudget::new(ByteSize::mib(100));
+/// budget.rebaseline(ByteSize::mib(15)); // live heap, of which nobody has reserved any
+/// let baseline = budget.baseline();
+/// assert_eq!((baseline.unaccounted, baseline.overhead, baseline.room),
+///     (ByteSize::mib(15), ByteSize::ZERO, ByteSize::mib(85)));
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct Baseline {

@@ -39,6 +39,15 @@ impl BudgetBuilder {
 
     /// Sets the limit, of which nothing is taken off. Default: what [`MemoryLimit::detect`] finds, less the environment's
     /// share and the margin. Zero grants nothing.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::{ByteSize, MemoryBudget};
+    /// let budget = MemoryBudget::builder().limit(ByteSize::mib(64)).build()?;
+    /// assert_eq!(budget.limit(), ByteSize::mib(64));
+    /// # Ok::<(), plimsoll::budget::BudgetError>(())
+    /// ```
     pub const fn limit(mut self, limit: ByteSize) -> Self {
         self.limit = Some(limit);
         self
@@ -46,18 +55,46 @@ impl BudgetBuilder {
 
     /// Sets what the environment takes of the memory size found. Default: [`ENVIRONMENT_SHARE`] on Lambda, nothing
     /// under a cgroup.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # use plimsoll::{ByteSize, MemoryBudget};
+    /// // An extension of 60 MiB beside the function.
+    /// let budget = MemoryBudget::builder().environment_share(ByteSize::mib(60)).build()?;
+    /// # Ok::<(), plimsoll::budget::BudgetError>(())
+    /// ```
     pub const fn environment_share(mut self, share: ByteSize) -> Self {
         self.environment_share = Some(share);
         self
     }
 
     /// Sets what is left free of the memory size found, for what is not heap. Default: 5 % of it.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # use plimsoll::{ByteSize, MemoryBudget};
+    /// // Eight requests at a time, each of which may touch 4 MiB that it has reserved.
+    /// let budget = MemoryBudget::builder().margin(ByteSize::mib(32)).build()?;
+    /// # Ok::<(), plimsoll::budget::BudgetError>(())
+    /// ```
     pub const fn margin(mut self, margin: ByteSize) -> Self {
         self.margin = Some(margin);
         self
     }
 
     /// Sets from which percentages of the room on the pressure is high and critical. Default: 80 and 95.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::{ByteSize, MemoryBudget, Pressure};
+    /// let budget = MemoryBudget::builder().limit(ByteSize::kib(100)).pressure_at(50, 75).build()?;
+    /// let _held = budget.account("buffers").try_reserve(ByteSize::kib(60))?;
+    /// assert_eq!(budget.pressure(), Pressure::High);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub const fn pressure_at(mut self, high: u8, critical: u8) -> Self {
         self.pressure_at = Some((high, critical));
         self
@@ -65,6 +102,16 @@ impl BudgetBuilder {
 
     /// Sets how much of the room the [overhead](MemoryBudget::observe_rss) leaves in any case. Heap that nobody
     /// reserved knows no such bound. Default: half of the limit.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::{ByteSize, MemoryBudget};
+    /// let budget = MemoryBudget::builder().limit(ByteSize::mib(100)).floor(ByteSize::mib(80)).build()?;
+    /// budget.observe_rss(ByteSize::mib(70), ByteSize::mib(10)); // 60 MiB are no heap
+    /// assert_eq!(budget.available(), ByteSize::mib(80));
+    /// # Ok::<(), plimsoll::budget::BudgetError>(())
+    /// ```
     pub const fn floor(mut self, floor: ByteSize) -> Self {
         self.floor = Some(floor);
         self
@@ -72,6 +119,17 @@ impl BudgetBuilder {
 
     /// Sets by how much the [overhead](MemoryBudget::observe_rss) rises at most from one measurement to the next;
     /// at least one byte. Default: 5 % of the limit.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::{ByteSize, MemoryBudget};
+    /// let budget = MemoryBudget::builder().limit(ByteSize::mib(100)).overhead_step(ByteSize::mib(1)).build()?;
+    /// budget.observe_rss(ByteSize::mib(10), ByteSize::mib(10));
+    /// budget.observe_rss(ByteSize::mib(50), ByteSize::mib(10)); // one bad reading
+    /// assert_eq!(budget.baseline().overhead, ByteSize::mib(1));
+    /// # Ok::<(), plimsoll::budget::BudgetError>(())
+    /// ```
     pub const fn overhead_step(mut self, step: ByteSize) -> Self {
         self.overhead_step = Some(step);
         self
@@ -82,6 +140,14 @@ impl BudgetBuilder {
     /// # Errors
     ///
     /// [`BudgetError`] where no limit is known or one is not understood, and where the percentages do not rise.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// let budget = plimsoll::MemoryBudget::builder().build()?;
+    /// println!("{}", budget.basis());
+    /// # Ok::<(), plimsoll::budget::BudgetError>(())
+    /// ```
     pub fn build(self) -> Result<MemoryBudget, BudgetError> {
         let thresholds =
             self.pressure_at.map_or(Ok(Thresholds::DEFAULT), |(high, critical)| Thresholds::new(high, critical))?;
@@ -105,6 +171,16 @@ impl BudgetBuilder {
 ///
 /// ```text
 /// 109.6 MiB: 128.0 MiB (lambda memory size) less 12.0 MiB for the environment and a margin of 6.4 MiB
+/// ```
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::{ByteSize, MemoryBudget};
+///
+/// let basis = MemoryBudget::new(ByteSize::mib(64)).basis();
+/// assert_eq!((basis.limit(), basis.found()), (ByteSize::mib(64), None));
+/// assert_eq!((basis.environment_share(), basis.margin()), (ByteSize::ZERO, ByteSize::ZERO));
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Basis {
@@ -159,6 +235,18 @@ impl fmt::Display for Basis {
 }
 
 /// Why there is no budget.
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::{ByteSize, MemoryBudget};
+///
+/// let wrong = MemoryBudget::builder().limit(ByteSize::mib(1)).pressure_at(90, 80).build().unwrap_err();
+/// assert_eq!(
+///     wrong.to_string(),
+///     "pressure is high at 90 % and critical at 80 %: expected 0 < high < critical <= 100"
+/// );
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BudgetError {

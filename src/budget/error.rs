@@ -14,6 +14,21 @@ use crate::size::ByteSize;
 ///
 /// The figures are of the moment of the refusal. Making one allocates once, some 150 bytes;
 /// [`Account::reserve_if_free`](super::Account::reserve_if_free) refuses without.
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::{ByteSize, MemoryBudget};
+///
+/// let budget = MemoryBudget::new(ByteSize::mib(100));
+/// let _sessions = budget.account("sessions").try_reserve(ByteSize::mib(90))?;
+/// let refused = budget.account("orders").try_reserve(ByteSize::mib(20)).unwrap_err();
+/// assert_eq!((refused.requester(), refused.requested()), ("orders", ByteSize::mib(20)));
+/// assert_eq!((refused.available(), refused.limit()), (ByteSize::mib(10), ByteSize::mib(100)));
+/// assert_eq!((refused.withheld(), refused.is_reentrant()), (ByteSize::ZERO, false));
+/// assert_eq!(refused.holders().next(), Some(("sessions", ByteSize::mib(90))));
+/// # Ok::<(), plimsoll::BudgetExceeded>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(transparent)]
 pub struct BudgetExceeded(Box<Refusal>);

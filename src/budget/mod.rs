@@ -78,6 +78,16 @@ use pressure::Thresholds;
 use reclaim::{Reclaiming, Registry};
 
 /// Accounts with a name of their own; those beyond share the account `other`.
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::{ByteSize, MemoryBudget, budget};
+///
+/// let all = MemoryBudget::new(ByteSize::mib(1));
+/// (0..budget::ACCOUNTS).for_each(|n| drop(all.account(format!("tenant {n}").leak())));
+/// assert_eq!(all.account("one more").name(), "other");
+/// ```
 pub const ACCOUNTS: usize = 64;
 
 /// The name of the account that is shared.
@@ -89,6 +99,19 @@ const OTHER: &str = "other";
 /// the last of its handles, accounts and reservations does: releasing after the budget is gone is no special case.
 ///
 /// A limit of zero grants nothing but reservations of zero bytes.
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::{ByteSize, MemoryBudget};
+///
+/// let budget = MemoryBudget::new(ByteSize::mib(100));
+/// let (cache, buffers) = (budget.account("cache"), budget.account("buffers"));
+/// let _entries = cache.try_reserve(ByteSize::mib(70))?;
+/// assert!(buffers.try_reserve(ByteSize::mib(40)).is_err(), "their sum is bounded");
+/// assert_eq!((budget.reserved(), budget.available()), (ByteSize::mib(70), ByteSize::mib(30)));
+/// # Ok::<(), plimsoll::BudgetExceeded>(())
+/// ```
 #[derive(Clone)]
 pub struct MemoryBudget {
     core: Arc<Core>,
@@ -115,6 +138,19 @@ struct Entry {
 }
 
 /// What an account holds; see [`MemoryBudget::holders`].
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::{ByteSize, MemoryBudget};
+///
+/// let budget = MemoryBudget::new(ByteSize::mib(100));
+/// let _model = budget.account("model").try_reserve(ByteSize::mib(30))?;
+/// for holding in budget.holders() {
+///     println!("{}: {} (peak {})", holding.name, holding.held, holding.peak);
+/// }
+/// # Ok::<(), plimsoll::BudgetExceeded>(())
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct Holding {
@@ -128,6 +164,13 @@ pub struct Holding {
 
 impl MemoryBudget {
     /// Makes a budget of so many bytes, with the defaults of [`BudgetBuilder`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::{ByteSize, MemoryBudget};
+    /// assert_eq!(MemoryBudget::new(ByteSize::mib(100)).available(), ByteSize::mib(100));
+    /// ```
     pub fn new(limit: ByteSize) -> Self {
         Self::with(Basis::given(limit), Thresholds::DEFAULT, None, None)
     }
@@ -138,11 +181,29 @@ impl MemoryBudget {
     /// # Errors
     ///
     /// [`BudgetError::Environment`] where no limit is known, as on a laptop, or one is not understood.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// let budget = plimsoll::MemoryBudget::from_env()?;
+    /// println!("{}", budget.basis());
+    /// // 109.6 MiB: 128.0 MiB (lambda memory size) less 12.0 MiB for the environment and a margin of 6.4 MiB
+    /// # Ok::<(), plimsoll::budget::BudgetError>(())
+    /// ```
     pub fn from_env() -> Result<Self, BudgetError> {
         Self::builder().build()
     }
 
     /// Begins a budget with settings of one's own.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::{ByteSize, MemoryBudget};
+    /// let budget = MemoryBudget::builder().limit(ByteSize::mib(100)).pressure_at(70, 90).build()?;
+    /// assert_eq!(budget.limit(), ByteSize::mib(100));
+    /// # Ok::<(), plimsoll::budget::BudgetError>(())
+    /// ```
     pub fn builder() -> BudgetBuilder {
         BudgetBuilder::default()
     }
@@ -177,31 +238,85 @@ impl MemoryBudget {
     /// Names should be short and constant; they go into reports as they are. The same name is the same account. What
     /// accounts hold is published on the [board]. Costs a search of the names and an allocation of 256 bytes: keep the
     /// account.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::{ByteSize, MemoryBudget};
+    /// let budget = MemoryBudget::new(ByteSize::mib(100));
+    /// let _held = budget.account("orders").try_reserve(ByteSize::mib(1))?;
+    /// assert_eq!(budget.account("orders").held(), ByteSize::mib(1)); // the same name, the same account
+    /// # Ok::<(), plimsoll::BudgetExceeded>(())
+    /// ```
     pub fn account(&self, name: &'static str) -> Account {
         Account::open(Arc::clone(&self.core), name)
     }
 
     /// Tells the limit the budget was made with.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::{ByteSize, MemoryBudget};
+    /// assert_eq!(MemoryBudget::new(ByteSize::mib(100)).limit(), ByteSize::mib(100));
+    /// ```
     pub fn limit(&self) -> ByteSize {
         self.core.basis.limit()
     }
 
     /// Tells where the limit comes from.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::{ByteSize, MemoryBudget};
+    /// assert_eq!(MemoryBudget::new(ByteSize::mib(100)).basis().to_string(), "100.0 MiB, as given");
+    /// ```
     pub fn basis(&self) -> Basis {
         self.core.basis
     }
 
     /// Tells how much all accounts hold together.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::{ByteSize, MemoryBudget};
+    /// let budget = MemoryBudget::new(ByteSize::mib(100));
+    /// let _held = budget.account("orders").try_reserve(ByteSize::mib(1))?;
+    /// assert_eq!(budget.reserved(), ByteSize::mib(1));
+    /// # Ok::<(), plimsoll::BudgetExceeded>(())
+    /// ```
     pub fn reserved(&self) -> ByteSize {
         ByteSize::bytes(self.core.line.used())
     }
 
     /// Tells how much could be reserved now without asking anyone to give something back.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::{ByteSize, MemoryBudget};
+    /// let budget = MemoryBudget::new(ByteSize::mib(100));
+    /// let _held = budget.account("orders").try_reserve(ByteSize::mib(1))?;
+    /// assert_eq!(budget.available(), ByteSize::mib(99));
+    /// # Ok::<(), plimsoll::BudgetExceeded>(())
+    /// ```
     pub fn available(&self) -> ByteSize {
         ByteSize::bytes(self.core.available())
     }
 
     /// Tells how full the budget is: what is reserved against the room there is. Costs two loads.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::{ByteSize, MemoryBudget, Pressure};
+    /// let budget = MemoryBudget::new(ByteSize::mib(100));
+    /// let _held = budget.account("orders").try_reserve(ByteSize::mib(96))?;
+    /// assert!(budget.pressure() >= Pressure::Critical);
+    /// # Ok::<(), plimsoll::BudgetExceeded>(())
+    /// ```
     pub fn pressure(&self) -> Pressure {
         self.core.pressure()
     }
@@ -210,6 +325,16 @@ impl MemoryBudget {
     ///
     /// Figures are read one after the other: they sum to [`reserved`](Self::reserved) whenever nobody reserves or
     /// releases meanwhile. No allocation.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::{ByteSize, MemoryBudget};
+    /// let budget = MemoryBudget::new(ByteSize::mib(100));
+    /// let _held = budget.account("orders").try_reserve(ByteSize::mib(1))?;
+    /// assert_eq!(budget.holders().map(|holding| holding.name).collect::<Vec<_>>(), ["orders"]);
+    /// # Ok::<(), plimsoll::BudgetExceeded>(())
+    /// ```
     pub fn holders(&self) -> impl Iterator<Item = Holding> {
         self.core.opened().map(|Entry { name, slot }| Holding {
             name,
@@ -219,6 +344,13 @@ impl MemoryBudget {
     }
 
     /// Tells what of the limit is kept from being reserved, and the room that is left.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::{ByteSize, MemoryBudget};
+    /// assert_eq!(MemoryBudget::new(ByteSize::mib(100)).baseline().room, ByteSize::mib(100));
+    /// ```
     pub fn baseline(&self) -> Baseline {
         self.core.reckoning.lock().report()
     }
@@ -272,6 +404,15 @@ impl MemoryBudget {
     /// nobody is asked. Costs three loads if there is nothing to do. Where the limit was found in the environment, and
     /// more anonymous pages than that were there when last looked at, free ones are [given back](crate::os::trim) first,
     /// which takes milliseconds; not again until they have grown by a thirty-second of the limit.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::{ByteSize, MemoryBudget};
+    /// let budget = MemoryBudget::new(ByteSize::mib(100));
+    /// budget.rebaseline(ByteSize::mib(120)); // more heap than the limit, and nobody to give any back
+    /// assert!(budget.relieve(), "nothing is reserved, so nothing is overdrawn");
+    /// ```
     pub fn relieve(&self) -> bool {
         self.core.relieve(None)
     }

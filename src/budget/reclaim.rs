@@ -56,6 +56,14 @@ impl<F: Fn(ByteSize, Pressure) -> ByteSize + Send + Sync> Reclaim for F {
 }
 
 /// How dear it is to lose what a reclaimer gives back: the lowest is asked first. Among equals, the one set first.
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::budget::Rank;
+///
+/// assert!(Rank::BUFFER < Rank::CACHE && Rank::CACHE < Rank::RESOURCE);
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Rank(u8);
 
@@ -69,11 +77,25 @@ impl Rank {
     pub(super) const HIGHEST: Self = Self(u8::MAX);
 
     /// A rank of one's own, between or beyond those named here.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::budget::Rank;
+    /// assert!(Rank::new(101) > Rank::CACHE); // asked just after the caches
+    /// ```
     pub const fn new(rank: u8) -> Self {
         Self(rank)
     }
 
     /// Tells the rank as a number.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::budget::Rank;
+    /// assert_eq!(Rank::new(7).get(), 7);
+    /// ```
     pub const fn get(self) -> u8 {
         self.0
     }

@@ -10,6 +10,22 @@ use super::{Account, BudgetExceeded};
 ///
 /// It is no memory: who holds it may allocate as much. Dropping it never blocks, asks nobody, and costs three atomic
 /// subtractions.
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::{ByteSize, MemoryBudget};
+///
+/// let budget = MemoryBudget::new(ByteSize::mib(10));
+/// let body = budget.account("body");
+/// let mut reserved = body.try_reserve(ByteSize::kib(64))?;
+/// let mut bytes: Vec<u8> = Vec::with_capacity(64 << 10);
+///
+/// reserved.try_grow(ByteSize::kib(64))?; // before the vector grows
+/// bytes.reserve_exact(128 << 10);
+/// assert_eq!((reserved.size(), reserved.account().held()), (ByteSize::kib(128), ByteSize::kib(128)));
+/// # Ok::<(), plimsoll::BudgetExceeded>(())
+/// ```
 #[must_use = "what is reserved is given back when this is dropped"]
 pub struct Reservation {
     account: Account,
@@ -24,11 +40,29 @@ impl Reservation {
     }
 
     /// Tells how much is reserved.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::{ByteSize, MemoryBudget};
+    /// let reserved = MemoryBudget::new(ByteSize::mib(1)).account("body").try_reserve(ByteSize::kib(64))?;
+    /// assert_eq!(reserved.size(), ByteSize::kib(64));
+    /// # Ok::<(), plimsoll::BudgetExceeded>(())
+    /// ```
     pub fn size(&self) -> ByteSize {
         self.size
     }
 
     /// Tells the account it is reserved under.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::{ByteSize, MemoryBudget};
+    /// let reserved = MemoryBudget::new(ByteSize::mib(1)).account("body").try_reserve(ByteSize::kib(64))?;
+    /// assert_eq!(reserved.account().name(), "body");
+    /// # Ok::<(), plimsoll::BudgetExceeded>(())
+    /// ```
     pub fn account(&self) -> &Account {
         &self.account
     }
@@ -38,6 +72,16 @@ impl Reservation {
     /// # Errors
     ///
     /// [`BudgetExceeded`]; what was reserved stays.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::{ByteSize, MemoryBudget};
+    /// let mut reserved = MemoryBudget::new(ByteSize::kib(100)).account("body").try_reserve(ByteSize::kib(64))?;
+    /// assert!(reserved.try_grow(ByteSize::kib(64)).is_err());
+    /// assert_eq!(reserved.size(), ByteSize::kib(64));
+    /// # Ok::<(), plimsoll::BudgetExceeded>(())
+    /// ```
     #[inline]
     pub fn try_grow(&mut self, more: ByteSize) -> Result<(), BudgetExceeded> {
         self.account.take(more)?;
@@ -47,6 +91,16 @@ impl Reservation {
     }
 
     /// Reserves `more` if it is free, as [`Account::reserve_if_free`] does, and tells whether it was.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::{ByteSize, MemoryBudget};
+    /// let mut reserved = MemoryBudget::new(ByteSize::kib(100)).account("body").try_reserve(ByteSize::kib(64))?;
+    /// assert!(reserved.grow_if_free(ByteSize::kib(36)));
+    /// assert!(!reserved.grow_if_free(ByteSize::bytes(1)));
+    /// # Ok::<(), plimsoll::BudgetExceeded>(())
+    /// ```
     #[inline]
     pub fn grow_if_free(&mut self, more: ByteSize) -> bool {
         let free = self.account.take_if_free(more);
@@ -57,11 +111,31 @@ impl Reservation {
     }
 
     /// Enters `more` that is there already, as [`Account::book`] does: it may overdraw the budget.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::{ByteSize, MemoryBudget};
+    /// let mut reserved = MemoryBudget::new(ByteSize::kib(100)).account("table").try_reserve(ByteSize::kib(64))?;
+    /// reserved.book(ByteSize::kib(64)); // it turned out to be twice as large
+    /// assert_eq!(reserved.size(), ByteSize::kib(128));
+    /// # Ok::<(), plimsoll::BudgetExceeded>(())
+    /// ```
     pub fn book(&mut self, more: ByteSize) {
         self.size = self.size.saturating_add(self.account.enter(more));
     }
 
     /// Gives back `less`, or all there is if that is not as much, and tells how much went back.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::{ByteSize, MemoryBudget};
+    /// let mut reserved = MemoryBudget::new(ByteSize::kib(100)).account("body").try_reserve(ByteSize::kib(64))?;
+    /// assert_eq!(reserved.shrink(ByteSize::kib(24)), ByteSize::kib(24));
+    /// assert_eq!(reserved.shrink(ByteSize::MAX), ByteSize::kib(40));
+    /// # Ok::<(), plimsoll::BudgetExceeded>(())
+    /// ```
     #[inline]
     pub fn shrink(&mut self, less: ByteSize) -> ByteSize {
         let given = less.min(self.size);
@@ -75,6 +149,17 @@ impl Reservation {
     /// # Errors
     ///
     /// [`BudgetExceeded`] where it cannot grow; what was reserved stays.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::{ByteSize, MemoryBudget};
+    /// let mut reserved = MemoryBudget::new(ByteSize::kib(100)).account("body").try_reserve(ByteSize::kib(64))?;
+    /// reserved.try_resize(ByteSize::kib(90))?;
+    /// reserved.try_resize(ByteSize::kib(10))?;
+    /// assert_eq!(reserved.size(), ByteSize::kib(10));
+    /// # Ok::<(), plimsoll::BudgetExceeded>(())
+    /// ```
     pub fn try_resize(&mut self, size: ByteSize) -> Result<(), BudgetExceeded> {
         let (more, less) = (size.saturating_sub(self.size), self.size.saturating_sub(size));
         self.shrink(less);
@@ -82,6 +167,16 @@ impl Reservation {
     }
 
     /// Splits off `size` into a reservation of its own, or `None` if there is not as much. Asks nothing of the budget.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::{ByteSize, MemoryBudget};
+    /// let mut reserved = MemoryBudget::new(ByteSize::kib(100)).account("parts").try_reserve(ByteSize::kib(64))?;
+    /// let first_part = reserved.split(ByteSize::kib(16)).ok_or("it is that large")?; // goes its own way
+    /// assert_eq!((first_part.size(), reserved.size()), (ByteSize::kib(16), ByteSize::kib(48)));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn split(&mut self, size: ByteSize) -> Option<Self> {
         self.size = self.size.checked_sub(size)?;
         Some(Self::new(self.account.clone(), size))
@@ -92,6 +187,17 @@ impl Reservation {
     /// # Errors
     ///
     /// `other` itself, unchanged, where it belongs to another account or budget.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::{ByteSize, MemoryBudget};
+    /// let account = MemoryBudget::new(ByteSize::kib(100)).account("parts");
+    /// let (mut all, part) = (account.try_reserve(ByteSize::kib(16))?, account.try_reserve(ByteSize::kib(8))?);
+    /// assert!(all.merge(part).is_ok());
+    /// assert_eq!(all.size(), ByteSize::kib(24));
+    /// # Ok::<(), plimsoll::BudgetExceeded>(())
+    /// ```
     pub fn merge(&mut self, mut other: Self) -> Result<(), Self> {
         if !self.account.is(&other.account) {
             return Err(other);

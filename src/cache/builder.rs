@@ -14,6 +14,19 @@ use crate::weigh::HeapSize;
 use super::{Cache, CacheError, Seeded};
 
 /// Which entries go when there is no room.
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::{Cache, cache::Eviction};
+///
+/// let recent: Cache<u64, u64> = Cache::builder("recent").max_entries(2).eviction(Eviction::Lru).build()?;
+/// for key in [1, 2, 3] {
+///     recent.insert(key, key)?;
+/// }
+/// assert!(!recent.contains(&1), "the least recently used");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub enum Eviction {
@@ -29,6 +42,22 @@ pub enum Eviction {
 pub(super) type Weigher<K, V> = Box<dyn Fn(&K, &V) -> usize + Send + Sync>;
 
 /// Settings of a [`Cache`], begun with [`Cache::builder`].
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use plimsoll::{ByteSize, Cache};
+///
+/// let sessions: Cache<String, Vec<u8>> = Cache::builder("sessions")
+///     .max_entries(10_000)
+///     .max_bytes(ByteSize::mib(8))
+///     .time_to_live(Duration::from_secs(300))
+///     .time_to_idle(Duration::from_secs(60))
+///     .build()?;
+/// assert_eq!(sessions.stats().max_bytes, Some(ByteSize::mib(8)));
+/// # Ok::<(), plimsoll::cache::CacheError>(())
+/// ```
 #[must_use]
 pub struct CacheBuilder<K, V, S = Seeded> {
     pub(super) name: &'static str,
@@ -68,6 +97,15 @@ impl<K, V> CacheBuilder<K, V> {
 
 impl<K, V, S> CacheBuilder<K, V, S> {
     /// Bounds the number of entries. Zero holds none: every insert gives its value back, and loads still load.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::Cache;
+    /// let none: Cache<u64, u64> = Cache::builder("none").max_entries(0).build()?;
+    /// assert_eq!(none.insert(1, 10).unwrap_err().into_entry(), (1, 10));
+    /// # Ok::<(), plimsoll::cache::CacheError>(())
+    /// ```
     pub fn max_entries(mut self, most: usize) -> Self {
         self.max_entries = Some(most);
         self
@@ -77,6 +115,18 @@ impl<K, V, S> CacheBuilder<K, V, S> {
     ///
     /// Entries are weighed once, when they come in: one that grows afterwards is not noticed. An `Arc` counts in full.
     /// Zero holds nothing. [`ByteSize::MAX`] bounds nothing and weighs all the same.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::{ByteSize, Cache};
+    /// let pages: Cache<u64, String> = Cache::builder("pages").max_bytes(ByteSize::kib(64)).build()?;
+    /// pages.insert(1, "x".repeat(40_000))?;
+    /// pages.insert(2, "x".repeat(40_000))?;
+    /// assert_eq!(pages.len(), 1);
+    /// assert!(pages.stats().bytes <= ByteSize::kib(64));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn max_bytes(mut self, most: ByteSize) -> Self
     where
         K: HeapSize,
@@ -91,6 +141,23 @@ impl<K, V, S> CacheBuilder<K, V, S> {
 
     /// Bounds the bytes as [`max_bytes`](Self::max_bytes) does, where `weigh` tells what a key and a value own on the
     /// heap. It runs without a lock, once for each insert.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use plimsoll::{ByteSize, Cache};
+    /// struct Image { pixels: Vec<u8> }
+    ///
+    /// let images: Cache<u64, Arc<Image>> = Cache::builder("images")
+    ///     .max_bytes_weighed(ByteSize::mib(4), |_: &u64, image: &Arc<Image>| {
+    ///         image.pixels.capacity() + size_of::<Image>()
+    ///     })
+    ///     .build()?;
+    /// images.insert(1, Image { pixels: vec![0; 1 << 20] }.into())?;
+    /// assert!(images.stats().bytes >= ByteSize::mib(1));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn max_bytes_weighed(
         mut self,
         most: ByteSize,
@@ -105,6 +172,22 @@ impl<K, V, S> CacheBuilder<K, V, S> {
     /// saw it: for values whose insides nobody can measure. What is inserted is weighed as before.
     ///
     /// Not seen: what other threads allocate for the load. Seen, and charged to the entry: what it leaves elsewhere.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::{ByteSize, Cache, TrackingAllocator};
+    /// #[global_allocator]
+    /// static GLOBAL: TrackingAllocator = TrackingAllocator::new();
+    ///
+    /// fn main() -> Result<(), Box<dyn std::error::Error>> {
+    ///     let documents: Cache<u64, String> =
+    ///         Cache::builder("documents").max_bytes(ByteSize::mib(4)).weigh_by_load().build()?;
+    ///     let _text = documents.try_get_or_load(&1, || Ok::<_, std::io::Error>("x".repeat(100_000)))?;
+    ///     assert!(documents.stats().bytes >= ByteSize::bytes(100_000));
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn weigh_by_load(mut self) -> Self {
         self.by_load = true;
         self
@@ -112,6 +195,20 @@ impl<K, V, S> CacheBuilder<K, V, S> {
 
     /// Makes room for so much before a loader runs, so that the cache and what is being loaded are within the bound
     /// together; with an account, it is reserved until the value is in.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::{ByteSize, Cache, MemoryBudget};
+    /// let budget = MemoryBudget::new(ByteSize::mib(2));
+    /// let reports: Cache<u64, Vec<u8>> = Cache::builder("reports")
+    ///     .max_bytes(ByteSize::mib(8))
+    ///     .account(budget.account("reports"))
+    ///     .expected_load(ByteSize::mib(4)) // more than there is, so no load begins
+    ///     .build()?;
+    /// assert!(reports.try_get_or_load(&1, || Ok::<_, std::io::Error>(Vec::new())).is_err());
+    /// # Ok::<(), plimsoll::cache::CacheError>(())
+    /// ```
     pub fn expected_load(mut self, size: ByteSize) -> Self {
         self.expected_load = Some(size);
         self
@@ -119,6 +216,23 @@ impl<K, V, S> CacheBuilder<K, V, S> {
 
     /// Lets entries expire so long after they were put in, up to 10 ms early and never late. Longer than 248 days counts
     /// as 248 days.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use plimsoll::{Cache, ManualClock};
+    /// let manual = ManualClock::new();
+    /// let tokens: Cache<u64, u64> = Cache::builder("tokens")
+    ///     .max_entries(100)
+    ///     .time_to_live(Duration::from_secs(300))
+    ///     .clock(manual.clock())
+    ///     .build()?;
+    /// tokens.insert(1, 10)?;
+    /// manual.advance(Duration::from_secs(300));
+    /// assert_eq!(tokens.get(&1), None);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn time_to_live(mut self, ttl: Duration) -> Self {
         self.ttl = Some(ttl);
         self
@@ -126,12 +240,40 @@ impl<K, V, S> CacheBuilder<K, V, S> {
 
     /// Lets entries expire that nobody asked for so long, up to 10 ms early and never late. Longer than 124 days counts
     /// as 124 days.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use plimsoll::{Cache, ManualClock};
+    /// let manual = ManualClock::new();
+    /// let sessions: Cache<u64, u64> = Cache::builder("sessions")
+    ///     .max_entries(100)
+    ///     .time_to_idle(Duration::from_secs(60))
+    ///     .clock(manual.clock())
+    ///     .build()?;
+    /// sessions.insert(1, 10)?;
+    /// for _ in 0..10 {
+    ///     manual.advance(Duration::from_secs(40));
+    ///     assert_eq!(sessions.get(&1), Some(10));
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn time_to_idle(mut self, tti: Duration) -> Self {
         self.tti = Some(tti);
         self
     }
 
     /// Sets which entries go when there is no room. Default: [`Eviction::S3Fifo`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::{Cache, cache::Eviction};
+    /// let cache: Cache<u64, u64> = Cache::builder("recent").max_entries(2).eviction(Eviction::Lru).build()?;
+    /// # assert!(cache.is_empty());
+    /// # Ok::<(), plimsoll::cache::CacheError>(())
+    /// ```
     pub fn eviction(mut self, eviction: Eviction) -> Self {
         self.eviction = eviction;
         self
@@ -141,23 +283,77 @@ impl<K, V, S> CacheBuilder<K, V, S> {
     /// [`Rank::CACHE`].
     ///
     /// The cache evicts its own entries before it asks others; see the [module](super).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::{ByteSize, Cache, MemoryBudget};
+    /// let budget = MemoryBudget::new(ByteSize::kib(64));
+    /// let pages: Cache<u64, Vec<u8>> =
+    ///     Cache::builder("pages").max_bytes(ByteSize::mib(1)).account(budget.account("pages")).build()?;
+    /// pages.insert(1, vec![0; 40_000])?;
+    /// assert_eq!(budget.reserved(), pages.stats().bytes);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn account(self, account: Account) -> Self {
         self.account_ranked(account, Rank::CACHE)
     }
 
     /// As [`account`](Self::account), at a rank of one's own.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::{ByteSize, Cache, MemoryBudget, budget::Rank};
+    /// let budget = MemoryBudget::new(ByteSize::mib(1));
+    /// let prices: Cache<u64, u64> = Cache::builder("prices")
+    ///     .max_entries(1_000)
+    ///     .account_ranked(budget.account("prices"), Rank::new(Rank::CACHE.get() + 1)) // dearer than other caches
+    ///     .build()?;
+    /// # assert!(prices.is_empty());
+    /// # Ok::<(), plimsoll::cache::CacheError>(())
+    /// ```
     pub fn account_ranked(mut self, account: Account, rank: Rank) -> Self {
         self.account = Some((account, rank));
         self
     }
 
     /// Sets the clock, for tests that turn it by hand. Default: [`Clock::system`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use plimsoll::{Cache, ManualClock};
+    /// let manual = ManualClock::new();
+    /// let cache: Cache<u64, u64> = Cache::builder("cache")
+    ///     .max_entries(1)
+    ///     .time_to_live(Duration::from_secs(1))
+    ///     .clock(manual.clock())
+    ///     .build()?;
+    /// cache.insert(1, 1)?;
+    /// manual.freeze(Duration::from_secs(3600)); // the environment was frozen
+    /// manual.advance(Duration::from_millis(10));
+    /// assert_eq!(cache.get(&1), None);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn clock(mut self, clock: Clock) -> Self {
         self.clock = clock;
         self
     }
 
     /// Sets the hash function. Default: [`Seeded`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::hash::RandomState;
+    /// # use plimsoll::Cache;
+    /// let by_user: Cache<String, u64, RandomState> =
+    ///     Cache::builder("by user").max_entries(100).hasher(RandomState::new()).build()?;
+    /// # assert!(by_user.is_empty());
+    /// # Ok::<(), plimsoll::cache::CacheError>(())
+    /// ```
     pub fn hasher<T>(self, hasher: T) -> CacheBuilder<K, V, T> {
         CacheBuilder {
             name: self.name,
@@ -181,6 +377,17 @@ impl<K, V, S> CacheBuilder<K, V, S> {
     /// # Errors
     ///
     /// [`CacheError`] where no bound is set, a time is below the clock's resolution, or loads cannot be weighed.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::Cache;
+    /// let unbounded = Cache::<u64, u64>::builder("orders").build();
+    /// assert_eq!(
+    ///     unbounded.unwrap_err().to_string(),
+    ///     "cache orders has no bound: give it max_entries() or max_bytes()"
+    /// );
+    /// ```
     pub fn build(self) -> Result<Cache<K, V, S>, CacheError>
     where
         K: Hash + Eq + Send + 'static,

@@ -10,6 +10,19 @@ use crate::size::ByteSize;
 /// A key and a value that the cache did not take; [`into_entry`](Self::into_entry) gives them back.
 ///
 /// An earlier value of the key is gone: it was to be replaced.
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::{ByteSize, Cache};
+///
+/// let pages: Cache<u64, String> = Cache::builder("pages").max_bytes(ByteSize::kib(4)).build()?;
+/// let refused = pages.insert(1, "x".repeat(100_000)).unwrap_err();
+/// println!("{}", refused.refusal()); // cache pages: an entry of 97.8 KiB is more than the 4.0 KiB it may hold
+/// let (_key, page) = refused.into_entry();
+/// assert_eq!(page.len(), 100_000);
+/// # Ok::<(), plimsoll::cache::CacheError>(())
+/// ```
 #[derive(thiserror::Error)]
 #[error("{refusal}")]
 pub struct InsertError<K, V> {
@@ -43,6 +56,17 @@ impl<K, V> fmt::Debug for InsertError<K, V> {
 }
 
 /// Why a value is not taken.
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::{ByteSize, Cache, cache::Refusal};
+///
+/// let pages: Cache<u64, String> = Cache::builder("pages").max_bytes(ByteSize::kib(4)).build()?;
+/// let refused = pages.insert(1, "x".repeat(100_000)).unwrap_err();
+/// assert!(matches!(refused.refusal(), Refusal::TooLarge { limit, .. } if *limit == ByteSize::kib(4)));
+/// # Ok::<(), plimsoll::cache::CacheError>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Refusal {
@@ -81,6 +105,17 @@ pub enum Refusal {
 /// Why there is no value.
 ///
 /// All who waited for one load get the same error.
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::{Cache, cache::LoadError};
+///
+/// let orders: Cache<u64, String> = Cache::builder("orders").max_entries(100).build()?;
+/// let failed = orders.try_get_or_load(&1, || Err(std::io::Error::other("the table is locked"))).unwrap_err();
+/// assert!(matches!(&failed, LoadError::Failed(cause) if cause.to_string() == "the table is locked"));
+/// # Ok::<(), plimsoll::cache::CacheError>(())
+/// ```
 #[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum LoadError<E> {
@@ -121,6 +156,19 @@ impl<E> Clone for LoadError<E> {
 }
 
 /// Why there is no cache.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use plimsoll::Cache;
+///
+/// let wrong = Cache::<u64, u64>::builder("orders").max_entries(1).time_to_live(Duration::ZERO).build();
+/// assert_eq!(
+///     wrong.unwrap_err().to_string(),
+///     "cache orders: a time to live of 0ns is below the clock's resolution of 10ms"
+/// );
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CacheError {

@@ -9,6 +9,17 @@ use foldhash::fast::{FoldHasher, RandomState};
 ///
 /// Fast, and not cryptographic: for keys that an attacker chooses at length, give the cache std's `RandomState` by
 /// [`CacheBuilder::hasher`](super::CacheBuilder::hasher).
+///
+/// # Examples
+///
+/// ```
+/// use std::hash::BuildHasher;
+/// use plimsoll::cache::Seeded;
+///
+/// let (one, other) = (Seeded::default(), Seeded::default());
+/// assert_eq!(one.hash_one("key"), one.hash_one("key"));
+/// assert_ne!(one.hash_one("key"), other.hash_one("key")); // each its own seed
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct Seeded(RandomState);
 
@@ -22,6 +33,17 @@ impl BuildHasher for Seeded {
 }
 
 /// The hasher of [`Seeded`].
+///
+/// # Examples
+///
+/// ```
+/// use std::hash::{BuildHasher, Hasher};
+/// use plimsoll::cache::{Seeded, SeededHasher};
+///
+/// let mut hasher: SeededHasher = Seeded::default().build_hasher();
+/// hasher.write_u64(7);
+/// println!("{:x}", hasher.finish());
+/// ```
 #[derive(Clone)]
 pub struct SeededHasher(FoldHasher<'static>);
 

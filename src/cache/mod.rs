@@ -99,6 +99,17 @@ use store::{Asked, Gone, MOST, NEVER, Slot, Store};
 ///
 /// See the [module](self) for what counts as bytes, how entries expire, and what runs under the lock. A clone is the same
 /// cache.
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::{ByteSize, Cache};
+///
+/// let orders: Cache<u64, String> = Cache::builder("orders").max_bytes(ByteSize::mib(5)).build()?;
+/// let order = orders.try_get_or_load(&4711, || Ok::<_, std::io::Error>("two lamps".to_owned()))?; // loads
+/// assert_eq!(orders.get(&4711), Some(order));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct Cache<K, V, S = Seeded> {
     shared: Arc<Shared<K, V, S>>,
 }
@@ -120,6 +131,15 @@ struct Shared<K, V, S> {
 
 impl<K, V> Cache<K, V> {
     /// Begins a cache. The name goes into errors and reports: short and constant.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::{ByteSize, Cache};
+    /// let cache: Cache<String, Vec<u8>> = Cache::builder("pages").max_bytes(ByteSize::mib(1)).build()?;
+    /// # assert!(cache.is_empty());
+    /// # Ok::<(), plimsoll::cache::CacheError>(())
+    /// ```
     pub fn builder(name: &'static str) -> CacheBuilder<K, V> {
         CacheBuilder::new(name)
     }
@@ -169,6 +189,24 @@ impl<K, V, S> Cache<K, V, S> {
     ///
     /// For the end of an invocation, when nobody waits. Holds the lock for as long as it looks; values are
     /// dropped after it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use plimsoll::{Cache, ManualClock};
+    /// # let manual = ManualClock::new();
+    /// let cache: Cache<u64, u64> = Cache::builder("cache")
+    ///     .max_entries(100)
+    ///     .time_to_live(Duration::from_secs(1))
+    /// # .clock(manual.clock())
+    ///     .build()?;
+    /// cache.insert(1, 1)?;
+    /// # manual.advance(Duration::from_secs(2));
+    /// // Two seconds later, at the end of an invocation:
+    /// assert_eq!(cache.sweep(1_000), 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn sweep(&self, most: usize) -> usize {
         if !self.shared.timed.load(Relaxed) {
             return 0;
@@ -181,6 +219,16 @@ impl<K, V, S> Cache<K, V, S> {
     }
 
     /// Evicts until no more than `bytes` are held, and tells how many were given up. It may fill up again.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::{ByteSize, Cache};
+    /// let pages: Cache<u64, Vec<u8>> = Cache::builder("pages").max_bytes(ByteSize::mib(1)).build()?;
+    /// pages.insert(1, vec![0; 100_000])?;
+    /// assert!(pages.shrink_to(ByteSize::ZERO) >= ByteSize::bytes(100_000));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn shrink_to(&self, bytes: ByteSize) -> ByteSize {
         self.shared.change(|state, gone| {
             let before = state.store.bytes();
@@ -192,6 +240,16 @@ impl<K, V, S> Cache<K, V, S> {
     /// Changes the bounds, evicting what is beyond them; `None` leaves one as it is.
     ///
     /// A cache that was made without a bound in bytes has no weigher: it counts its tables alone.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::{ByteSize, Cache};
+    /// let pages: Cache<u64, Vec<u8>> = Cache::builder("pages").max_bytes(ByteSize::mib(1)).build()?;
+    /// pages.resize(Some(500), Some(ByteSize::kib(512)));
+    /// assert_eq!((pages.stats().max_entries, pages.stats().max_bytes), (Some(500), Some(ByteSize::kib(512))));
+    /// # Ok::<(), plimsoll::cache::CacheError>(())
+    /// ```
     pub fn resize(&self, max_entries: Option<usize>, max_bytes: Option<ByteSize>) {
         self.shared.change(|state, gone| {
             if let Some(most) = max_entries {
@@ -205,6 +263,17 @@ impl<K, V, S> Cache<K, V, S> {
     }
 
     /// Empties the cache. What it counted stays.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::Cache;
+    /// let cache: Cache<u64, u64> = Cache::builder("cache").max_entries(10).build()?;
+    /// cache.insert(1, 1)?;
+    /// cache.clear();
+    /// assert!(cache.is_empty());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn clear(&self) {
         self.shared.change(|state, gone| {
             let slots = state.store.clear();
@@ -214,6 +283,17 @@ impl<K, V, S> Cache<K, V, S> {
     }
 
     /// Removes all entries of which `keep` does not hold. It runs under the lock, and must not use the cache.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::Cache;
+    /// let cache: Cache<u64, u64> = Cache::builder("cache").max_entries(10).build()?;
+    /// (0..10).try_for_each(|key| cache.insert(key, key))?;
+    /// cache.retain(|_key, value| value % 2 == 0);
+    /// assert_eq!(cache.len(), 5);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn retain(&self, mut keep: impl FnMut(&K, &V) -> bool) {
         self.shared.change(|state, gone| {
             let mut at = 0;
@@ -230,6 +310,18 @@ impl<K, V, S> Cache<K, V, S> {
 
     /// Calls `each` with every entry that has not expired, in no order. It runs under the lock, and must not use the
     /// cache.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::Cache;
+    /// let cache: Cache<u64, u64> = Cache::builder("cache").max_entries(10).build()?;
+    /// (0..10).try_for_each(|key| cache.insert(key, key))?;
+    /// let mut sum = 0;
+    /// cache.for_each(|_key, value| sum += value);
+    /// assert_eq!(sum, 45);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn for_each(&self, mut each: impl FnMut(&K, &V)) {
         let now = self.shared.now();
         let mut state = self.shared.state.lock();
@@ -242,6 +334,17 @@ impl<K, V, S> Cache<K, V, S> {
     }
 
     /// Tells what the cache holds and has done. Costs the lock and a copy.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::Cache;
+    /// let cache: Cache<u64, u64> = Cache::builder("cache").max_entries(10).build()?;
+    /// cache.insert(1, 1)?;
+    /// let _seen = (cache.get(&1), cache.get(&2));
+    /// assert_eq!((cache.stats().hits, cache.stats().misses), (1, 1));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn stats(&self) -> CacheStats {
         let state = self.shared.state.lock();
         let entries = state.store.max_entries();
@@ -256,16 +359,44 @@ impl<K, V, S> Cache<K, V, S> {
     }
 
     /// Tells the name it was made with.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::Cache;
+    /// let cache: Cache<u64, u64> = Cache::builder("orders").max_entries(10).build()?;
+    /// assert_eq!(cache.name(), "orders");
+    /// # Ok::<(), plimsoll::cache::CacheError>(())
+    /// ```
     pub fn name(&self) -> &'static str {
         self.shared.name
     }
 
     /// Tells how many entries are there, those that have expired and were not yet freed among them.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::Cache;
+    /// let cache: Cache<u64, u64> = Cache::builder("cache").max_entries(10).build()?;
+    /// cache.insert(1, 1)?;
+    /// assert_eq!(cache.len(), 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn len(&self) -> usize {
         self.shared.state.lock().store.len()
     }
 
     /// Tells whether there are none.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::Cache;
+    /// let cache: Cache<u64, u64> = Cache::builder("cache").max_entries(10).build()?;
+    /// assert!(cache.is_empty());
+    /// # Ok::<(), plimsoll::cache::CacheError>(())
+    /// ```
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -275,6 +406,16 @@ impl<K: Hash + Eq, V, S: BuildHasher> Cache<K, V, S> {
     /// Gets a clone of the value, if it is there and has not expired.
     ///
     /// Costs a hash, a lock, and a reading of the coarse clock if anything may expire. Allocates nothing itself.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::Cache;
+    /// let cache: Cache<String, u64> = Cache::builder("cache").max_entries(10).build()?;
+    /// cache.insert("lamps".to_owned(), 2)?;
+    /// assert_eq!(cache.get("lamps"), Some(2));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[inline]
     pub fn get<Q>(&self, key: &Q) -> Option<V>
     where
@@ -322,6 +463,16 @@ impl<K: Hash + Eq, V, S: BuildHasher> Cache<K, V, S> {
     }
 
     /// Tells whether the key is there and has not expired. Counts as nothing, for the statistics and for the policy.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::Cache;
+    /// let cache: Cache<String, u64> = Cache::builder("cache").max_entries(10).build()?;
+    /// assert!(!cache.contains("lamps"));
+    /// assert_eq!(cache.stats().misses, 0);
+    /// # Ok::<(), plimsoll::cache::CacheError>(())
+    /// ```
     pub fn contains<Q>(&self, key: &Q) -> bool
     where
         K: Borrow<Q>,
@@ -338,6 +489,17 @@ impl<K: Hash + Eq, V, S: BuildHasher> Cache<K, V, S> {
     /// # Errors
     ///
     /// [`InsertError`] with key and value, where the entry alone is larger than the bound, or the budget has no room.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::Cache;
+    /// let cache: Cache<u64, &str> = Cache::builder("cache").max_entries(10).build()?;
+    /// cache.insert(1, "one")?;
+    /// cache.insert(1, "another")?;
+    /// assert_eq!((cache.get(&1), cache.len()), (Some("another"), 1));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn insert(&self, key: K, value: V) -> Result<(), InsertError<K, V>> {
         let shared = &*self.shared;
         let (weight, hash) = (shared.weigh(&key, &value), shared.hash(&key));
@@ -350,6 +512,19 @@ impl<K: Hash + Eq, V, S: BuildHasher> Cache<K, V, S> {
     /// # Errors
     ///
     /// As [`insert`](Self::insert), and where `ttl` is below the clock's resolution of 10 ms.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use plimsoll::{Cache, ManualClock};
+    /// let manual = ManualClock::new();
+    /// let tokens: Cache<u64, u64> = Cache::builder("tokens").max_entries(10).clock(manual.clock()).build()?;
+    /// tokens.insert_with_ttl(1, 10, Duration::from_secs(3600))?; // as long as the token itself says
+    /// manual.advance(Duration::from_secs(3600));
+    /// assert_eq!(tokens.get(&1), None);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn insert_with_ttl(&self, key: K, value: V, ttl: Duration) -> Result<(), InsertError<K, V>> {
         if ttl < RESOLUTION {
             self.shared.state.lock().counters.refused += 1;
@@ -362,6 +537,16 @@ impl<K: Hash + Eq, V, S: BuildHasher> Cache<K, V, S> {
     }
 
     /// Takes the value out; `None` if it is not there or has expired.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::Cache;
+    /// let cache: Cache<u64, u64> = Cache::builder("cache").max_entries(10).build()?;
+    /// cache.insert(1, 10)?;
+    /// assert_eq!((cache.remove(&1), cache.remove(&1)), (Some(10), None));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn remove<Q>(&self, key: &Q) -> Option<V>
     where
         K: Borrow<Q>,

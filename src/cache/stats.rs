@@ -9,6 +9,19 @@ use crate::size::ByteSize;
 ///
 /// The counters are read together, so they fit each other: `inserts` less `removed`, `cleared` and all that was evicted
 /// is what is there.
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::Cache;
+///
+/// let orders: Cache<u64, u64> = Cache::builder("orders").max_entries(2).build()?;
+/// (0..3).try_for_each(|key| orders.insert(key, key))?;
+/// let stats = orders.stats();
+/// assert_eq!((stats.inserts, stats.entries, stats.evicted_size), (3, 2, 1));
+/// println!("{stats}"); // orders 2 entries 152 B, evicted 1 size 0 expired 0 pressure
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CacheStats {
@@ -52,6 +65,18 @@ pub struct CacheStats {
 
 impl CacheStats {
     /// Tells the share of hits among all that was asked for, in percent; `None` before anything was.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::Cache;
+    /// let cache: Cache<u64, u64> = Cache::builder("cache").max_entries(10).build()?;
+    /// assert_eq!(cache.stats().hit_percent(), None);
+    /// cache.insert(1, 1)?;
+    /// let _seen = (cache.get(&1), cache.get(&2));
+    /// assert_eq!(cache.stats().hit_percent(), Some(50));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn hit_percent(&self) -> Option<u64> {
         let asked = self.hits.saturating_add(self.misses);
         self.hits.saturating_mul(100).checked_div(asked)

@@ -60,6 +60,15 @@ use crate::os;
 ///
 /// The clock moves at the kernel's tick, every 1, 4 or 10 ms by the kernel's configuration. A stamp may be that much
 /// older than its moment, and an expiry that much early or late; times to live below it mean little.
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::clock;
+///
+/// let ttl = std::time::Duration::from_millis(500);
+/// assert!(ttl > 10 * clock::RESOLUTION, "else it says little");
+/// ```
 pub const RESOLUTION: Duration = Duration::from_millis(RESOLUTION_MS);
 
 const RESOLUTION_MS: u64 = 10;
@@ -77,6 +86,16 @@ static SYSTEM: Core = Core::new();
 ///
 /// See the [module](self) for what it is made of, and what it does not see. A clone reads the same clock; it costs
 /// nothing, or one reference count for that of a [`ManualClock`].
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::Clock;
+///
+/// let clock = Clock::system();
+/// let stamp = clock.now();
+/// assert!(clock.clone().now() >= stamp, "a clone reads the same clock");
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct Clock(Face);
 
@@ -90,6 +109,15 @@ enum Face {
 
 impl Clock {
     /// Reads the clocks of the operating system. All such clocks are one.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use plimsoll::Clock;
+    ///
+    /// let (one, other) = (Clock::system(), Clock::default());
+    /// assert!(other.now() >= one.now() - 1_000, "one clock, whoever asks");
+    /// ```
     pub const fn system() -> Self {
         Self(Face::System)
     }
@@ -139,6 +167,20 @@ impl Clock {
     ///
     /// Costs two readings of coarse clocks, about 15 ns. Allocates nothing; takes no lock, but that of a
     /// [`ManualClock`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use plimsoll::ManualClock;
+    ///
+    /// let manual = ManualClock::new();
+    /// let clock = manual.clock();
+    /// let before = clock.now();
+    /// manual.freeze(Duration::from_secs(60));
+    /// assert_eq!(clock.now(), before, "the monotonic clock has not moved yet");
+    /// assert_eq!(clock.refresh(), before + 60_000);
+    /// ```
     pub fn refresh(&self) -> u64 {
         match &self.0 {
             Face::System => SYSTEM.look(&System),
@@ -187,6 +229,15 @@ impl Default for ManualClock {
 
 impl ManualClock {
     /// Makes a clock that stands still until it is turned, with one allocation. What turns it counts from here on.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use plimsoll::ManualClock;
+    ///
+    /// let clock = ManualClock::new().clock();
+    /// assert_eq!(clock.now(), clock.now(), "it stands still");
+    /// ```
     pub fn new() -> Self {
         let manual = Manual::default();
         manual.core.look(&manual.dial);
@@ -194,11 +245,36 @@ impl ManualClock {
     }
 
     /// Gives the clock to hand to what is tested; all of them show the same time.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use plimsoll::ManualClock;
+    ///
+    /// let manual = ManualClock::new();
+    /// let (one, other) = (manual.clock(), manual.clock());
+    /// manual.advance(Duration::from_secs(1));
+    /// assert_eq!(one.now(), other.now());
+    /// ```
     pub fn clock(&self) -> Clock {
         Clock(Face::Manual(Arc::clone(&self.0)))
     }
 
     /// Lets time pass on both clocks.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use plimsoll::ManualClock;
+    ///
+    /// let manual = ManualClock::new();
+    /// let clock = manual.clock();
+    /// let before = clock.now();
+    /// manual.advance(Duration::from_millis(1500));
+    /// assert_eq!(clock.now() - before, 1500);
+    /// ```
     pub fn advance(&self, by: Duration) {
         self.0.dial.turn(|hands| {
             hands.monotonic = hands.monotonic.saturating_add(millis(by));
@@ -209,16 +285,58 @@ impl ManualClock {
     /// Lets time pass on the wall clock alone: what a paused guest or a restored snapshot looks like from inside.
     ///
     /// As in life, [`Clock::now`] notices when the monotonic clock next moves, and [`Clock::refresh`] at once.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use plimsoll::ManualClock;
+    ///
+    /// let manual = ManualClock::new();
+    /// let clock = manual.clock();
+    /// let before = clock.now();
+    /// manual.freeze(Duration::from_secs(3600)); // nothing ran meanwhile
+    /// manual.advance(Duration::from_millis(10)); // the first tick after it
+    /// assert_eq!(clock.now() - before, 3_600_010);
+    /// ```
     pub fn freeze(&self, by: Duration) {
         self.0.dial.turn(|hands| hands.wall = hands.wall.saturating_add(millis(by)));
     }
 
     /// Sets the wall clock back, as NTP or an operator may do.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use plimsoll::ManualClock;
+    ///
+    /// let manual = ManualClock::new();
+    /// let clock = manual.clock();
+    /// let before = clock.now();
+    /// manual.set_wall_back(Duration::from_secs(3600));
+    /// manual.advance(Duration::from_secs(1));
+    /// assert_eq!(clock.now() - before, 1000, "time never goes back, and goes on");
+    /// ```
     pub fn set_wall_back(&self, by: Duration) {
         self.0.dial.turn(|hands| hands.wall = hands.wall.saturating_sub(millis(by)));
     }
 
     /// Sets the monotonic clock back, as a snapshot restored on a younger host may do.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use plimsoll::ManualClock;
+    ///
+    /// let manual = ManualClock::new();
+    /// let clock = manual.clock();
+    /// manual.advance(Duration::from_secs(60));
+    /// let before = clock.now();
+    /// manual.set_monotonic_back(Duration::from_secs(60));
+    /// assert!(clock.now() >= before);
+    /// ```
     pub fn set_monotonic_back(&self, by: Duration) {
         self.0.dial.turn(|hands| hands.monotonic = hands.monotonic.saturating_sub(millis(by)));
     }

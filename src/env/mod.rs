@@ -16,6 +16,15 @@ const INITIALIZATION_TYPE: &str = "AWS_LAMBDA_INITIALIZATION_TYPE";
 const MAX_CONCURRENCY: &str = "AWS_LAMBDA_MAX_CONCURRENCY";
 
 /// What Lambda's own processes take of the memory size, about: Lambda's figure lies some 10 MB above the function's.
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::{ByteSize, env::ENVIRONMENT_SHARE};
+///
+/// let left = ByteSize::mib(128).saturating_sub(ENVIRONMENT_SHARE);
+/// assert_eq!(left, ByteSize::mib(116)); // what a function of 128 MB has for itself
+/// ```
 pub const ENVIRONMENT_SHARE: ByteSize = ByteSize::mib(12);
 
 /// The most requests one execution environment of Lambda Managed Instances may be given at a time.
@@ -67,6 +76,14 @@ impl LambdaEnv {
     /// # Errors
     ///
     /// [`EnvError`], which names the variable. Off Lambda that is [`EnvError::Missing`]; see [`MemoryLimit::detect`].
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// let env = plimsoll::LambdaEnv::from_env()?;
+    /// println!("{} MiB", env.memory_size().as_mib_f64());
+    /// # Ok::<(), plimsoll::EnvError>(())
+    /// ```
     pub fn from_env() -> Result<Self, EnvError> {
         Self::from_lookup(|name| env::var_os(name))
     }
@@ -76,6 +93,18 @@ impl LambdaEnv {
     /// # Errors
     ///
     /// [`EnvError`], which names the variable.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use plimsoll::LambdaEnv;
+    ///
+    /// let wrong = LambdaEnv::from_lookup(|name| (name == "AWS_LAMBDA_FUNCTION_MEMORY_SIZE").then(|| "12 8".into()));
+    /// assert_eq!(
+    ///     wrong.unwrap_err().to_string(),
+    ///     "AWS_LAMBDA_FUNCTION_MEMORY_SIZE is \"12 8\": expected digits alone, 128 to 10240 MB of 1,048,576 bytes"
+    /// );
+    /// ```
     pub fn from_lookup(lookup: impl Fn(&str) -> Option<OsString>) -> Result<Self, EnvError> {
         let initialization_type = InitializationType::read(&lookup)?;
         let max_concurrency = max_concurrency(&lookup)?;
@@ -91,32 +120,107 @@ impl LambdaEnv {
     /// Tells the memory size the function is configured with, past which its environment is killed.
     ///
     /// It covers the whole execution environment: extensions and Lambda's own share too.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::{ByteSize, LambdaEnv};
+    /// # let of = |name: &str| (name == "AWS_LAMBDA_FUNCTION_MEMORY_SIZE").then(|| "512".into());
+    /// let env = LambdaEnv::from_lookup(of)?; // AWS_LAMBDA_FUNCTION_MEMORY_SIZE=512
+    /// assert_eq!(env.memory_size(), ByteSize::mib(512));
+    /// # Ok::<(), plimsoll::EnvError>(())
+    /// ```
     pub fn memory_size(&self) -> ByteSize {
         self.memory_size
     }
 
     /// Tells the function's name.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::{ByteSize, LambdaEnv};
+    /// # let of = |name: &str| (name == "AWS_LAMBDA_FUNCTION_MEMORY_SIZE").then(|| "512".into());
+    /// let env = LambdaEnv::from_lookup(of)?; // without AWS_LAMBDA_FUNCTION_NAME
+    /// assert_eq!(env.function_name().unwrap_or("local"), "local");
+    /// # Ok::<(), plimsoll::EnvError>(())
+    /// ```
     pub fn function_name(&self) -> Option<&str> {
         self.function_name.as_deref()
     }
 
     /// Tells the function's version: `$LATEST` or a number.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::LambdaEnv;
+    /// # let of = |name: &str| match name {
+    /// #     "AWS_LAMBDA_FUNCTION_MEMORY_SIZE" => Some("512".into()),
+    /// #     "AWS_LAMBDA_FUNCTION_VERSION" => Some("7".into()),
+    /// #     _ => None,
+    /// # };
+    /// let env = LambdaEnv::from_lookup(of)?; // AWS_LAMBDA_FUNCTION_VERSION=7
+    /// assert_eq!(env.function_version(), Some("7"));
+    /// # Ok::<(), plimsoll::EnvError>(())
+    /// ```
     pub fn function_version(&self) -> Option<&str> {
         self.function_version.as_deref()
     }
 
     /// Tells how this execution environment was started.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::{InitializationType, LambdaEnv};
+    /// # let of = |name: &str| match name {
+    /// #     "AWS_LAMBDA_FUNCTION_MEMORY_SIZE" => Some("512".into()),
+    /// #     "AWS_LAMBDA_INITIALIZATION_TYPE" => Some("snap-start".into()),
+    /// #     _ => None,
+    /// # };
+    /// let env = LambdaEnv::from_lookup(of)?; // AWS_LAMBDA_INITIALIZATION_TYPE=snap-start
+    /// assert_eq!(env.initialization_type(), InitializationType::SnapStart);
+    /// # Ok::<(), plimsoll::EnvError>(())
+    /// ```
     pub fn initialization_type(&self) -> InitializationType {
         self.initialization_type
     }
 
     /// Tells how many requests may be in flight in this execution environment at a time.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::LambdaEnv;
+    /// # let of = |name: &str| match name {
+    /// #     "AWS_LAMBDA_FUNCTION_MEMORY_SIZE" => Some("4096".into()),
+    /// #     "AWS_LAMBDA_MAX_CONCURRENCY" => Some("16".into()),
+    /// #     _ => None,
+    /// # };
+    /// let env = LambdaEnv::from_lookup(of)?; // AWS_LAMBDA_MAX_CONCURRENCY=16, on Managed Instances
+    /// assert_eq!(env.max_concurrency().get(), 16);
+    /// # Ok::<(), plimsoll::EnvError>(())
+    /// ```
     pub fn max_concurrency(&self) -> NonZeroU32 {
         self.max_concurrency
     }
 }
 
 /// Tells how an execution environment was started.
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::{InitializationType, LambdaEnv};
+///
+/// fn may_prefetch(env: &LambdaEnv) -> bool {
+///     env.initialization_type() != InitializationType::OnDemand // nobody waits for this start
+/// }
+/// # let of = |name: &str| (name == "AWS_LAMBDA_FUNCTION_MEMORY_SIZE").then(|| "512".into());
+/// # assert!(!may_prefetch(&LambdaEnv::from_lookup(of)?));
+/// # Ok::<(), plimsoll::EnvError>(())
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 #[non_exhaustive]
 pub enum InitializationType {
@@ -205,6 +309,15 @@ impl Range {
 /// Tells why the environment does not say what it should.
 ///
 /// Values are quoted in ASCII, escaped and cut to 40 characters, so that a message is safe in a log line.
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::{EnvError, LambdaEnv};
+///
+/// let off_lambda = LambdaEnv::from_lookup(|_| None);
+/// assert!(matches!(off_lambda, Err(EnvError::Missing { name: "AWS_LAMBDA_FUNCTION_MEMORY_SIZE" })));
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EnvError {
@@ -311,6 +424,14 @@ impl MemoryLimit {
     ///
     /// [`EnvError::NoLimitKnown`] where nothing bounds the process, and always on systems other than Linux. Any other
     /// [`EnvError`] where something does and cannot be understood.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// let limit = plimsoll::MemoryLimit::detect()?;
+    /// println!("{limit}"); // 128.0 MiB (lambda memory size)
+    /// # Ok::<(), plimsoll::EnvError>(())
+    /// ```
     pub fn detect() -> Result<Self, EnvError> {
         Self::detect_in(Path::new("/"), |name| env::var_os(name))
     }
@@ -330,11 +451,29 @@ impl MemoryLimit {
     }
 
     /// Tells the size past which the process is killed.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// let limit = plimsoll::MemoryLimit::detect()?;
+    /// plimsoll::heap::set_limit(limit.size().percent(85))?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub const fn size(&self) -> ByteSize {
         self.size
     }
 
     /// Tells who set the limit.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use plimsoll::{LimitSource, MemoryLimit};
+    ///
+    /// let on_lambda = MemoryLimit::detect()?.source() == LimitSource::Lambda;
+    /// # let _ = on_lambda;
+    /// # Ok::<(), plimsoll::EnvError>(())
+    /// ```
     pub fn source(&self) -> LimitSource {
         self.source
     }
@@ -348,6 +487,12 @@ impl fmt::Display for MemoryLimit {
 }
 
 /// Tells who set a memory limit.
+///
+/// # Examples
+///
+/// ```
+/// assert_eq!(plimsoll::LimitSource::CgroupV2.to_string(), "cgroup v2");
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[non_exhaustive]
 pub enum LimitSource {

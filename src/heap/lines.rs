@@ -21,6 +21,16 @@ use super::note::{self, Line};
 use super::thread::LEDGER;
 
 /// The most load lines there can be.
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::{ByteSize, heap::{LoadLines, MAX_LOAD_LINES}};
+///
+/// let lines = LoadLines::new(ByteSize::mib(512)).percents(&[50, 70, 90, 97])?;
+/// assert_eq!(lines.levels().count(), MAX_LOAD_LINES);
+/// # Ok::<(), plimsoll::heap::LoadLinesError>(())
+/// ```
 pub const MAX_LOAD_LINES: usize = 4;
 
 /// How far the line may move before the rss is read again, in bytes.
@@ -45,6 +55,15 @@ pub struct LoadLines {
 }
 
 /// Load lines that cannot be.
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::{ByteSize, heap::LoadLines};
+///
+/// let wrong = LoadLines::new(ByteSize::mib(128)).percents(&[90, 70]);
+/// println!("{}", wrong.unwrap_err());
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum LoadLinesError {
@@ -69,6 +88,15 @@ impl LoadLines {
     pub const ENVIRONMENT_SHARE: ByteSize = ENVIRONMENT_SHARE;
 
     /// Lines at 70, 90 and 97 % of the memory size less [`ENVIRONMENT_SHARE`](Self::ENVIRONMENT_SHARE).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use plimsoll::{ByteSize, heap::LoadLines};
+    ///
+    /// let lines = LoadLines::new(ByteSize::mib(128));
+    /// assert_eq!(lines.levels().collect::<Vec<_>>(), [70, 90, 97]);
+    /// ```
     pub const fn new(memory_size: ByteSize) -> Self {
         Self { memory_size, environment_share: Self::ENVIRONMENT_SHARE, percents: [70, 90, 97, 0] }
     }
@@ -76,6 +104,15 @@ impl LoadLines {
     /// Sets the environment's share; zero where the memory size is the process's alone, as in a container.
     ///
     /// A share as large as the memory size leaves a capacity of zero, and every line is crossed from the start.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use plimsoll::{ByteSize, heap::LoadLines};
+    ///
+    /// let container = LoadLines::new(ByteSize::mib(256)).environment_share(ByteSize::ZERO);
+    /// assert_eq!(container.capacity(), container.memory_size());
+    /// ```
     #[must_use]
     pub const fn environment_share(mut self, share: ByteSize) -> Self {
         self.environment_share = share;
@@ -169,6 +206,21 @@ static WAKE_BELOW: AtomicUsize = AtomicUsize::new(0);
 /// # Errors
 ///
 /// [`NotInstalled`] where the allocator was forgotten: an alarm that cannot sound is not set in silence.
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::{ByteSize, TrackingAllocator, heap};
+///
+/// #[global_allocator]
+/// static GLOBAL: TrackingAllocator = TrackingAllocator::new();
+///
+/// fn main() -> Result<(), heap::NotInstalled> {
+///     heap::set_load_lines(&heap::LoadLines::new(ByteSize::gib(8)))?; // what a `Monitor` does
+///     assert_eq!(heap::crossed_load_line(), None);
+///     Ok(())
+/// }
+/// ```
 pub fn set_load_lines(lines: &LoadLines) -> Result<(), NotInstalled> {
     if !super::is_installed() {
         return Err(NotInstalled);
@@ -200,6 +252,13 @@ pub(crate) fn look(rss: ByteSize) {
 }
 
 /// The highest load line that is crossed, in percent.
+///
+/// # Examples
+///
+/// ```
+/// let busy = plimsoll::heap::crossed_load_line().is_some_and(|percent| percent >= 90);
+/// assert!(!busy, "no lines are set in this program");
+/// ```
 pub fn crossed_load_line() -> Option<u8> {
     let crossed = CROSSED.load(SeqCst);
     PERCENTS.iter().enumerate().rev().find(|(i, _)| crossed >> i & 1 != 0).map(|(_, percent)| percent.load(SeqCst))

@@ -65,12 +65,40 @@ use crate::size::ByteSize;
 use thread::LEDGER;
 
 /// The [`TrackingAllocator`] is not the global allocator, so there are no books to read.
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::heap;
+///
+/// let forgotten = heap::stats().unwrap_err(); // no `#[global_allocator]` in this program
+/// assert!(forgotten.to_string().starts_with("the heap is not tracked"));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the heap is not tracked: `plimsoll::TrackingAllocator` is not installed as `#[global_allocator]`")]
 #[non_exhaustive]
 pub struct NotInstalled;
 
 /// The heap of the process at one moment, in bytes asked of the allocator.
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::{TrackingAllocator, heap};
+///
+/// #[global_allocator]
+/// static GLOBAL: TrackingAllocator = TrackingAllocator::new();
+///
+/// fn main() -> Result<(), heap::NotInstalled> {
+///     let before = heap::stats()?;
+///     let rows = vec![0_u8; 1_000_000];
+///     let after = heap::stats()?;
+///     assert!(after.live.as_u64() - before.live.as_u64() >= 1_000_000);
+///     assert_eq!((after.refused, after.limit), (0, None));
+///     # drop(rows);
+///     Ok(())
+/// }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct HeapStats {
@@ -91,6 +119,22 @@ pub struct HeapStats {
 }
 
 /// The bounds between which the true peak lies; equal where it is known exactly.
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::{TrackingAllocator, heap};
+///
+/// #[global_allocator]
+/// static GLOBAL: TrackingAllocator = TrackingAllocator::new();
+///
+/// fn main() -> Result<(), heap::NotInstalled> {
+///     let peak = heap::stats()?.peak;
+///     assert!(peak.at_least <= peak.at_most);
+///     println!("never more than {}", peak.at_most);
+///     Ok(())
+/// }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct HeapPeak {
@@ -113,6 +157,22 @@ impl HeapPeak {
 /// # Cost
 ///
 /// Two loads for each thread that allocates, some ten more for the rest; no allocation, no lock.
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::{TrackingAllocator, heap};
+///
+/// #[global_allocator]
+/// static GLOBAL: TrackingAllocator = TrackingAllocator::new();
+///
+/// fn main() -> Result<(), heap::NotInstalled> {
+///     let stats = heap::stats()?;
+///     println!("heap {} peak {}", stats.live, stats.peak.at_most);
+///     assert!(stats.peak.at_most >= stats.live);
+///     Ok(())
+/// }
+/// ```
 pub fn stats() -> Result<HeapStats, NotInstalled> {
     if !is_installed() {
         return Err(NotInstalled);
@@ -135,6 +195,23 @@ pub fn stats() -> Result<HeapStats, NotInstalled> {
 ///
 /// At the start of each invocation this makes the peak the invocation's own. With several requests in flight it is the
 /// environment's. Without the allocator installed it does nothing. Cost: some ten loads and stores.
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::{ByteSize, TrackingAllocator, heap};
+///
+/// #[global_allocator]
+/// static GLOBAL: TrackingAllocator = TrackingAllocator::new();
+///
+/// fn main() -> Result<(), heap::NotInstalled> {
+///     drop(vec![0_u8; 8 << 20]);
+///     assert!(heap::stats()?.peak.at_most >= ByteSize::mib(8));
+///     heap::reset_peak(); // the next invocation
+///     assert!(heap::stats()?.peak.at_most < ByteSize::mib(8));
+///     Ok(())
+/// }
+/// ```
 pub fn reset_peak() {
     LEDGER.reset_peak(thread::own());
 }
@@ -150,6 +227,23 @@ pub fn reset_peak() {
 /// # Errors
 ///
 /// [`NotInstalled`] where the allocator was forgotten: a limit that holds nothing back is not set in silence.
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::{ByteSize, TrackingAllocator, heap};
+///
+/// #[global_allocator]
+/// static GLOBAL: TrackingAllocator = TrackingAllocator::new();
+///
+/// fn main() -> Result<(), heap::NotInstalled> {
+///     heap::set_limit(ByteSize::mib(64))?;
+///     let mut body: Vec<u8> = Vec::new();
+///     assert!(body.try_reserve(100 << 20).is_err(), "answer 413 and go on");
+///     assert!(body.try_reserve(1 << 20).is_ok());
+///     Ok(())
+/// }
+/// ```
 pub fn set_limit(limit: ByteSize) -> Result<(), NotInstalled> {
     if !is_installed() {
         return Err(NotInstalled);
@@ -159,6 +253,22 @@ pub fn set_limit(limit: ByteSize) -> Result<(), NotInstalled> {
 }
 
 /// Removes the limit.
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::{ByteSize, TrackingAllocator, heap};
+///
+/// #[global_allocator]
+/// static GLOBAL: TrackingAllocator = TrackingAllocator::new();
+///
+/// fn main() -> Result<(), heap::NotInstalled> {
+///     heap::set_limit(ByteSize::mib(64))?;
+///     heap::clear_limit();
+///     assert_eq!(heap::stats()?.limit, None);
+///     Ok(())
+/// }
+/// ```
 pub fn clear_limit() {
     LEDGER.set_limit(usize::MAX);
 }
@@ -166,6 +276,12 @@ pub fn clear_limit() {
 /// Whether the [`TrackingAllocator`] is the global allocator.
 ///
 /// Once it is seen to be, the cost is one load; until then each call makes one allocation to find out.
+///
+/// # Examples
+///
+/// ```
+/// assert!(!plimsoll::heap::is_installed()); // no `#[global_allocator]` in this program
+/// ```
 pub fn is_installed() -> bool {
     static SEEN: AtomicBool = AtomicBool::new(false);
     if !SEEN.load(Relaxed) {

@@ -14,6 +14,22 @@ use super::thread::{self, LEDGER};
 /// What one scope did to the heap, in bytes asked of the allocator.
 ///
 /// Prints as `allocated 4.2 MiB, freed 4.1 MiB, retained +96.0 KiB, peak 1.5 MiB`.
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::{ByteSize, TrackingAllocator, heap};
+///
+/// #[global_allocator]
+/// static GLOBAL: TrackingAllocator = TrackingAllocator::new();
+///
+/// fn main() {
+///     let (_kept, delta) = heap::scope(|| vec![0_u8; 4096]);
+///     let delta = delta.expect("the allocator is installed");
+///     assert_eq!((delta.allocated, delta.freed), (ByteSize::kib(4), ByteSize::ZERO));
+///     assert_eq!(delta.to_string(), "allocated 4.0 KiB, freed 0 B, retained +4.0 KiB, peak 4.0 KiB");
+/// }
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct HeapDelta {
