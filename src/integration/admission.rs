@@ -99,6 +99,22 @@ impl<S, A: Clone> Layer<S> for AdmissionLayer<A> {
 }
 
 /// A service that lets in only what has memory promised: what an [`AdmissionLayer`] makes.
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::{AdmissionLayer, ByteSize, MemoryBudget, integration::AdmissionService};
+/// use tower::{Layer, ServiceExt, service_fn};
+///
+/// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+/// let budget = MemoryBudget::new(ByteSize::mib(10));
+/// let echo = service_fn(async |order: u64| Ok::<_, std::io::Error>(order));
+/// let service: AdmissionService<_> = AdmissionLayer::new(&budget, ByteSize::mib(8)).layer(echo);
+/// assert_eq!(service.oneshot(4711).await?, 4711);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # }).map_err(|error| error.to_string())?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct AdmissionService<S, A = ByError> {
     inner: S,
@@ -222,6 +238,25 @@ impl OverMemory {
 /// An error of a service behind an [`AdmissionLayer`].
 ///
 /// With the feature `lambda` it becomes the `Diagnostic` of `lambda_runtime`, with the handler's own type if it is its.
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::{AdmissionLayer, ByteSize, MemoryBudget, integration::AdmissionError};
+/// use tower::{Layer, ServiceExt, service_fn};
+///
+/// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+/// let budget = MemoryBudget::new(ByteSize::mib(10));
+/// let _model = budget.account("model").try_reserve(ByteSize::mib(9))?;
+/// let echo = service_fn(async |order: u64| Ok::<_, std::io::Error>(order));
+/// match AdmissionLayer::new(&budget, ByteSize::mib(8)).layer(echo).oneshot(4711).await {
+///     Err(AdmissionError::OverMemory(over)) => println!("{over}; {}", over.refusal().requested()),
+///     other => panic!("{other:?}"),
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # }).map_err(|error| error.to_string())?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AdmissionError<E> {
@@ -234,6 +269,29 @@ pub enum AdmissionError<E> {
 }
 
 /// How an [`AdmissionLayer`] answers what it does not let in.
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::OverMemory;
+/// use plimsoll::integration::Refuse;
+///
+/// /// Answers with an empty page.
+/// #[derive(Clone)]
+/// struct Empty;
+///
+/// impl<E> Refuse<String, E> for Empty {
+///     type Error = E;
+///
+///     fn refuse(&self, _over: OverMemory) -> Result<String, E> {
+///         Ok(String::new())
+///     }
+///
+///     fn pass(error: E) -> E {
+///         error
+///     }
+/// }
+/// ```
 pub trait Refuse<T, E>: Clone {
     /// The errors of the layered service.
     type Error;
@@ -250,6 +308,15 @@ pub trait Refuse<T, E>: Clone {
 }
 
 /// Answers with an error: see [`AdmissionLayer::new`].
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::{AdmissionLayer, ByteSize, MemoryBudget, integration::ByError};
+///
+/// let budget = MemoryBudget::new(ByteSize::mib(100));
+/// let _layer: AdmissionLayer<ByError> = AdmissionLayer::new(&budget, ByteSize::mib(8));
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct ByError;
 
@@ -266,6 +333,16 @@ impl<T, E> Refuse<T, E> for ByError {
 }
 
 /// Answers with what a function makes of it: see [`AdmissionLayer::answer_with`].
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::{AdmissionLayer, ByteSize, MemoryBudget, OverMemory, integration::ByAnswer};
+///
+/// let budget = MemoryBudget::new(ByteSize::mib(100));
+/// let _layer: AdmissionLayer<ByAnswer<_>> =
+///     AdmissionLayer::new(&budget, ByteSize::mib(8)).answer_with(|over: OverMemory| over.to_string());
+/// ```
 #[derive(Clone, Copy)]
 pub struct ByAnswer<F>(F);
 

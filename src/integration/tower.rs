@@ -14,18 +14,62 @@ use crate::monitor::{Invocation, Monitor, RequestId};
 ///
 /// With the feature `lambda` the invocations of `lambda_runtime` do. For the requests of others, whose type is not
 /// yours, there is [`ReportLayer::with_id`].
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::HasRequestId;
+///
+/// struct Order { id: String }
+///
+/// impl HasRequestId for Order {
+///     fn request_id(&self) -> &str {
+///         &self.id
+///     }
+/// }
+/// # assert_eq!(Order { id: "7".into() }.request_id(), "7");
+/// ```
 pub trait HasRequestId {
     /// The request's id, as it came: reports clean it.
     fn request_id(&self) -> &str;
 }
 
 /// How a [`ReportLayer`] finds the id of a request.
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::integration::IdOf;
+/// use plimsoll::monitor::RequestId;
+///
+/// #[derive(Clone)]
+/// struct Numbered;
+///
+/// impl IdOf<u64> for Numbered {
+///     fn id_of(&self, request: &u64) -> RequestId {
+///         RequestId::new(&request.to_string())
+///     }
+/// }
+/// assert_eq!(Numbered.id_of(&7).as_str(), "7");
+/// ```
 pub trait IdOf<R>: Clone {
     /// The id of `request`, cleaned for reports.
     fn id_of(&self, request: &R) -> RequestId;
 }
 
 /// Asks the request itself, through [`HasRequestId`].
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::{HasRequestId, integration::{ByTrait, IdOf}};
+///
+/// struct Order(&'static str);
+/// impl HasRequestId for Order {
+///     fn request_id(&self) -> &str { self.0 }
+/// }
+/// assert_eq!(ByTrait.id_of(&Order("4711")).as_str(), "4711");
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct ByTrait;
 
@@ -36,6 +80,17 @@ impl<R: HasRequestId> IdOf<R> for ByTrait {
 }
 
 /// Asks a function: see [`ReportLayer::with_id`].
+///
+/// # Examples
+///
+/// ```no_run
+/// # use plimsoll::{Monitor, ReportLayer, monitor::RequestId};
+/// use plimsoll::integration::ById;
+///
+/// let monitor = Monitor::from_env()?;
+/// let _layer: ReportLayer<ById<_>> = ReportLayer::with_id(&monitor, |order: &String| RequestId::new(order));
+/// # Ok::<(), plimsoll::monitor::MonitorError>(())
+/// ```
 #[derive(Clone, Copy)]
 pub struct ById<F>(F);
 
@@ -115,6 +170,20 @@ impl<S, I: Clone> Layer<S> for ReportLayer<I> {
 }
 
 /// A service whose requests are reported: what a [`ReportLayer`] makes.
+///
+/// # Examples
+///
+/// ```no_run
+/// # use plimsoll::{Monitor, ReportLayer, monitor::RequestId};
+/// use plimsoll::integration::ReportService;
+/// use tower::{Layer, service_fn};
+///
+/// let monitor = Monitor::from_env()?;
+/// let echo = service_fn(async |order: String| Ok::<_, std::io::Error>(order));
+/// let _service: ReportService<_, _> =
+///     ReportLayer::with_id(&monitor, |order: &String| RequestId::new(order)).layer(echo);
+/// # Ok::<(), plimsoll::monitor::MonitorError>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct ReportService<S, I = ByTrait> {
     inner: S,

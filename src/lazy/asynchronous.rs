@@ -23,6 +23,17 @@ use super::status::sealed::Sealed;
 use super::status::{Resource, ResourceStatus};
 
 /// The future of a loader in a `static`, where its type must have a name.
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::lazy::BoxedLoad;
+///
+/// fn load() -> BoxedLoad<String, std::io::Error> {
+///     Box::pin(async { Ok("hello".to_owned()) })
+/// }
+/// # let _ = load();
+/// ```
 pub type BoxedLoad<T, E> = Pin<Box<dyn Future<Output = Result<T, E>> + Send>>;
 
 /// Loads a value by a future when it is first asked for: one load, shared by all who wait, on any runtime or none.
@@ -69,6 +80,23 @@ impl<T, E> AsyncLazyResource<T, E> {
 
 impl<T, E, F> AsyncLazyResource<T, E, F> {
     /// Makes a resource with a loader that may capture; nothing is loaded yet. It runs once for each load.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::convert::Infallible;
+    /// use plimsoll::AsyncLazyResource;
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+    /// let bucket = "orders".to_owned();
+    /// let head = AsyncLazyResource::capturing("head", move || {
+    ///     let bucket = bucket.clone();
+    ///     async move { Ok::<_, Infallible>(format!("the head of {bucket}")) }
+    /// });
+    /// assert_eq!(*head.get().await?, "the head of orders");
+    /// # Ok::<(), plimsoll::LazyError<Infallible>>(())
+    /// # }).unwrap();
+    /// ```
     #[track_caller]
     pub const fn capturing(name: &'static str, load: F) -> Self {
         Self { core: Core::new(name, Location::caller()), load }
@@ -105,6 +133,22 @@ where
     /// # Errors
     ///
     /// As [`get`](Self::get).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::convert::Infallible;
+    /// use plimsoll::AsyncLazyResource;
+    ///
+    /// static PRICES: AsyncLazyResource<Vec<u64>, Infallible> =
+    ///     AsyncLazyResource::new("prices", || Box::pin(async { Ok(vec![10, 20]) }));
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+    /// PRICES.prefetch().await?; // in `main`, before the first request
+    /// assert!(PRICES.status().is_never_used());
+    /// # Ok::<(), plimsoll::LazyError<Infallible>>(())
+    /// # }).unwrap();
+    /// ```
     pub async fn prefetch(&self) -> Result<(), LazyError<E>> {
         self.find_or_load().await.map(drop)
     }

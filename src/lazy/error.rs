@@ -9,6 +9,18 @@ use std::time::Duration;
 use crate::budget::BudgetExceeded;
 
 /// Why [`get`](super::LazyResource::get) has nothing to give.
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::{LazyError, LazyResource};
+///
+/// let hosts = LazyResource::new("hosts", || std::fs::read("no such file"));
+/// match hosts.get() {
+///     Err(LazyError::Failed(failure)) => println!("{failure}; {}", failure.error),
+///     other => panic!("{other:?}"),
+/// }
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LazyError<E> {
@@ -45,6 +57,19 @@ pub enum LazyError<E> {
 ///
 /// ```text
 /// model could not be loaded: attempt 3 failed 120 ms ago, the next is due in 280 ms (declared at src/main.rs:14, first used at src/handler.rs:40)
+/// ```
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::LazyResource;
+///
+/// let hosts = LazyResource::new("hosts", || std::fs::read("no such file"));
+/// assert!(hosts.get().is_err());
+/// let failure = hosts.failure().ok_or("it has failed")?;
+/// assert!(failure.to_string().starts_with("hosts could not be loaded: attempt 1 failed"));
+/// assert!(failure.retry_in > std::time::Duration::ZERO);
+/// # Ok::<(), &str>(())
 /// ```
 #[derive(Debug)]
 #[non_exhaustive]
@@ -90,11 +115,30 @@ impl<E: Error + 'static> Error for LoadFailure<E> {
 }
 
 /// A place in the source, as a report may show it: a path within its crate, and a line.
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::LazyResource;
+///
+/// static MODEL: LazyResource<u32, std::io::Error> = LazyResource::new("model", || Ok(1));
+///
+/// let declared = MODEL.status().declared;
+/// println!("{}, line {}", declared.file(), declared.line()); // src/model.rs, line 3
+/// # assert!(declared.line() > 0 && !declared.file().is_empty());
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Site(pub(super) &'static Location<'static>);
 
 impl Site {
     /// Tells the file: from the crate's folder on, where the compiler knows it by more.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # let resource = plimsoll::LazyResource::new("model", || Ok::<_, std::io::Error>(1));
+    /// assert!(!resource.status().declared.file().starts_with('/'));
+    /// ```
     pub fn file(&self) -> &'static str {
         let file = self.0.file();
         let folders = ["/src/", "/tests/", "/examples/", "/benches/"];
@@ -103,6 +147,13 @@ impl Site {
     }
 
     /// Tells the line, from 1.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # let resource = plimsoll::LazyResource::new("model", || Ok::<_, std::io::Error>(1));
+    /// assert!(resource.status().declared.line() >= 1);
+    /// ```
     pub fn line(&self) -> u32 {
         self.0.line()
     }

@@ -8,6 +8,18 @@ macro_rules! face {
             ///
             /// A load that does not fit is refused before it allocates. What it keeps beyond or below that is corrected
             /// after it, as far as the [`TrackingAllocator`](crate::heap::TrackingAllocator) knows.
+            ///
+            /// # Examples
+            ///
+            /// ```
+            /// use std::convert::Infallible;
+            /// use plimsoll::{ByteSize, LazyError, LazyResource, MemoryBudget};
+            ///
+            /// let model = LazyResource::new("model", || Ok::<_, Infallible>(vec![0_u8; 100])).expecting(ByteSize::mib(200));
+            /// let budget = MemoryBudget::new(ByteSize::mib(100));
+            /// assert!(model.charge_to(budget.account("model")).is_ok());
+            /// assert!(matches!(model.get(), Err(LazyError::OverBudget { name: "model", .. })));
+            /// ```
             #[must_use = "a setting makes a new resource"]
             pub const fn expecting(mut self, size: ByteSize) -> Self {
                 self.core.expecting = size;
@@ -16,6 +28,22 @@ macro_rules! face {
 
             /// Sets the wait after a failed load, doubled after each further one in a row, up to `most`. Default: 100 ms
             /// to 30 s. Zero tries again at each call.
+            ///
+            /// # Examples
+            ///
+            /// ```
+            /// use std::time::Duration;
+            /// use plimsoll::LazyResource;
+            ///
+            /// static PRICES: LazyResource<String, std::io::Error> =
+            ///     LazyResource::new("prices", || std::fs::read_to_string("no such file"))
+            ///         .retry_after(Duration::from_secs(1), Duration::from_secs(60));
+            ///
+            /// assert!(PRICES.get().is_err());
+            /// assert_eq!(PRICES.status().failed_attempts, 1);
+            /// assert!(PRICES.get().is_err(), "within the second nobody tries again");
+            /// assert_eq!(PRICES.status().failed_attempts, 1);
+            /// ```
             #[must_use = "a setting makes a new resource"]
             pub const fn retry_after(mut self, first: Duration, most: Duration) -> Self {
                 self.core.backoff = Backoff::new(first, most);
@@ -27,6 +55,23 @@ macro_rules! face {
             /// One caller loads; the others go on with the value there is, as does he if the load fails: his pin
             /// [`is_stale`](Pinned::is_stale), and the back-off runs. Old and new value live side by side until the
             /// pins of the old one have gone. Costs each `get` a reading of the clock, some 10 ns.
+            ///
+            /// # Examples
+            ///
+            /// ```
+            /// use std::{convert::Infallible, time::Duration};
+            /// use plimsoll::{LazyResource, ManualClock};
+            ///
+            /// let manual = ManualClock::new();
+            /// let prices = LazyResource::new("prices", || Ok::<_, Infallible>(vec![10, 20]))
+            ///     .refresh_after(Duration::from_secs(3600))
+            ///     .clock(manual.clock());
+            /// prices.prefetch()?;
+            /// manual.advance(Duration::from_secs(3601));
+            /// prices.get()?;
+            /// assert_eq!(prices.status().loads, 2);
+            /// # Ok::<(), plimsoll::LazyError<Infallible>>(())
+            /// ```
             #[must_use = "a setting makes a new resource"]
             pub const fn refresh_after(mut self, age: Duration) -> Self {
                 self.core.refresh_after(millis(age));
@@ -34,6 +79,17 @@ macro_rules! face {
             }
 
             /// Sets how dear it is to lose: the lowest is asked to unload first. Default: [`Rank::RESOURCE`].
+            ///
+            /// # Examples
+            ///
+            /// ```
+            /// use std::convert::Infallible;
+            /// use plimsoll::{LazyResource, budget::Rank};
+            ///
+            /// static FONTS: LazyResource<Vec<u8>, Infallible> =
+            ///     LazyResource::new("fonts", || Ok(vec![0; 1000])).rank(Rank::CACHE); // cheap to load again
+            /// # assert_eq!(FONTS.name(), "fonts");
+            /// ```
             #[must_use = "a setting makes a new resource"]
             pub const fn rank(mut self, rank: Rank) -> Self {
                 self.core.rank = rank;
@@ -44,6 +100,17 @@ macro_rules! face {
             ///
             /// What is idle is unloaded when others need memory and the pressure is high; what is not, at critical
             /// pressure alone. What is pinned never is.
+            ///
+            /// # Examples
+            ///
+            /// ```
+            /// use std::convert::Infallible;
+            /// use plimsoll::LazyResource;
+            ///
+            /// static MODEL: LazyResource<Vec<u8>, Infallible> =
+            ///     LazyResource::new("model", || Ok(vec![0; 1000])).idle_after(50); // seldom needed, dear to load
+            /// # assert_eq!(MODEL.name(), "model");
+            /// ```
             #[must_use = "a setting makes a new resource"]
             pub const fn idle_after(mut self, invocations: u64) -> Self {
                 self.core.idle_after = invocations;
@@ -51,6 +118,18 @@ macro_rules! face {
             }
 
             /// Sets the clock for back-off and refresh. Default: the system's.
+            ///
+            /// # Examples
+            ///
+            /// ```
+            /// use std::convert::Infallible;
+            /// use plimsoll::{LazyResource, ManualClock};
+            ///
+            /// let manual = ManualClock::new();
+            /// let resource = LazyResource::new("resource", || Ok::<_, Infallible>(1)).clock(manual.clock());
+            /// assert_eq!(*resource.get()?, 1);
+            /// # Ok::<(), plimsoll::LazyError<Infallible>>(())
+            /// ```
             #[must_use = "a setting makes a new resource"]
             pub fn clock(mut self, clock: Clock) -> Self {
                 self.core.clock = clock;
@@ -58,16 +137,50 @@ macro_rules! face {
             }
 
             /// Tells the name.
+            ///
+            /// # Examples
+            ///
+            /// ```
+            /// use std::convert::Infallible;
+            /// use plimsoll::LazyResource;
+            ///
+            /// assert_eq!(LazyResource::new("model", || Ok::<_, Infallible>(1)).name(), "model");
+            /// ```
             pub const fn name(&self) -> &'static str {
                 self.core.name()
             }
 
             /// Tells what is known of it: what it cost, where it was declared and first used, how long it is idle.
+            ///
+            /// # Examples
+            ///
+            /// ```
+            /// use std::convert::Infallible;
+            /// use plimsoll::{LazyResource, lazy::ResourceState};
+            ///
+            /// let model = LazyResource::new("model", || Ok::<_, Infallible>(vec![0; 1000]));
+            /// assert_eq!(model.status().state, ResourceState::Unloaded);
+            /// let _pin = model.get()?;
+            /// assert_eq!((model.status().state, model.status().loads), (ResourceState::Loaded, 1));
+            /// # Ok::<(), plimsoll::LazyError<Infallible>>(())
+            /// ```
             pub fn status(&self) -> ResourceStatus {
                 self.core.status()
             }
 
             /// Tells of the load that failed last, until the next one begins: of a refresh as well.
+            ///
+            /// # Examples
+            ///
+            /// ```
+            /// use plimsoll::LazyResource;
+            ///
+            /// let hosts = LazyResource::new("hosts", || std::fs::read("no such file"));
+            /// assert!(hosts.get().is_err());
+            /// let failure = hosts.failure().ok_or("it has failed")?;
+            /// assert_eq!((failure.attempts, failure.error.kind()), (1, std::io::ErrorKind::NotFound));
+            /// # Ok::<(), &str>(())
+            /// ```
             pub fn failure(&self) -> Option<LoadFailure<E>> {
                 self.core.failure()
             }
@@ -76,6 +189,20 @@ macro_rules! face {
             /// where there is nothing.
             ///
             /// The memory returns with the last pin: here, if there is none. A load that is running goes on.
+            ///
+            /// # Examples
+            ///
+            /// ```
+            /// use std::convert::Infallible;
+            /// use plimsoll::LazyResource;
+            ///
+            /// let model = LazyResource::new("model", || Ok::<_, Infallible>(vec![0; 1000]));
+            /// assert_eq!(model.unload(), None);
+            /// let pin = model.get()?;
+            /// assert_eq!(model.unload(), Some(1)); // in use: it goes with that pin
+            /// assert_eq!(pin.len(), 1000);
+            /// # Ok::<(), plimsoll::LazyError<Infallible>>(())
+            /// ```
             pub fn unload(&self) -> Option<usize> {
                 self.core.unload()
             }
@@ -85,6 +212,20 @@ macro_rules! face {
             /// # Errors
             ///
             /// The account, where another one is charged already.
+            ///
+            /// # Examples
+            ///
+            /// ```
+            /// use std::convert::Infallible;
+            /// use plimsoll::{ByteSize, LazyResource, MemoryBudget};
+            ///
+            /// let budget = MemoryBudget::new(ByteSize::mib(100));
+            /// let model = LazyResource::new("model", || Ok::<_, Infallible>(vec![0; 1000])).expecting(ByteSize::kib(64));
+            /// assert!(model.charge_to(budget.account("model")).is_ok());
+            /// let _pin = model.get()?;
+            /// assert!(budget.account("model").held() > ByteSize::ZERO);
+            /// # Ok::<(), plimsoll::LazyError<Infallible>>(())
+            /// ```
             pub fn charge_to(&self, account: Account) -> Result<(), Account> {
                 self.core.charge_to(account)
             }

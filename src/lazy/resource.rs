@@ -64,6 +64,18 @@ impl<T, E> LazyResource<T, E> {
 
 impl<T, E, F> LazyResource<T, E, F> {
     /// Makes a resource with a loader that may capture; nothing is loaded yet. It runs once for each load.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::convert::Infallible;
+    /// use plimsoll::LazyResource;
+    ///
+    /// let folder = std::env::temp_dir(); // known at run time alone
+    /// let names = LazyResource::capturing("names", move || Ok::<_, Infallible>(folder.display().to_string()));
+    /// assert!(!names.get()?.is_empty());
+    /// # Ok::<(), plimsoll::LazyError<Infallible>>(())
+    /// ```
     #[track_caller]
     pub const fn capturing(name: &'static str, load: F) -> Self {
         Self { core: Core::new(name, Location::caller()), load }
@@ -95,6 +107,19 @@ impl<T, E, F: Fn() -> Result<T, E>> LazyResource<T, E, F> {
     /// # Errors
     ///
     /// As [`get`](Self::get).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::convert::Infallible;
+    /// use plimsoll::LazyResource;
+    ///
+    /// static PRICES: LazyResource<Vec<u64>, Infallible> = LazyResource::new("prices", || Ok(vec![10, 20]));
+    ///
+    /// PRICES.prefetch()?; // in `main`, before the first request
+    /// assert!(PRICES.status().is_never_used());
+    /// # Ok::<(), plimsoll::LazyError<Infallible>>(())
+    /// ```
     pub fn prefetch(&self) -> Result<(), LazyError<E>> {
         self.find_or_load().map(drop)
     }

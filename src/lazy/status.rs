@@ -9,6 +9,17 @@ use super::error::Site;
 use super::generation::LoadCost;
 
 /// Where a resource stands.
+///
+/// # Examples
+///
+/// ```
+/// use std::convert::Infallible;
+/// use plimsoll::{LazyResource, lazy::ResourceState};
+///
+/// let model = LazyResource::new("model", || Ok::<_, Infallible>(1));
+/// assert_eq!(model.status().state, ResourceState::Unloaded);
+/// assert_eq!(ResourceState::Loaded.to_string(), "loaded");
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum ResourceState {
@@ -33,6 +44,20 @@ pub enum ResourceState {
 /// ```text
 /// model: loaded, 24.0 MiB loaded in 31 ms at a peak of 40.0 MiB, declared at src/main.rs:14, first used at src/handler.rs:40
 /// pdf_fonts: declared at src/main.rs:15, never used in 312 invocations
+/// ```
+///
+/// # Examples
+///
+/// ```
+/// use std::convert::Infallible;
+/// use plimsoll::LazyResource;
+///
+/// let model = LazyResource::new("model", || Ok::<_, Infallible>(vec![0; 1000]));
+/// let _pin = model.get()?;
+/// let status = model.status();
+/// assert_eq!((status.name, status.loads, status.is_never_used()), ("model", 1, false));
+/// println!("{status}");
+/// # Ok::<(), plimsoll::LazyError<Infallible>>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -63,6 +88,18 @@ pub struct ResourceStatus {
 
 impl ResourceStatus {
     /// Whether nobody has asked for it, prefetching apart.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::convert::Infallible;
+    /// use plimsoll::LazyResource;
+    ///
+    /// let fonts = LazyResource::new("fonts", || Ok::<_, Infallible>(1));
+    /// fonts.prefetch()?;
+    /// assert!(fonts.status().is_never_used()); // prefetched for nothing, so far
+    /// # Ok::<(), plimsoll::LazyError<Infallible>>(())
+    /// ```
     pub fn is_never_used(&self) -> bool {
         self.first_used.is_none()
     }
@@ -108,6 +145,24 @@ impl fmt::Display for ResourceStatus {
 
 /// What a monitor can watch: a [`LazyResource`](super::LazyResource) or an
 /// [`AsyncLazyResource`](super::AsyncLazyResource), whatever it loads.
+///
+/// # Examples
+///
+/// ```
+/// use std::convert::Infallible;
+/// use plimsoll::{LazyResource, budget::Rank, lazy::Resource};
+///
+/// static MODEL: LazyResource<Vec<u8>, Infallible> = LazyResource::new("model", || Ok(vec![0; 1000]));
+/// static FONTS: LazyResource<Vec<u8>, Infallible> = LazyResource::new("fonts", || Ok(vec![0; 1000]));
+///
+/// let heavy: [&dyn Resource; 2] = [&MODEL, &FONTS];
+/// for resource in heavy {
+///     println!("{}", resource.status());
+///     assert_eq!(resource.rank(), Rank::RESOURCE);
+///     resource.invocation_ended(); // what a monitor does
+/// }
+/// assert_eq!(MODEL.status().invocations, 1);
+/// ```
 pub trait Resource: sealed::Sealed + Reclaim {
     /// Tells its name.
     fn name(&self) -> &'static str;

@@ -3,6 +3,21 @@
 use std::fmt;
 
 /// Something the operator should know.
+///
+/// # Examples
+///
+/// ```no_run
+/// use plimsoll::{Monitor, monitor::Alert};
+///
+/// let monitor = Monitor::builder()
+///     .on_report(|report| {
+///         if report.alerts().any(|alert| alert == Alert::GrowingHeap) {
+///             eprintln!("ask for a heap profile of {}", report.id);
+///         }
+///     })
+///     .build()?;
+/// # Ok::<(), plimsoll::monitor::MonitorError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Alert {

@@ -23,6 +23,15 @@ use super::window::Window;
 use super::{Hook, Monitor, Observer, Shared, detect};
 
 /// A monitor that cannot be built or installed.
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::{ByteSize, Monitor};
+///
+/// let forgotten = Monitor::builder().memory_size(ByteSize::mib(128)).build().unwrap_err();
+/// assert!(matches!(forgotten, plimsoll::monitor::MonitorError::Allocator { .. })); // no `#[global_allocator]` here
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum MonitorError {
@@ -71,6 +80,17 @@ pub enum MonitorError {
 }
 
 /// Settings of a [`Monitor`]; what is not set comes from the environment or has the default named with its setter.
+///
+/// # Examples
+///
+/// ```no_run
+/// use plimsoll::{MemoryBudget, Monitor};
+///
+/// let budget = MemoryBudget::from_env()?;
+/// let monitor = Monitor::builder().budget(&budget).load_lines(&[80, 95]).trim(true).build()?;
+/// monitor.install()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[must_use = "a builder does nothing until `build`"]
 pub struct MonitorBuilder {
     memory_size: Option<ByteSize>,
@@ -110,36 +130,85 @@ impl Default for MonitorBuilder {
 
 impl MonitorBuilder {
     /// Sets the memory size that the kernel kills at. Default: Lambda's variable, else the cgroup's limit.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # use plimsoll::{ByteSize, Monitor};
+    /// let monitor = Monitor::builder().memory_size(ByteSize::mib(512)).build()?; // on a laptop
+    /// # Ok::<(), plimsoll::monitor::MonitorError>(())
+    /// ```
     pub const fn memory_size(mut self, size: ByteSize) -> Self {
         self.memory_size = Some(size);
         self
     }
 
     /// Sets what the environment takes of it. Default: 12 MiB, but nothing where the size is that of a cgroup.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # use plimsoll::{ByteSize, Monitor};
+    /// let monitor = Monitor::builder().environment_share(ByteSize::mib(60)).build()?; // an extension beside it
+    /// # Ok::<(), plimsoll::monitor::MonitorError>(())
+    /// ```
     pub const fn environment_share(mut self, share: ByteSize) -> Self {
         self.environment_share = Some(share);
         self
     }
 
     /// Sets the load lines in percent, rising, at most four. Default: 70, 90 and 97; the topmost sounds the alarm.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # use plimsoll::Monitor;
+    /// let monitor = Monitor::builder().load_lines(&[50, 80, 95]).build()?; // the alarm sounds at 95 %
+    /// # Ok::<(), plimsoll::monitor::MonitorError>(())
+    /// ```
     pub fn load_lines(mut self, percents: &[u8]) -> Self {
         self.percents = Some(percents.to_vec());
         self
     }
 
     /// Sets which invocations print a line. Default: each. The variable `PLIMSOLL` overrides it.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # use plimsoll::{Monitor, monitor::ReportPolicy};
+    /// let monitor = Monitor::builder().report(ReportPolicy::OnChange).build()?;
+    /// # Ok::<(), plimsoll::monitor::MonitorError>(())
+    /// ```
     pub const fn report(mut self, policy: ReportPolicy) -> Self {
         self.policy = policy;
         self
     }
 
     /// Sets how many invocations the percentiles and trends look back on, at 24 bytes each: 1 to 65,536. Default: 256.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # use plimsoll::Monitor;
+    /// let monitor = Monitor::builder().window(1_000).build()?; // 24 kB
+    /// # Ok::<(), plimsoll::monitor::MonitorError>(())
+    /// ```
     pub const fn window(mut self, invocations: usize) -> Self {
         self.window = invocations;
         self
     }
 
     /// Sets the clock to refresh at an invocation's start. Default: the system's.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # use plimsoll::{ManualClock, Monitor};
+    /// let manual = ManualClock::new();
+    /// let monitor = Monitor::builder().clock(manual.clock()).build()?;
+    /// # Ok::<(), plimsoll::monitor::MonitorError>(())
+    /// ```
     pub fn clock(mut self, clock: Clock) -> Self {
         self.clock = clock;
         self
@@ -150,6 +219,17 @@ impl MonitorBuilder {
     /// A start tells the budget the live heap, and the rss and peak heap that the last report saw, before the first those
     /// of the build; then it has what overdraws the budget given back. See [`MemoryBudget::rebaseline`],
     /// [`observe_rss`](MemoryBudget::observe_rss) and [`relieve`](MemoryBudget::relieve). Reports then say what is reserved, the drift and the pressure.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # use plimsoll::{MemoryBudget, Monitor};
+    /// let budget = MemoryBudget::from_env()?;
+    /// let monitor = Monitor::builder().budget(&budget).build()?;
+    /// let report = monitor.start("4f1c9a").finish();
+    /// println!("{:?} beyond what is reserved", report.drift());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn budget(mut self, budget: &MemoryBudget) -> Self {
         self.budget = Some(budget.clone());
         self
@@ -159,6 +239,16 @@ impl MonitorBuilder {
     ///
     /// Hooks run in the order of their adding, on the thread that ends the invocation, after the answer was sent but
     /// within what is billed; another may begin meanwhile. A panic in one is caught where panics unwind; the others run.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # use plimsoll::{Cache, Monitor};
+    /// let orders: Cache<String, u64> = Cache::builder("orders").max_entries(1_000).build()?;
+    /// let swept = orders.clone();
+    /// let monitor = Monitor::builder().at_end(move || _ = swept.sweep(1_000)).build()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn at_end(mut self, hook: impl Fn() + Send + Sync + 'static) -> Self {
         self.hooks.push(Box::new(hook));
         self
@@ -167,6 +257,16 @@ impl MonitorBuilder {
     /// Adds who is shown every report, whatever the policy prints: to send figures on, say. Called on the thread that
     /// ends the invocation, before the line is printed. A panic in it is caught where panics unwind. One that ends an
     /// invocation of this monitor itself is called for that one too.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # use plimsoll::Monitor;
+    /// let monitor = Monitor::builder()
+    ///     .on_report(|report| println!("{} {}", report.micros, report.peak.at_most.as_u64()))
+    ///     .build()?;
+    /// # Ok::<(), plimsoll::monitor::MonitorError>(())
+    /// ```
     pub fn on_report(mut self, observer: impl Fn(&InvocationReport) + Send + Sync + 'static) -> Self {
         self.observers.push(Box::new(observer));
         self
@@ -199,6 +299,15 @@ impl MonitorBuilder {
     /// Sets how far the anonymous rss must lie beyond the live heap to be told as
     /// [`LeakVerdict::Retaining`](super::LeakVerdict::Retaining): as far as this, and as the live heap itself. Stacks
     /// and what C libraries keep are in it. Default: 16 MiB.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # use plimsoll::{ByteSize, Monitor};
+    /// // A C library keeps 40 MiB, and that is well.
+    /// let monitor = Monitor::builder().retaining_over(ByteSize::mib(56)).build()?;
+    /// # Ok::<(), plimsoll::monitor::MonitorError>(())
+    /// ```
     pub const fn retaining_over(mut self, beyond_heap: ByteSize) -> Self {
         self.retaining_over = beyond_heap;
         self
@@ -208,6 +317,19 @@ impl MonitorBuilder {
     /// reports what is loaded, what failed and what was never used.
     ///
     /// It is asked to unload for as long as a clone of the monitor lives.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use plimsoll::{ByteSize, LazyResource, MemoryBudget, Monitor};
+    ///
+    /// static MODEL: LazyResource<Vec<u8>, std::io::Error> =
+    ///     LazyResource::new("model", || std::fs::read("model.bin")).expecting(ByteSize::mib(20));
+    ///
+    /// let budget = MemoryBudget::from_env()?;
+    /// let monitor = Monitor::builder().budget(&budget).resource(&MODEL, budget.account("model")).build()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn resource(mut self, resource: &'static impl Resource, account: Account) -> Self {
         self.resources.push((resource, account));
         self
@@ -248,6 +370,14 @@ impl MonitorBuilder {
     ///
     /// [`MonitorError`] where no memory size is known, the allocator is not installed, the load lines do not rise, the
     /// variable `PLIMSOLL` does not read or a resource is charged to an account already.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// let monitor = plimsoll::Monitor::builder().build()?;
+    /// monitor.install()?; // what `Monitor::from_env` does too
+    /// # Ok::<(), plimsoll::monitor::MonitorError>(())
+    /// ```
     pub fn build(self) -> Result<Monitor, MonitorError> {
         let books = heap::stats().map_err(|source| MonitorError::Allocator { source })?;
         let (memory_size, share) = if let Some(size) = self.memory_size {

@@ -8,6 +8,19 @@ use crate::cache::{Cache, CacheStats};
 ///
 /// In the report line as `evicted size 3 expired 12 pressure 0`, unless all three are zero. What a cache does between
 /// two reports is in the later one; with several invocations in flight, it is the environment's.
+///
+/// # Examples
+///
+/// ```no_run
+/// # use plimsoll::{Cache, Monitor};
+/// # let orders: Cache<String, u64> = Cache::builder("orders").max_entries(1_000).build()?;
+/// let monitor = Monitor::builder().cache(&orders).build()?;
+/// let report = monitor.start("4f1c9a").finish();
+/// if !report.caches.is_none_evicted() {
+///     println!("{} of {} were evicted under pressure", report.caches.evicted_pressure, orders.len());
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CacheCounts {

@@ -68,6 +68,15 @@ pub struct Emf {
 }
 
 /// Names that CloudWatch would not take; it would drop every line without a word.
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::monitor::{Emf, EmfError};
+///
+/// let wrong = Emf::new("orders").and_then(|emf| emf.namespace("AWS/Lambda"));
+/// assert!(matches!(wrong, Err(EmfError::Name { .. })));
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EmfError {

@@ -115,6 +115,17 @@ impl State {
 }
 
 /// An invocation in flight. [`finish`](Self::finish) reports it; dropped, it is reported as unfinished.
+///
+/// # Examples
+///
+/// ```no_run
+/// # let monitor = plimsoll::Monitor::from_env()?;
+/// let invocation = monitor.start("4f1c9a");
+/// // ... the work; a `?` here reports it as unfinished ...
+/// let report = invocation.finish();
+/// println!("{} took {} us", report.id, report.micros);
+/// # Ok::<(), plimsoll::monitor::MonitorError>(())
+/// ```
 #[must_use = "dropped at once, the invocation is reported as unfinished"]
 pub struct Invocation {
     shared: Arc<Shared>,

@@ -81,6 +81,25 @@ use trim::Ended;
 /// Peaks, load lines and last words belong to the process, so there should be one monitor in it, and no one else who
 /// resets the peaks: two that run invocations side by side falsify each other's figures. A clone is the same monitor.
 /// See the [module](self).
+///
+/// # Examples
+///
+/// ```no_run
+/// # use plimsoll::TrackingAllocator;
+/// #[global_allocator]
+/// static GLOBAL: TrackingAllocator = TrackingAllocator::new();
+///
+/// # fn main() -> Result<(), plimsoll::monitor::MonitorError> {
+/// let monitor = plimsoll::Monitor::from_env()?;
+/// for id in ["first", "second"] {
+///     let invocation = monitor.start(id);
+///     // ... the work ...
+///     drop(invocation.finish());
+/// }
+/// monitor.snapshot().print(); // the large picture
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Monitor {
     shared: Arc<Shared>,
@@ -107,6 +126,14 @@ struct Shared {
 
 impl Monitor {
     /// Begins a monitor with settings of one's own.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # use plimsoll::{ByteSize, Monitor};
+    /// let monitor = Monitor::builder().memory_size(ByteSize::mib(512)).build()?;
+    /// # Ok::<(), plimsoll::monitor::MonitorError>(())
+    /// ```
     pub fn builder() -> MonitorBuilder {
         MonitorBuilder::default()
     }
@@ -116,6 +143,13 @@ impl Monitor {
     /// # Errors
     ///
     /// [`MonitorError`] where no memory size is known, the allocator is not installed or a variable does not read.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// let monitor = plimsoll::Monitor::from_env()?; // once, in `main`
+    /// # Ok::<(), plimsoll::monitor::MonitorError>(())
+    /// ```
     pub fn from_env() -> Result<Self, MonitorError> {
         let monitor = Self::builder().build()?;
         monitor.install()?;
@@ -128,6 +162,14 @@ impl Monitor {
     ///
     /// [`MonitorError::LastWords`] where the handler of SIGABRT cannot be installed; the load lines are in force then.
     /// [`MonitorError::Allocator`] where the allocator is not installed, which building has ruled out.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// let monitor = plimsoll::Monitor::builder().load_lines(&[80, 95]).build()?;
+    /// monitor.install()?;
+    /// # Ok::<(), plimsoll::monitor::MonitorError>(())
+    /// ```
     pub fn install(&self) -> Result<(), MonitorError> {
         heap::set_load_lines(&self.shared.lines).map_err(|source| MonitorError::Allocator { source })?;
         heap::install_last_words().or_else(|error| match error {
@@ -142,16 +184,41 @@ impl Monitor {
     /// are the environment's, and the report says so. So one that never ends makes all others concurrent, and as long as
     /// it is in flight no hook runs and nothing is trimmed at their ends. Costs some microseconds, most for the rss; no
     /// allocation.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # let monitor = plimsoll::Monitor::from_env()?;
+    /// let report = monitor.start("4f1c9a").finish();
+    /// assert!(report.peak.at_most >= report.live);
+    /// # Ok::<(), plimsoll::monitor::MonitorError>(())
+    /// ```
     pub fn start(&self, id: impl Into<RequestId>) -> Invocation {
         Invocation::start(Arc::clone(&self.shared), id.into())
     }
 
     /// Reads the figures now, for the large picture. Sorts the window: some 12 microseconds at its default length.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # let monitor = plimsoll::Monitor::from_env()?;
+    /// println!("{}", monitor.snapshot());
+    /// # Ok::<(), plimsoll::monitor::MonitorError>(())
+    /// ```
     pub fn snapshot(&self) -> Snapshot {
         Snapshot::take(&self.shared)
     }
 
     /// The load lines that [`install`](Self::install) puts in force.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # let monitor = plimsoll::Monitor::from_env()?;
+    /// println!("{} are this process's", monitor.load_lines().capacity());
+    /// # Ok::<(), plimsoll::monitor::MonitorError>(())
+    /// ```
     pub fn load_lines(&self) -> &LoadLines {
         &self.shared.lines
     }

@@ -4,6 +4,16 @@ use std::num::NonZeroU32;
 use std::str::FromStr;
 
 /// The environment variable that overrides the policy a program was built with.
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::monitor::{POLICY_VARIABLE, ReportPolicy};
+///
+/// let policy = std::env::var(POLICY_VARIABLE).map_or(Ok(ReportPolicy::Each), |text| text.parse())?;
+/// # let _ = policy;
+/// # Ok::<(), plimsoll::monitor::ParsePolicyError>(())
+/// ```
 pub const POLICY_VARIABLE: &str = "PLIMSOLL";
 
 /// Which invocations print their report line, finished or not. An alert is printed whatever the policy, but `Off`.
@@ -32,6 +42,18 @@ pub enum ReportPolicy {
 }
 
 /// A policy that does not read as `each`, `every(n)`, `on_change` or `off`.
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::monitor::{ParsePolicyError, ReportPolicy};
+///
+/// let wrong: Result<ReportPolicy, ParsePolicyError> = "sometimes".parse();
+/// assert_eq!(
+///     wrong.unwrap_err().to_string(),
+///     "report policy \"sometimes\" is not each, every(n) with n of 1 or more, on_change or off"
+/// );
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("report policy {text:?} is not each, every(n) with n of 1 or more, on_change or off")]
 #[non_exhaustive]

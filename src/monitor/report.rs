@@ -23,6 +23,15 @@ const ENOUGH_INVOCATIONS: u64 = 20;
 const SMALLEST_MB: u64 = 128;
 
 /// How an invocation ended.
+///
+/// # Examples
+///
+/// ```no_run
+/// # let monitor = plimsoll::Monitor::from_env()?;
+/// let report = monitor.start("4f1c9a").finish();
+/// assert_eq!(report.outcome, plimsoll::monitor::Outcome::Finished);
+/// # Ok::<(), plimsoll::monitor::MonitorError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Outcome {
@@ -33,6 +42,16 @@ pub enum Outcome {
 }
 
 /// The memory of one invocation. `Display` is its one line.
+///
+/// # Examples
+///
+/// ```no_run
+/// # let monitor = plimsoll::Monitor::from_env()?;
+/// let report = monitor.start("4f1c9a").finish();
+/// println!("{report}");
+/// println!("{} % of the capacity, fits {:?} MB", report.percent(), report.fits_mb());
+/// # Ok::<(), plimsoll::monitor::MonitorError>(())
+/// ```
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct InvocationReport {
@@ -84,6 +103,16 @@ pub struct InvocationReport {
 }
 
 /// A budget at one moment.
+///
+/// # Examples
+///
+/// ```no_run
+/// # let monitor = plimsoll::Monitor::from_env()?;
+/// if let Some(reserved) = monitor.start("4f1c9a").finish().reserved {
+///     println!("{} of {} are reserved, pressure {}", reserved.bytes, reserved.room, reserved.pressure);
+/// }
+/// # Ok::<(), plimsoll::monitor::MonitorError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Reserved {
@@ -115,6 +144,17 @@ impl fmt::Display for Reserved {
 impl InvocationReport {
     /// Live heap less what is reserved, which heals by itself: above zero is heap that nobody reserved, below zero what
     /// is reserved and not allocated. `None` without a budget.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # let monitor = plimsoll::Monitor::from_env()?;
+    /// let report = monitor.start("4f1c9a").finish();
+    /// if let Some(drift) = report.drift() {
+    ///     println!("{drift} of heap that no account reserved");
+    /// }
+    /// # Ok::<(), plimsoll::monitor::MonitorError>(())
+    /// ```
     pub fn drift(&self) -> Option<ByteDelta> {
         self.reserved.map(|reserved| ByteDelta::between(reserved.bytes, self.live))
     }

@@ -8,6 +8,15 @@ const LEN: usize = crate::heap::CONTEXT_LEN;
 /// A request's id, cleaned: the first 64 bytes of it that are letters, digits, `.`, `_`, `:` or `-`. Prints `-` if none.
 ///
 /// 65 bytes, no allocation.
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::monitor::RequestId;
+///
+/// let id = RequestId::new("4f1c9a\nREPORT forged");
+/// assert_eq!(id.as_str(), "4f1c9aREPORTforged");
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct RequestId {
     text: [u8; LEN],
@@ -16,6 +25,13 @@ pub struct RequestId {
 
 impl RequestId {
     /// Keeps of the text what a report may show.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::monitor::RequestId;
+    /// assert_eq!(RequestId::new("\n").to_string(), "-");
+    /// ```
     pub fn new(text: &str) -> Self {
         let mut id = Self { text: [0; LEN], len: 0 };
         let clean = text.bytes().filter(|byte| byte.is_ascii_alphanumeric() || b"._:-".contains(byte));
@@ -27,6 +43,13 @@ impl RequestId {
     }
 
     /// The cleaned text; empty if nothing of it was left.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::monitor::RequestId;
+    /// assert_eq!(RequestId::from("4f1c").as_str(), "4f1c");
+    /// ```
     pub fn as_str(&self) -> &str {
         self.text.get(..usize::from(self.len)).and_then(|text| std::str::from_utf8(text).ok()).unwrap_or_default()
     }

@@ -14,6 +14,17 @@ use super::{MonitorError, unless_it_panics};
 ///
 /// In the report line as `resources 2 loaded 1 unloaded 1 failed 1 never used: pdf_fonts`; what there is none of is left
 /// out, and of those never used the first is named.
+///
+/// # Examples
+///
+/// ```no_run
+/// # let monitor = plimsoll::Monitor::from_env()?;
+/// let report = monitor.start("4f1c9a").finish();
+/// if let Some(name) = report.resources.first_never_used {
+///     println!("{name} was loaded for nothing");
+/// }
+/// # Ok::<(), plimsoll::monitor::MonitorError>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ResourceCounts {

@@ -16,6 +16,15 @@ impl Monitor {
     ///
     /// On `lambda_runtime`, `integration::lambda::snap_start` calls this and [`after_restore`](Self::after_restore).
     /// Elsewhere call them where the snapshot is taken, with nothing in flight.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # let monitor = plimsoll::Monitor::from_env()?;
+    /// let given_back = monitor.before_snapshot(plimsoll::budget::Rank::CACHE); // models stay
+    /// println!("{given_back} less in the snapshot");
+    /// # Ok::<(), plimsoll::monitor::MonitorError>(())
+    /// ```
     pub fn before_snapshot(&self, up_to: Rank) -> ByteSize {
         let budget = self.shared.budget.as_ref();
         let reclaimed = budget.map_or(ByteSize::ZERO, |budget| budget.reclaim(up_to, ByteSize::MAX));
@@ -29,6 +38,14 @@ impl Monitor {
     ///
     /// The clock is compared with the wall clock, so that what expired meanwhile is not served; peaks begin anew; and
     /// what was seen of memory and said of it before is forgotten, since it is now said in another log.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # let monitor = plimsoll::Monitor::from_env()?;
+    /// monitor.after_restore(); // before the first request
+    /// # Ok::<(), plimsoll::monitor::MonitorError>(())
+    /// ```
     pub fn after_restore(&self) {
         self.shared.clock.refresh();
         heap::reset_peak();

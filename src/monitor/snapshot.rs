@@ -19,6 +19,16 @@ use super::{Shared, report};
 const WIDTH: u64 = 50;
 
 /// The memory of the process at one moment. `Display` draws it.
+///
+/// # Examples
+///
+/// ```no_run
+/// # let monitor = plimsoll::Monitor::from_env()?;
+/// let snapshot = monitor.snapshot();
+/// println!("{snapshot}");
+/// println!("p99 of the peaks: {} bytes", snapshot.peaks.p99);
+/// # Ok::<(), plimsoll::monitor::MonitorError>(())
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Snapshot {
@@ -78,6 +88,14 @@ impl Snapshot {
     }
 
     /// Writes the picture to standard error with one system call, from a string.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # let monitor = plimsoll::Monitor::from_env()?;
+    /// monitor.snapshot().print();
+    /// # Ok::<(), plimsoll::monitor::MonitorError>(())
+    /// ```
     pub fn print(&self) {
         os::write_stderr(self.to_string().as_bytes());
     }

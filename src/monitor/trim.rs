@@ -43,6 +43,13 @@ impl TrimPolicy {
     }
 
     /// Never.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::monitor::TrimPolicy;
+    /// assert_eq!(TrimPolicy::from(false), TrimPolicy::off());
+    /// ```
     pub const fn off() -> Self {
         Self(None)
     }
@@ -88,6 +95,16 @@ impl From<bool> for TrimPolicy {
 /// What a trim gave back, and what it took.
 ///
 /// In the report line as `trimmed 30.7 MiB in 2480 us`.
+///
+/// # Examples
+///
+/// ```no_run
+/// # let monitor = plimsoll::Monitor::builder().trim(true).build()?;
+/// if let Some(trimmed) = monitor.start("4f1c9a").finish().trimmed {
+///     println!("{} in {} us", trimmed.given_back, trimmed.micros);
+/// }
+/// # Ok::<(), plimsoll::monitor::MonitorError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Trimmed {

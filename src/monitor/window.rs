@@ -10,6 +10,15 @@ pub(super) struct Sample {
 }
 
 /// The distribution of one figure over the window: nearest-rank percentiles, in the figure's unit.
+///
+/// # Examples
+///
+/// ```no_run
+/// # let monitor = plimsoll::Monitor::from_env()?;
+/// let micros = monitor.snapshot().micros;
+/// println!("p50 {} p95 {} p99 {} max {}", micros.p50, micros.p95, micros.p99, micros.max);
+/// # Ok::<(), plimsoll::monitor::MonitorError>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Percentiles {

@@ -9,6 +9,31 @@ use super::pricing::{Dollars, GbSeconds};
 use super::selection::{Point, Strategy, Value};
 
 /// A memory size, and what it rests on. `Display` is a few lines for an operator; those with a `?` say what is unsure.
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::ByteSize;
+/// use plimsoll::sizing::{Architecture, Entry, Fit, Pricing, Profile, Sizing, read_log};
+///
+/// let report = |id: u32| format!("REPORT RequestId: {id}\tDuration: 130.00 ms\tBilled Duration: 130 ms\tMemory Size: \
+///                                 256 MB\tMax Memory Used: 110 MB\n");
+/// let log: String = (0..20).map(report).collect();
+/// let mut profile = Profile::new();
+/// read_log(log.as_bytes(), |entry| if let Entry::Report(report) = entry { profile.add(&report) })?;
+/// let advice = Sizing::new(Pricing::us_east_1(Architecture::Arm)).recommend(&profile)?;
+///
+/// let choice = advice.choice().ok_or("it was measured")?;
+/// assert_eq!((choice.memory_size, choice.fit, choice.runs), (ByteSize::mib(256), Fit::Fits, 20));
+/// assert_eq!(advice.needed, (ByteSize::mib(132), ByteSize::mib(143)));
+/// for caveat in &advice.caveats {
+///     println!("{caveat}"); // only one size in the log fits: ...
+/// }
+/// if let Some(untried) = advice.untried {
+///     println!("measure {} next", untried.memory_size);
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Recommendation {
@@ -48,6 +73,18 @@ pub struct Recommendation {
 }
 
 /// A memory size that the log shows.
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::sizing::Candidate;
+///
+/// fn row(candidate: &Candidate) -> String {
+///     let duration = candidate.point.map_or("-".to_owned(), |point| format!("{:.1} ms", point.duration));
+///     format!("{} {} {duration}", candidate.memory_size, candidate.fit.as_str())
+/// }
+/// # let _ = row;
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Candidate {
@@ -66,6 +103,14 @@ pub struct Candidate {
 }
 
 /// Whether a size may be recommended.
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::sizing::Fit;
+///
+/// assert_eq!(Fit::UnderHeadroom.as_str(), "under headroom");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Fit {
@@ -96,6 +141,18 @@ impl Fit {
 }
 
 /// A size without a measurement, and what it may give. Both ends of each range are extrapolated.
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::sizing::Untried;
+///
+/// fn hint(untried: &Untried) -> String {
+///     let (shortest, longest) = untried.duration;
+///     format!("try {}: {shortest:.0} to {longest:.0} ms", untried.memory_size)
+/// }
+/// # let _ = hint;
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Untried {
@@ -110,6 +167,17 @@ pub struct Untried {
 }
 
 /// What weakens a recommendation.
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::sizing::{Caveat, Recommendation};
+///
+/// fn is_safe_to_apply(advice: &Recommendation) -> bool {
+///     !advice.caveats.iter().any(|caveat| matches!(caveat, Caveat::RanOut { .. } | Caveat::NothingFits))
+/// }
+/// # let _ = is_safe_to_apply;
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Caveat {

@@ -14,6 +14,19 @@ use super::{ending, json};
 const WINDOW: usize = 16;
 
 /// What a log tells.
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::sizing::{Entry, read_log};
+///
+/// let log: &[u8] = b"INIT_REPORT Init Duration: 10001.20 ms\tPhase: init\tStatus: timeout";
+/// read_log(log, |entry| match entry {
+///     Entry::Init(init) => println!("line {}: init took {:?}", init.line, init.init_duration),
+///     other => panic!("{other:?}"),
+/// })?;
+/// # Ok::<(), plimsoll::sizing::ReadLogError>(())
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Entry {
@@ -28,6 +41,19 @@ pub enum Entry {
 }
 
 /// Tells in which line a report does not read, and why. The log goes on behind it.
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::sizing::{Entry, read_log};
+///
+/// let log: &[u8] = b"REPORT RequestId: 1\tDuration: many ms\tMemory Size: 128 MB\tMax Memory Used: 61 MB";
+/// let mut faults = Vec::new();
+/// read_log(log, |entry| if let Entry::Malformed(line) = entry { faults.push(line) })?;
+/// assert_eq!(faults[0].line(), 1);
+/// assert_eq!(faults[0].to_string(), "line 1: `Duration` is followed by no number of ms");
+/// # Ok::<(), plimsoll::sizing::ReadLogError>(())
+/// ```
 #[derive(Debug)]
 pub struct MalformedLine {
     line: u64,
@@ -69,6 +95,16 @@ impl Error for MalformedLine {
 }
 
 /// What was read, and what was passed over.
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::sizing::{LogCounts, read_log};
+///
+/// let counts: LogCounts = read_log(&b"START RequestId: 1 Version: 7\n"[..], |_entry| {})?;
+/// assert_eq!((counts.lines, counts.reports, counts.malformed), (1, 0, 0));
+/// # Ok::<(), plimsoll::sizing::ReadLogError>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LogCounts {
@@ -161,6 +197,16 @@ impl ReportLog {
     }
 
     /// Counts a line that was too long to be read.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use plimsoll::sizing::ReportLog;
+    ///
+    /// let mut log = ReportLog::new();
+    /// log.push_oversized(|_entry| {}); // a line that the reader did not give out
+    /// assert_eq!((log.counts().lines, log.counts().oversized), (1, 1));
+    /// ```
     pub fn push_oversized(&mut self, mut each: impl FnMut(Entry)) {
         self.counts.lines += 1;
         self.counts.oversized += 1;

@@ -48,6 +48,14 @@ pub fn billed_duration(duration: Duration, init: Duration) -> Duration {
 }
 
 /// The processor a function runs on.
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::sizing::Architecture;
+///
+/// assert_eq!((Architecture::X86.as_str(), Architecture::Arm.as_str()), ("x86_64", "arm64"));
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Architecture {
@@ -69,6 +77,19 @@ impl Architecture {
 }
 
 /// Memory held for a time: the unit of Lambda's bill, exact.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use plimsoll::{ByteSize, sizing::GbSeconds};
+///
+/// let run = GbSeconds::new(ByteSize::mib(512), Duration::from_millis(2_000));
+/// assert!((run.as_f64() - 1.0).abs() < 1e-9);
+/// let month = run.saturating_mul(1_000);
+/// assert_eq!(month.mean(1_000), run);
+/// assert_eq!(GbSeconds::ZERO.saturating_add(run), run);
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct GbSeconds {
     /// Bytes x ns / 2^20, rounded up: whole MB, as Lambda's sizes are, make it exact.
@@ -138,6 +159,16 @@ impl fmt::Debug for GbSeconds {
 /// # use plimsoll::sizing::Dollars;
 /// assert_eq!(Dollars::from_trillionths(5_417_000).to_string(), "$0.000005417");
 /// assert_eq!(Dollars::from_trillionths(12_345_600_000_000).to_string(), "$12.35");
+/// ```
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::sizing::Dollars;
+///
+/// let request = Dollars::from_trillionths(200_000);
+/// assert_eq!(request.saturating_mul(5).saturating_add(Dollars::ZERO).to_string(), "$0.000001000");
+/// assert!((request.as_f64() - 2e-7).abs() < 1e-12);
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Dollars {
@@ -212,6 +243,20 @@ impl fmt::Debug for Dollars {
 /// assert_eq!(x86.month(1_000_000, run).total().to_string(), "$5.41");
 /// assert_eq!(x86.with_free_tier().month(1_000_000, run).total().to_string(), "$0.00");
 /// ```
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::sizing::{Architecture, Dollars, Pricing};
+///
+/// let listed = Pricing::us_east_1(Architecture::Arm).with_free_tier();
+/// println!("{} as of {}", listed.architecture().as_str(), listed.as_of());
+///
+/// // A price of one's own: dollars a GB-second, and a request.
+/// let ours = Pricing::flat(Architecture::Arm, "2026-01", Dollars::from_trillionths(12_000_000),
+///     Dollars::from_trillionths(200_000));
+/// assert_eq!(ours.as_of(), "2026-01");
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pricing {
     architecture: Architecture,
@@ -224,6 +269,19 @@ pub struct Pricing {
 }
 
 /// What a month costs.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use plimsoll::{ByteSize, sizing::{Architecture, GbSeconds, Pricing}};
+///
+/// let pricing = Pricing::us_east_1(Architecture::X86);
+/// let run = GbSeconds::new(ByteSize::mib(256), Duration::from_millis(130));
+/// let cost = pricing.month(1_000_000, run.saturating_mul(1_000_000));
+/// assert_eq!(cost.requests.to_string(), "$0.2000");
+/// println!("{} in all, {} of it compute", cost.total(), cost.compute);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MonthlyCost {

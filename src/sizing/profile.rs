@@ -29,6 +29,22 @@ const MAX_RUNS: usize = 10_000;
 ///
 /// At most 64 memory sizes; reports of others are counted in [`unusable`](Self::unusable). Each holds 16 bytes a run
 /// kept, 160 KB at most, and about 24 bytes for each distinct number of MB used.
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::{ByteSize, sizing::{Entry, Profile, read_log}};
+///
+/// let log: &[u8] = b"\
+/// REPORT RequestId: 1\tDuration: 25.00 ms\tBilled Duration: 25 ms\tMemory Size: 128 MB\tMax Memory Used: 60 MB
+/// REPORT RequestId: 2\tDuration: 13.00 ms\tBilled Duration: 13 ms\tMemory Size: 256 MB\tMax Memory Used: 62 MB";
+/// let mut profile = Profile::new();
+/// read_log(log, |entry| if let Entry::Report(report) = entry { profile.add(&report) })?;
+/// assert_eq!(profile.sizes().count(), 2);
+/// assert_eq!(profile.used(100), Some(ByteSize::mib(62)));
+/// assert_eq!((profile.unusable(), profile.without_memory()), (0, 0));
+/// # Ok::<(), plimsoll::sizing::ReadLogError>(())
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct Profile {
     sizes: BTreeMap<u64, SizeProfile>,
@@ -37,6 +53,25 @@ pub struct Profile {
 }
 
 /// What a log says of one memory size.
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::{ByteSize, sizing::{Entry, Profile, read_log}};
+///
+/// let log = "REPORT RequestId: 1\tDuration: 25.00 ms\tBilled Duration: 25 ms\tMemory Size: 128 MB\tMax Memory \
+///            Used: 60 MB";
+/// let mut profile = Profile::new();
+/// read_log(log.as_bytes(), |entry| if let Entry::Report(report) = entry { profile.add(&report) })?;
+/// let size = profile.sizes().next().ok_or("there is one")?;
+/// assert_eq!((size.memory_size(), size.reports(), size.measured()), (ByteSize::mib(128), 1, 1));
+/// assert_eq!((size.cold_starts(), size.failed(), size.timed_out()), (0, 0, 0));
+/// assert_eq!((size.out_of_memory(), size.suspected(), size.thrashing()), (0, 0, 0));
+/// assert_eq!((size.used(95), size.duration(50)), (Some(ByteSize::mib(60)), Some(25.0)));
+/// assert_eq!((size.mean_duration(0.2), size.mean_billed(0.2), size.sampled()), (Some(25.0), Some(25.0), false));
+/// println!("{} a run", size.billed().mean(size.reports()));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct SizeProfile {
     memory_size: ByteSize,

@@ -8,9 +8,29 @@ use crate::stream::{BuildError, LineReader, Oversize, StreamError};
 use super::log::{Entry, LogCounts, ReportLog};
 
 /// The longest line that is read: a `CloudWatch` Logs event is no larger. 1 MiB.
+///
+/// # Examples
+///
+/// ```
+/// assert_eq!(plimsoll::sizing::MAX_LINE, plimsoll::ByteSize::mib(1));
+/// ```
 pub const MAX_LINE: ByteSize = ByteSize::mib(1);
 
 /// Tells why a log was not read to its end. What came before was told.
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::sizing::{ReadLogError, read_log};
+///
+/// struct Broken;
+/// impl std::io::Read for Broken {
+///     fn read(&mut self, _: &mut [u8]) -> std::io::Result<usize> {
+///         Err(std::io::Error::other("the pipe broke"))
+///     }
+/// }
+/// assert!(matches!(read_log(Broken, |_entry| {}), Err(ReadLogError::Stream(_))));
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReadLogError {

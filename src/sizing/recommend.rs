@@ -71,6 +71,15 @@ pub struct Sizing {
 }
 
 /// Tells why there is no recommendation.
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::sizing::{Architecture, Pricing, Profile, Sizing, SizingError};
+///
+/// let nothing = Sizing::new(Pricing::us_east_1(Architecture::X86)).recommend(&Profile::new());
+/// assert!(matches!(nothing, Err(SizingError::NoMemory)));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SizingError {
@@ -116,6 +125,15 @@ impl Sizing {
 
     /// Sets by how many percent a larger size must shorten the duration to be recommended. Default: 10. 0 takes every
     /// gain, and leaves the strategy alone but for sizes that are slower.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use plimsoll::sizing::{Architecture, Pricing, Sizing};
+    ///
+    /// // A larger size must be at least 10 % faster to be worth it.
+    /// let _sizing = Sizing::new(Pricing::us_east_1(Architecture::X86)).min_gain(10);
+    /// ```
     pub const fn min_gain(mut self, percent: u32) -> Self {
         self.min_gain = percent;
         self

@@ -61,6 +61,17 @@ pub struct ReportLine {
 }
 
 /// The `Status` of a report.
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::sizing::{ReportLine, Status};
+///
+/// let line = b"REPORT RequestId: 1\tDuration: 3000.00 ms\tMemory Size: 128 MB\tMax Memory Used: 61 MB\tStatus: timeout";
+/// let status = ReportLine::parse(line).and_then(|report| report.status);
+/// assert_eq!(status, Some(Status::Timeout));
+/// assert_eq!(Status::Timeout.as_str(), "timeout");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Status {
@@ -96,6 +107,15 @@ impl Marks {
 }
 
 /// How an invocation ended, as far as the log says.
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::sizing::{Outcome, ReportLine};
+///
+/// let line = b"REPORT RequestId: 1\tDuration: 12.00 ms\tMemory Size: 128 MB\tMax Memory Used: 61 MB";
+/// assert_eq!(ReportLine::parse(line).map(|report| report.outcome()), Some(Outcome::Finished));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Outcome {
@@ -138,6 +158,14 @@ impl ReportLine {
     }
 
     /// Whether the memory used reached the memory size, within the 1 MB by which real lines differ. `false` if unknown.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::sizing::ReportLine;
+    /// let line = b"REPORT RequestId: 1\tDuration: 12.00 ms\tMemory Size: 1024 MB\tMax Memory Used: 1023 MB";
+    /// assert!(ReportLine::parse(line).is_some_and(|report| report.is_at_limit()));
+    /// ```
     pub fn is_at_limit(&self) -> bool {
         let used = self.max_memory_used.map(|used| used.saturating_add(ROUNDING));
         used.zip(self.memory_size).is_some_and(|(used, size)| used >= size)
@@ -234,6 +262,18 @@ impl fmt::Display for Status {
 }
 
 /// An init that failed or ran into its limit: an `INIT_REPORT` line, or `platform.initReport`.
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::sizing::InitReport;
+///
+/// fn tell(init: &InitReport) -> String {
+///     let why = init.error_type.map_or(String::new(), |text| format!(" ({})", text.as_str()));
+///     format!("line {}: the init ended{why}", init.line)
+/// }
+/// # assert_eq!(tell(&InitReport::default()), "line 0: the init ended");
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct InitReport {
@@ -250,6 +290,17 @@ pub struct InitReport {
 }
 
 /// A restore from a snapshot: a `RESTORE_REPORT` line, or `platform.restoreReport`. A REPORT repeats its duration.
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::sizing::RestoreReport;
+///
+/// fn took_long(restore: &RestoreReport) -> bool {
+///     restore.restore_duration.is_some_and(|took| took > std::time::Duration::from_secs(1))
+/// }
+/// # assert!(!took_long(&RestoreReport::default()));
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RestoreReport {

@@ -39,6 +39,15 @@ impl fmt::Display for Strategy {
 }
 
 /// Tells that a text is none of `cost`, `speed`, `balanced` and `balanced:WEIGHT` with a weight from 0 to 1.
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::sizing::{ParseStrategyError, Strategy};
+///
+/// let wrong: Result<Strategy, ParseStrategyError> = "cheapest".parse();
+/// println!("{}", wrong.unwrap_err());
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a strategy is `cost`, `speed`, `balanced` or `balanced:WEIGHT` with a weight from 0 (speed) to 1 (cost)")]
 #[non_exhaustive]
@@ -111,6 +120,15 @@ pub fn select(points: &[Point], strategy: Strategy) -> Option<&Point> {
 
 /// The mean of the middle of `values`, as aws-lambda-power-tuning takes it: sorted, and without the share `discard` of
 /// them, rounded down to whole values, at either end. `discard` is clamped to 0 to 0.4. `None` for no values.
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::sizing::trimmed_mean;
+///
+/// assert_eq!(trimmed_mean(&mut [1.0, 10.0, 11.0, 12.0, 100.0], 0.2), Some(11.0));
+/// assert_eq!(trimmed_mean(&mut [], 0.2), None);
+/// ```
 pub fn trimmed_mean(values: &mut [f64], discard: f64) -> Option<f64> {
     values.sort_unstable_by(f64::total_cmp);
     let discard = if discard.is_nan() { 0.0 } else { discard.clamp(0.0, 0.4) };
@@ -132,6 +150,16 @@ pub fn trimmed_mean(values: &mut [f64], discard: f64) -> Option<f64> {
 ///
 /// The gain is taken over the whole rest of the curve, not step by step: neither a noisy step nor many small ones
 /// mislead it. 0 takes the words literally.
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::{ByteSize, sizing::{Point, plateau}};
+///
+/// let point = |mb, duration| Point { memory_size: ByteSize::mib(mb), cost: 1e-6, duration };
+/// let points = [point(128, 2500.0), point(256, 1300.0), point(512, 1280.0)];
+/// assert_eq!(plateau(&points, 5).map(|point| point.memory_size), Some(ByteSize::mib(256)));
+/// ```
 pub fn plateau(points: &[Point], gain_percent: u32) -> Option<&Point> {
     let kept = 1.0 - f64::from(gain_percent.min(100)) / 100.0;
     let mut least = f64::INFINITY;

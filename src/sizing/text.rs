@@ -8,6 +8,17 @@ const LEN: usize = 64;
 /// A text of at most 64 bytes out of a log line: a request id, an error type. What is longer is cut.
 ///
 /// It holds no white space and no control characters. 65 bytes, no allocation.
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::sizing::ReportLine;
+///
+/// let line = b"REPORT RequestId: 4f1c\tDuration: 12.00 ms\tMemory Size: 128 MB\tMax Memory Used: 61 MB";
+/// let id = ReportLine::parse(line).and_then(|report| report.request_id).ok_or("it has one")?;
+/// assert_eq!(id.as_str(), "4f1c");
+/// # Ok::<(), &str>(())
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ShortText {
     bytes: [u8; LEN],

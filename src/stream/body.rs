@@ -232,6 +232,25 @@ where
     /// # Errors
     ///
     /// As [`next_record`](Self::next_record).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use plimsoll::ByteSize;
+    /// use plimsoll::stream::LineReader;
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+    /// let body = futures_util::stream::iter([Ok::<_, std::io::Error>(bytes::Bytes::from("a\nb\n"))]);
+    /// let mut lines = LineReader::builder(ByteSize::kib(64)).build_stream(body)?;
+    /// let mut kept = Vec::new();
+    /// while let Some(line) = lines.next_owned().await? {
+    ///     kept.push(line.into_bytes());
+    /// }
+    /// assert_eq!(kept, ["a", "b"]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # }).map_err(|error| error.to_string())?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub async fn next_owned(&mut self) -> Result<Option<Record<Bytes>>, StreamError> {
         let place = match self.0.quick()? {
             Some(place) => Some(place),
@@ -256,6 +275,18 @@ impl<R, F: Framing> AsyncRecordReader<R, F> {
     }
 
     /// Gives the input back; what was read from it and not handed out is lost.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use plimsoll::ByteSize;
+    /// use plimsoll::stream::LineReader;
+    ///
+    /// let lines = LineReader::builder(ByteSize::kib(64)).build_async(&b"a\nb\n"[..])?;
+    /// let input = lines.into_inner();
+    /// assert_eq!(input.len(), 4); // nothing was read yet
+    /// # Ok::<(), plimsoll::stream::BuildError>(())
+    /// ```
     pub fn into_inner(self) -> R {
         self.0.input.reader
     }

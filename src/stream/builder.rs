@@ -16,6 +16,20 @@ use super::records::Records;
 use super::watch::{Progress, Watch, WatchSettings};
 
 /// What to do with a record longer than the limit. In each case the next good record follows.
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::ByteSize;
+/// use plimsoll::stream::{LineReader, Oversize};
+///
+/// let input = &b"short\nfar too long\n"[..];
+/// let mut lines = LineReader::builder(ByteSize::bytes(7)).oversize(Oversize::Truncate).build(input)?;
+/// lines.next_record()?;
+/// let cut = lines.next_record()?.ok_or("there are two")?;
+/// assert_eq!((&*cut, cut.is_truncated()), (&b"far too"[..], true));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Oversize {
@@ -30,6 +44,23 @@ pub enum Oversize {
 }
 
 /// Settings of a reader; `K` is what it gives out. What is not set has the default named with its setter.
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::{ByteSize, MemoryBudget};
+/// use plimsoll::stream::{LineReader, Oversize};
+///
+/// let budget = MemoryBudget::new(ByteSize::mib(1));
+/// let mut lines = LineReader::builder(ByteSize::kib(64)) // the longest line, part of the type of the input
+///     .chunk(ByteSize::kib(32))
+///     .oversize(Oversize::Skip)
+///     .account(budget.account("lines"))
+///     .build(&b"a\nb\n"[..])?;
+/// assert!(budget.reserved() >= ByteSize::kib(32)); // its buffers
+/// # while lines.next_record()?.is_some() {}
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 #[must_use = "a builder does nothing until it builds"]
 pub struct StreamBuilder<K> {
@@ -92,6 +123,24 @@ impl<K> StreamBuilder<K> {
     /// Has a function called whenever `every` bytes more were passed, before the next chunk is read; 0 counts as 1.
     ///
     /// So it is called once for each chunk at most, and not for the last bytes of the input. Default: none.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::sync::atomic::{AtomicU64, Ordering};
+    /// use plimsoll::ByteSize;
+    /// use plimsoll::stream::LineReader;
+    ///
+    /// static SEEN: AtomicU64 = AtomicU64::new(0);
+    /// let input = "a line of text\n".repeat(10_000);
+    /// let mut lines = LineReader::builder(ByteSize::kib(1))
+    ///     .chunk(ByteSize::kib(16))
+    ///     .on_progress(ByteSize::kib(64), |progress| SEEN.store(progress.offset, Ordering::Relaxed))
+    ///     .build(input.as_bytes())?;
+    /// while lines.next_record()?.is_some() {}
+    /// assert!(SEEN.load(Ordering::Relaxed) >= 65_536);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn on_progress(mut self, every: ByteSize, listener: impl FnMut(Progress) + Send + 'static) -> Self {
         self.watch.progress = Some((every, Box::new(listener)));
         self

@@ -44,6 +44,18 @@ pub struct ChunkReader<R> {
 }
 
 /// What [`StreamBuilder`] builds a [`ChunkReader`] from.
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::ByteSize;
+/// use plimsoll::stream::{ChunkReader, Chunks, StreamBuilder};
+///
+/// fn settings() -> StreamBuilder<Chunks> {
+///     ChunkReader::builder(ByteSize::mib(1)).resume_at(0)
+/// }
+/// # assert!(settings().build(std::io::empty()).is_ok());
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Chunks(());
 
@@ -89,6 +101,19 @@ impl<R: Read> ChunkReader<R> {
     /// # Errors
     ///
     /// As [`next_chunk`](Self::next_chunk).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::{ByteSize, stream::ChunkReader};
+    /// let mut parts = ChunkReader::builder(ByteSize::bytes(4)).build(&b"0123456789"[..])?;
+    /// let mut sent = Vec::new();
+    /// while let Some(part) = parts.next_owned()? {
+    ///     sent.push((part.number(), part.into_bytes())); // as to another task
+    /// }
+    /// assert_eq!(sent.last(), Some(&(3, bytes::Bytes::from("89"))));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn next_owned(&mut self) -> Result<Option<Record<Bytes>>, StreamError> {
         let chunk = self.next_chunk()?;
         Ok(chunk.map(|chunk| {
@@ -100,11 +125,31 @@ impl<R: Read> ChunkReader<R> {
 
 impl<R> ChunkReader<R> {
     /// Tells where the chunk begins that comes next: where to resume.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::{ByteSize, stream::ChunkReader};
+    /// let mut parts = ChunkReader::builder(ByteSize::bytes(4)).build(&b"0123456789"[..])?;
+    /// parts.next_chunk()?;
+    /// assert_eq!(parts.offset(), 4);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub const fn offset(&self) -> u64 {
         self.source.offset
     }
 
     /// Tells whether the deadline had passed before the start, and was ignored.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::time::SystemTime;
+    /// # use plimsoll::{ByteSize, stream::ChunkReader};
+    /// let parts = ChunkReader::builder(ByteSize::kib(4)).deadline(SystemTime::UNIX_EPOCH).build(std::io::empty())?;
+    /// assert!(parts.deadline_ignored()); // an emulator's 1970
+    /// # Ok::<(), plimsoll::stream::BuildError>(())
+    /// ```
     pub fn deadline_ignored(&self) -> bool {
         self.source.watch.deadline_ignored()
     }
@@ -120,11 +165,30 @@ impl<R> ChunkReader<R> {
     }
 
     /// Lends the input. Bytes read from it are lost to the reader.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::{ByteSize, stream::ChunkReader};
+    /// let parts = ChunkReader::builder(ByteSize::kib(4)).build(&b"0123"[..])?;
+    /// assert_eq!(parts.get_ref().len(), 4);
+    /// # Ok::<(), plimsoll::stream::BuildError>(())
+    /// ```
     pub const fn get_ref(&self) -> &R {
         &self.source.reader
     }
 
     /// Gives the input back, and loses a chunk that was begun before an error.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::{ByteSize, stream::ChunkReader};
+    /// let mut parts = ChunkReader::builder(ByteSize::bytes(4)).build(&b"0123456789"[..])?;
+    /// parts.next_chunk()?;
+    /// assert_eq!(parts.into_inner(), b"456789");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn into_inner(self) -> R {
         self.source.reader
     }

@@ -12,6 +12,20 @@ use super::charge::NoRoom;
 ///
 /// None of them ends the reader: the next call goes on where this one stopped, and nothing is lost or given twice. What
 /// was too long is passed over. After a deadline every call says so again.
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::ByteSize;
+/// use plimsoll::stream::{LineReader, StreamError};
+///
+/// let mut lines = LineReader::builder(ByteSize::bytes(8)).build(&b"far too long\nfits\n"[..])?;
+/// let error = lines.next_record().unwrap_err();
+/// assert!(matches!(error, StreamError::Oversize { .. }));
+/// assert_eq!((error.offset(), error.number(), error.is_transient()), (0, 1, false));
+/// assert!(lines.next_record()?.is_some(), "the next good record follows");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StreamError {
@@ -126,6 +140,16 @@ impl StreamError {
 }
 
 /// Settings from which no reader can be built.
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::ByteSize;
+/// use plimsoll::stream::{BuildError, LineReader};
+///
+/// let wrong = LineReader::builder(ByteSize::kib(1)).chunk(ByteSize::ZERO).build(std::io::empty());
+/// assert!(matches!(wrong, Err(BuildError::EmptyChunk)));
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BuildError {

@@ -47,6 +47,17 @@ impl BatchFailures {
     }
 
     /// Notes what came of a record. Allocates nothing where it went well.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::{ByteSize, stream::BatchFailures};
+    /// let mut failures = BatchFailures::new(ByteSize::kib(64));
+    /// failures.note("m1", &Ok::<_, std::io::Error>(()));
+    /// failures.note("m2", &Err::<(), _>("no such order"));
+    /// assert_eq!((failures.len(), failures.is_empty()), (1, false));
+    /// assert_eq!(failures.iter().next(), Some(("m2", "no such order")));
+    /// ```
     pub fn note<T, E: fmt::Display>(&mut self, id: &str, outcome: &Result<T, E>) {
         self.records += 1;
         let Err(error) = outcome else { return };
@@ -78,6 +89,16 @@ impl BatchFailures {
     }
 
     /// Tells whether there was room for all failures. If not, the whole batch is to be sent again.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::{ByteSize, stream::BatchFailures};
+    /// let mut failures = BatchFailures::new(ByteSize::ZERO); // room for none
+    /// failures.note("m1", &Err::<(), _>("no such order"));
+    /// assert!(!failures.is_complete());
+    /// assert_eq!(failures.to_sqs(), None); // the whole batch comes again
+    /// ```
     pub const fn is_complete(&self) -> bool {
         self.untold == 0
     }

@@ -8,6 +8,21 @@ use super::ends::Ends;
 use super::simd;
 
 /// What tells where a record ends: [`Lines`], [`Delimiter`] or [`LengthPrefix`]. Sealed.
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::ByteSize;
+/// use plimsoll::stream::{Framing, RecordReader};
+///
+/// fn count<F: Framing>(framing: F, input: &[u8]) -> Result<u64, Box<dyn std::error::Error>> {
+///     let mut records = RecordReader::framed(framing, ByteSize::kib(64)).build(input)?;
+///     while records.next_record()?.is_some() {}
+///     Ok(records.stats().records)
+/// }
+/// assert_eq!(count(plimsoll::stream::Delimiter::byte(b';'), b"a;b;c")?, 3);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub trait Framing: sealed::Framing {}
 
 impl<F: sealed::Framing> Framing for F {}
@@ -16,6 +31,20 @@ impl<F: sealed::Framing> Framing for F {}
 ///
 /// A CR that no LF follows is content. Nothing follows an LF at the end of the input, not even an empty line. Bytes are
 /// not checked to be UTF-8.
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::ByteSize;
+/// use plimsoll::stream::{LineReader, Lines, StreamBuilder};
+///
+/// fn settings() -> StreamBuilder<Lines> {
+///     LineReader::builder(ByteSize::kib(64))
+/// }
+/// let mut lines = settings().build(&b"one\r\ntwo"[..])?;
+/// assert_eq!(lines.next_record()?.as_deref(), Some(&b"one"[..]));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Lines;
 
@@ -23,6 +52,18 @@ pub struct Lines;
 ///
 /// The input is searched from the left, so of delimiters that overlap the first counts. As with lines, nothing follows
 /// a delimiter at the end of the input.
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::ByteSize;
+/// use plimsoll::stream::{Delimiter, RecordReader};
+///
+/// let boundary = Delimiter::string(b"--part--").ok_or("between 1 and MAX_LEN bytes")?;
+/// let mut parts = RecordReader::framed(boundary, ByteSize::kib(64)).build(&b"a--part--b"[..])?;
+/// assert_eq!(parts.next_record()?.as_deref(), Some(&b"a"[..]));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone)]
 pub struct Delimiter {
     finder: Finder<'static>,
@@ -33,6 +74,18 @@ pub struct Delimiter {
 /// Records say how long they are: a `u32` in front of each counts the bytes behind it. It is not part of the record.
 ///
 /// Offsets are those of the length, from which reading can be resumed.
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::ByteSize;
+/// use plimsoll::stream::{LengthPrefix, RecordReader};
+///
+/// let input = b"\0\0\0\x02hi\0\0\0\x03you";
+/// let mut messages = RecordReader::framed(LengthPrefix::big_endian(), ByteSize::kib(64)).build(&input[..])?;
+/// assert_eq!(messages.next_record()?.as_deref(), Some(&b"hi"[..]));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct LengthPrefix {
     read: fn([u8; 4]) -> u32,
@@ -62,6 +115,14 @@ impl Delimiter {
     }
 
     /// Records end with these bytes; `None` if they are none, or more than [`MAX_LEN`](Self::MAX_LEN).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::stream::Delimiter;
+    /// assert!(Delimiter::string(b"\r\n\r\n").is_some());
+    /// assert!(Delimiter::string(b"").is_none());
+    /// ```
     pub fn string(bytes: &[u8]) -> Option<Self> {
         (1..=Self::MAX_LEN).contains(&bytes.len()).then(|| Self::of(bytes))
     }
@@ -83,11 +144,29 @@ impl fmt::Debug for Delimiter {
 
 impl LengthPrefix {
     /// The length is in network byte order.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::{ByteSize, stream::{LengthPrefix, RecordReader}};
+    /// let mut one = RecordReader::framed(LengthPrefix::big_endian(), ByteSize::kib(4)).build(&b"\0\0\0\x01a"[..])?;
+    /// assert_eq!(one.next_record()?.as_deref(), Some(&b"a"[..]));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn big_endian() -> Self {
         Self { read: u32::from_be_bytes, head: Recent::default() }
     }
 
     /// The length is in the byte order of most machines.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::{ByteSize, stream::{LengthPrefix, RecordReader}};
+    /// let mut one = RecordReader::framed(LengthPrefix::little_endian(), ByteSize::kib(4)).build(&b"\x01\0\0\0a"[..])?;
+    /// assert_eq!(one.next_record()?.as_deref(), Some(&b"a"[..]));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn little_endian() -> Self {
         Self { read: u32::from_le_bytes, head: Recent::default() }
     }

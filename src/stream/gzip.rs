@@ -84,6 +84,19 @@ pub struct GzipReader<R> {
 }
 
 /// What is wrong with a compressed input, and where: `input` counts compressed bytes, `output` decompressed ones.
+///
+/// # Examples
+///
+/// ```
+/// use std::io::Read;
+/// use plimsoll::ByteSize;
+/// use plimsoll::stream::{GzipError, GzipReader};
+///
+/// let mut text = String::new();
+/// let error = GzipReader::new(&b"no gzip"[..], ByteSize::mib(1)).read_to_string(&mut text).unwrap_err();
+/// let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<GzipError>());
+/// assert!(cause.is_some(), "{error}");
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum GzipError {
@@ -163,6 +176,22 @@ impl<R: Read> GzipReader<R> {
     }
 
     /// Tells how many compressed bytes were used.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::io::{Read, Write};
+    /// use plimsoll::{ByteSize, stream::GzipReader};
+    /// # let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    /// # encoder.write_all(b"hello")?;
+    /// # let compressed = encoder.finish()?;
+    ///
+    /// let mut reader = GzipReader::new(&compressed[..], ByteSize::mib(1));
+    /// let mut text = String::new();
+    /// reader.read_to_string(&mut text)?;
+    /// assert_eq!((reader.input_offset(), reader.output_offset()), (compressed.len() as u64, 5));
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn input_offset(&self) -> u64 {
         let buffered = self.decoder.get_ref();
         buffered.get_ref().read - buffered.buffer().len() as u64
@@ -174,6 +203,15 @@ impl<R: Read> GzipReader<R> {
     }
 
     /// Gives the input back; compressed bytes read ahead are lost.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use plimsoll::{ByteSize, stream::GzipReader};
+    ///
+    /// let reader = GzipReader::new(std::io::empty(), ByteSize::mib(1));
+    /// let _input: std::io::Empty = reader.into_inner();
+    /// ```
     pub fn into_inner(self) -> R {
         self.decoder.into_inner().into_inner().inner
     }

@@ -205,11 +205,29 @@ impl<R, F: Framing> RecordReader<R, F> {
     }
 
     /// Lends the input, as to ask how far a decoder has come. Bytes read from it are lost to the reader.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::{ByteSize, stream::LineReader};
+    /// let lines = LineReader::builder(ByteSize::kib(4)).build(&b"a\nb\n"[..])?;
+    /// assert_eq!(lines.get_ref().len(), 4);
+    /// # Ok::<(), plimsoll::stream::BuildError>(())
+    /// ```
     pub const fn get_ref(&self) -> &R {
         &self.0.input.reader
     }
 
     /// Gives the input back; what was read from it and not handed out is lost.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::{ByteSize, stream::LineReader};
+    /// let lines = LineReader::builder(ByteSize::kib(4)).build(std::io::Cursor::new("a\nb\n"))?;
+    /// assert_eq!(lines.into_inner().position(), 0); // nothing was read yet
+    /// # Ok::<(), plimsoll::stream::BuildError>(())
+    /// ```
     pub fn into_inner(self) -> R {
         self.0.input.reader
     }

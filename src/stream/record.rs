@@ -13,6 +13,19 @@ use super::watch::{Deadline, Watch};
 ///
 /// It is lent by its reader until the next call where `B` is `&[u8]`, and owned where `B` is [`Bytes`](bytes::Bytes). It
 /// derefs to its bytes.
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::{ByteSize, stream::{LineReader, Record}};
+///
+/// let mut lines = LineReader::builder(ByteSize::kib(4)).build(&b"a\nbee\n"[..])?;
+/// lines.next_record()?;
+/// let record: Record<&[u8]> = lines.next_record()?.ok_or("there are two")?;
+/// assert_eq!((record.offset(), record.number(), record.is_truncated()), (2, 2, false));
+/// assert_eq!(record.into_bytes(), b"bee");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Record<B> {
     bytes: B,

@@ -65,6 +65,19 @@ enum Fate {
 }
 
 /// Counts of what was given out and what was not.
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::{ByteSize, stream::{LineReader, Oversize}};
+///
+/// let input = &b"fits\nfar too long\n"[..];
+/// let mut lines = LineReader::builder(ByteSize::bytes(4)).oversize(Oversize::Skip).build(input)?;
+/// while lines.next_record()?.is_some() {}
+/// let stats = lines.stats();
+/// assert_eq!((stats.records, stats.skipped, stats.bytes_dropped), (1, 1, 12));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RecordStats {

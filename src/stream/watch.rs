@@ -7,6 +7,17 @@ use crate::clock::Clock;
 use crate::size::ByteSize;
 
 /// How far a stream has come.
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::stream::Progress;
+///
+/// fn log(progress: Progress) {
+///     println!("at byte {}, before record {}", progress.offset, progress.next_number);
+/// }
+/// # let _ = log;
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Progress {

@@ -82,6 +82,14 @@ pub enum LeakVerdict {
 }
 
 /// What makes an allocator give back what it keeps.
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::monitor::Remedy;
+///
+/// assert_eq!(Remedy::ArenaMax.to_string(), "MALLOC_ARENA_MAX");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Remedy {

@@ -10,6 +10,20 @@ use super::super::records::RecordStats;
 type BoxError = Box<dyn Error + Send + Sync>;
 
 /// What a parallel run did.
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::{ByteSize, stream::LineReader};
+///
+/// let lines = LineReader::builder(ByteSize::kib(64)).build(&b"a\nbb\n"[..])?;
+/// let report = lines
+///     .into_parallel(2)
+///     .map(|line| Ok::<_, std::io::Error>(line.len()))
+///     .for_each_in_order(|_len| Ok::<(), std::io::Error>(()))?;
+/// assert_eq!((report.records, report.offset, report.stats.skipped), (2, 5, 0));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ParallelReport {
@@ -26,6 +40,22 @@ pub struct ParallelReport {
 /// `committed` is where to resume: the result of every record before it was given to the sink. In order, nothing behind it
 /// was; else some may have been. A record that is too long, under [`Oversize::Error`](crate::stream::Oversize::Error), is
 /// where to resume too, and would be told of again: `Skip` and `Truncate` go past it.
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::{ByteSize, stream::{LineReader, ParallelError}};
+///
+/// let lines = LineReader::builder(ByteSize::kib(64)).build(&b"1\ntwo\n3\n"[..])?;
+/// let stopped = lines
+///     .into_parallel(2)
+///     .map(|line| line.escape_ascii().to_string().parse::<u64>())
+///     .for_each_in_order(|_number| Ok::<(), std::io::Error>(()))
+///     .unwrap_err();
+/// assert!(matches!(stopped, ParallelError::Map { .. }), "{stopped}");
+/// assert_eq!(stopped.committed(), 2); // resume at the second line
+/// # Ok::<(), plimsoll::stream::BuildError>(())
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ParallelError {

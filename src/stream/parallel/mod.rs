@@ -66,6 +66,19 @@ pub struct Parallel<S> {
 }
 
 /// Work that knows what to do with each record; it runs with [`for_each_in_order`](Self::for_each_in_order).
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::{ByteSize, stream::ChunkReader};
+///
+/// let chunks = ChunkReader::builder(ByteSize::bytes(4)).build(&b"0123456789"[..])?;
+/// let sums = chunks.into_parallel(2).map(|chunk| Ok::<_, std::io::Error>(chunk.len() as u64));
+/// let mut bytes = 0;
+/// sums.for_each_in_order(|sum| { bytes += sum; Ok::<(), std::io::Error>(()) })?;
+/// assert_eq!(bytes, 10);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[must_use = "nothing runs before `for_each_in_order` or `for_each_unordered`"]
 pub struct ParallelMap<S, M> {
     parallel: Parallel<S>,
@@ -165,6 +178,21 @@ impl<S: Pull, M> ParallelMap<S, M> {
     ///
     /// If a result panics as it is dropped after all stopped, unwanted. Panics of the map, the sink and the input are
     /// errors, whatever they throw.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use plimsoll::{ByteSize, stream::LineReader};
+    ///
+    /// let mut first = Vec::new();
+    /// let lines = LineReader::builder(ByteSize::kib(64)).build(&b"c\na\nb\n"[..])?;
+    /// lines
+    ///     .into_parallel(2)
+    ///     .map(|line| Ok::<_, std::io::Error>(line[0]))
+    ///     .for_each_in_order(|letter| { first.push(letter); Ok::<(), std::io::Error>(()) })?;
+    /// assert_eq!(first, b"cab");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn for_each_in_order<T, E, E2>(
         self,
         sink: impl FnMut(T) -> Result<(), E2> + Send,
@@ -190,6 +218,21 @@ impl<S: Pull, M> ParallelMap<S, M> {
     /// # Panics
     ///
     /// As [`for_each_in_order`](Self::for_each_in_order).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use plimsoll::{ByteSize, stream::LineReader};
+    ///
+    /// let mut bytes = 0;
+    /// let lines = LineReader::builder(ByteSize::kib(64)).build(&b"c\na\nb\n"[..])?;
+    /// lines
+    ///     .into_parallel(2)
+    ///     .map(|line| Ok::<_, std::io::Error>(line.len()))
+    ///     .for_each_unordered(|len| { bytes += len; Ok::<(), std::io::Error>(()) })?;
+    /// assert_eq!(bytes, 3);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn for_each_unordered<T, E, E2>(
         self,
         sink: impl FnMut(T) -> Result<(), E2> + Send,
