@@ -467,6 +467,15 @@ impl Write for Text {
 /// Tells why a text is not a [`ByteSize`].
 ///
 /// The offending text is quoted in ASCII, escaped and cut to 40 characters, so that it is safe in a log line.
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::ByteSize;
+///
+/// let wrong = "128M".parse::<ByteSize>().unwrap_err();
+/// println!("{wrong}");
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ParseByteSizeError {

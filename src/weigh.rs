@@ -68,6 +68,15 @@ use crate::size::{ByteDelta, ByteSize};
 /// ```
 pub trait HeapSize {
     /// Tells the heap bytes that this value owns.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use plimsoll::HeapSize;
+    ///
+    /// assert_eq!(String::with_capacity(100).heap_size(), 100);
+    /// assert_eq!(7_u64.heap_size(), 0);
+    /// ```
     fn heap_size(&self) -> usize;
 
     /// Tells whether a value of this type can own heap at all.

@@ -152,6 +152,21 @@ where
 
 pin_project! {
     /// The answer of an [`AdmissionService`]. Dropped, it gives back what was promised.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use plimsoll::{AdmissionLayer, ByteSize, MemoryBudget, integration::AdmissionFuture};
+    /// use tower::{Layer, Service, service_fn};
+    ///
+    /// let budget = MemoryBudget::new(ByteSize::mib(10));
+    /// let echo = service_fn(async |order: u64| Ok::<_, std::io::Error>(order));
+    /// let mut service = AdmissionLayer::new(&budget, ByteSize::mib(8)).layer(echo);
+    /// let answer: AdmissionFuture<_, _, _, _> = service.call(4711);
+    /// assert_eq!(budget.reserved(), ByteSize::mib(8)); // from the call on
+    /// drop(answer); // a client that went away
+    /// assert_eq!(budget.reserved(), ByteSize::ZERO);
+    /// ```
     pub struct AdmissionFuture<F, A, T, E>
     where
         A: Refuse<T, E>,

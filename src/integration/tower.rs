@@ -213,6 +213,20 @@ where
 
 pin_project! {
     /// The answer of a [`ReportService`]; its invocation is reported when it is there, or when nobody waits any more.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # use plimsoll::{Monitor, ReportLayer, integration::ReportFuture, monitor::RequestId};
+    /// use tower::{Layer, Service, service_fn};
+    ///
+    /// let monitor = Monitor::from_env()?;
+    /// let echo = service_fn(async |order: String| Ok::<_, std::io::Error>(order));
+    /// let mut service = ReportLayer::with_id(&monitor, |order: &String| RequestId::new(order)).layer(echo);
+    /// let answer: ReportFuture<_> = service.call("4711".to_owned());
+    /// drop(answer); // reported as unfinished
+    /// # Ok::<(), plimsoll::monitor::MonitorError>(())
+    /// ```
     pub struct ReportFuture<F> {
         #[pin]
         inner: F,

@@ -48,6 +48,14 @@ static TRIM_HOOK: Mutex<Option<fn() -> bool>> = Mutex::new(None);
 ///
 /// Not counted: pages swapped out, page tables, kernel memory (socket buffers, pipes), and other processes of the
 /// same Lambda environment (extensions, the runtime's own): `max_memory_used` holds them all, so it lies higher.
+///
+/// # Examples
+///
+/// ```no_run
+/// let rss = plimsoll::os::rss()?;
+/// println!("{} resident, {} of it anonymous", rss.total, rss.anonymous);
+/// # Ok::<(), plimsoll::os::OsError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Rss {
@@ -60,6 +68,18 @@ pub struct Rss {
 }
 
 /// Why a figure could not be had from the operating system, or a request not be put to it.
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::os::{self, OsError};
+///
+/// match os::rss() {
+///     Ok(rss) => println!("{}", rss.total),
+///     Err(OsError::NotAvailable { .. }) => println!("not on this platform"),
+///     Err(other) => eprintln!("{other}"),
+/// }
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OsError {
