@@ -4,7 +4,7 @@
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Barrier, Mutex, mpsc};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
@@ -552,14 +552,19 @@ fn of_a_thousand_tasks_half_are_cancelled_and_the_loader_runs_once() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_time().build().unwrap();
     let (flight, starts, ends) =
         (Arc::new(Number::new()), Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    // The load goes on until all have come, however slow the machine.
+    let all_wait = Arc::new(AtomicBool::new(false));
     runtime.block_on(async {
         let task = |_| {
             let (flight, starts, ends) = (Arc::clone(&flight), Arc::clone(&starts), Arc::clone(&ends));
+            let all_wait = Arc::clone(&all_wait);
             tokio::spawn(async move {
                 let start = move || -> BoxLoad<u32, String> {
                     starts.fetch_add(1, SeqCst);
                     Box::pin(async move {
-                        for _ in 0..10 {
+                        let mut polls = 0;
+                        while polls < 10 || !all_wait.load(SeqCst) {
+                            polls += 1;
                             tokio::time::sleep(Duration::from_millis(5)).await;
                         }
                         ends.fetch_add(1, SeqCst);
@@ -578,6 +583,7 @@ fn of_a_thousand_tasks_half_are_cancelled_and_the_loader_runs_once() {
         for (_, task) in &cancelled {
             task.abort();
         }
+        all_wait.store(true, SeqCst);
         for (_, task) in kept {
             assert_eq!(task.await.unwrap(), Ok(11));
         }
