@@ -19,8 +19,8 @@ impl Backoff {
 
     /// How long nobody tries after so many failures in a row, in milliseconds.
     pub(super) fn wait(self, failures: u32) -> u64 {
-        let doubled = 2_u64.checked_pow(failures.saturating_sub(1)).and_then(|times| self.first.checked_mul(times));
-        doubled.unwrap_or(u64::MAX).min(self.most)
+        let times = 2_u64.saturating_pow(failures.saturating_sub(1));
+        self.first.saturating_mul(times).min(self.most)
     }
 }
 
@@ -40,7 +40,8 @@ mod tests {
         let backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(1));
         let waits: Vec<u64> = [1, 2, 3, 4, 5, 64, 65, u32::MAX].map(|failures| backoff.wait(failures)).into();
         assert_eq!(waits, [100, 200, 400, 800, 1000, 1000, 1000, 1000]);
-        assert_eq!(Backoff::new(Duration::ZERO, Duration::MAX).wait(9), 0);
+        let at_once = Backoff::new(Duration::ZERO, Duration::MAX);
+        assert_eq!([1, 9, 65, u32::MAX].map(|failures| at_once.wait(failures)), [0; 4]);
         assert_eq!(Backoff::new(Duration::MAX, Duration::MAX).wait(9), u64::MAX);
     }
 }
