@@ -49,6 +49,7 @@ mod account;
 mod baseline;
 mod books;
 mod builder;
+mod core;
 mod error;
 mod pages;
 mod pressure;
@@ -58,7 +59,7 @@ mod reservation;
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
-use crate::board::{self, Meter};
+use crate::board::Meter;
 use crate::size::ByteSize;
 use crate::sync::Mutex;
 
@@ -72,10 +73,9 @@ pub use reservation::Reservation;
 
 use baseline::Reckoning;
 use books::{Line, Slot};
-use error::Refusal;
 use pages::Pages;
 use pressure::Thresholds;
-use reclaim::{Reclaiming, Registry};
+use reclaim::Registry;
 
 /// Accounts with a name of their own; those beyond share the account `other`.
 ///
@@ -452,175 +452,6 @@ impl fmt::Debug for MemoryBudget {
             .field("reserved", &self.reserved())
             .field("baseline", &self.baseline())
             .finish_non_exhaustive()
-    }
-}
-
-impl Core {
-    /// The place of an account; those beyond the last share one.
-    #[inline]
-    fn entry(&self, index: usize) -> &Entry {
-        self.entries.get(index).unwrap_or(&self.other).get_or_init(|| Entry::new(OTHER))
-    }
-
-    /// The index of the account of that name, which is put there unless all places are taken.
-    fn index_of(&self, name: &'static str) -> usize {
-        let own = |entry: &OnceLock<Entry>| entry.get_or_init(|| Entry::new(name)).name == name;
-        let found = if name == OTHER { None } else { self.entries.iter().position(own) };
-        found.unwrap_or(ACCOUNTS)
-    }
-
-    fn opened(&self) -> impl Iterator<Item = &Entry> {
-        self.entries.iter().map_while(OnceLock::get).chain(self.other.get())
-    }
-
-    fn pressure(&self) -> Pressure {
-        self.thresholds.pressure(self.line.used(), self.line.room())
-    }
-
-    fn available(&self) -> u64 {
-        self.line.room().saturating_sub(self.line.used())
-    }
-
-    fn reckon(&self, correct: impl FnOnce(&mut Reckoning, u64)) {
-        let mut reckoning = self.reckoning.lock();
-        correct(&mut reckoning, self.line.used());
-        self.line.set_room(reckoning.room());
-    }
-
-    /// Corrects the overhead in the middle of an invocation that reserves much; `used` stands for the heap that is live.
-    #[cold]
-    fn look_at_pages(&self, used: u64) {
-        // Another thread looks, or tells what it saw: no need to wait, and perhaps a lock is held.
-        let Some(mut reckoning) = self.reckoning.try_lock() else { return };
-        if !reckoning.is_new_height(used) {
-            return;
-        }
-        let Some(rss) = pages::rss() else { return };
-        let live = used.saturating_add(reckoning.unaccounted);
-        reckoning.observe_rss(rss, live);
-        self.line.set_room(reckoning.room());
-        self.pages.note(rss);
-    }
-
-    /// Sees to it that a large reservation, not taken yet, fits beside the pages there are.
-    #[cold]
-    fn fit_pages(&self, asker: usize, n: u64) -> Result<(), BudgetExceeded> {
-        let missing = || self.pages.missing(n, self.line.used().saturating_add(self.reckoning.lock().unaccounted));
-        // What is beyond the room is refused for that, when it is taken.
-        if n > self.line.room() || missing().is_none() {
-            return Ok(());
-        }
-        self.trim(false);
-        let Some(over) = missing().filter(|_| self.pages.are_trimmed()) else { return Ok(()) };
-        // Who holds less than that is not asked in vain.
-        let mut used = self.line.used();
-        let granted = used.saturating_sub(self.kept_from(asker)) >= over
-            && self.reclaim(Some(asker), Rank::HIGHEST, || {
-                let now = self.line.used();
-                if now < used {
-                    self.trim(true);
-                }
-                used = now;
-                missing().map(ByteSize::bytes)
-            });
-        if granted {
-            return Ok(());
-        }
-        let beside = ByteSize::bytes(n.saturating_sub(missing().unwrap_or(0)));
-        let refusal = self.refusal(asker, n);
-        Err(Refusal { available: refusal.available.min(beside), ..refusal }.into())
-    }
-
-    /// Gives free pages back, and has what is left of the rss beyond the live heap told from pages that carried more.
-    fn trim(&self, always: bool) {
-        if self.pages.trim(always)
-            && let Some(rss) = pages::rss()
-        {
-            self.reckon(|reckoning, used| reckoning.trimmed(rss, used));
-        }
-    }
-
-    /// What those hold who would not be asked.
-    fn kept_from(&self, asker: usize) -> u64 {
-        let askable = self.reclaimers.askable(asker);
-        let places = self.entries.iter().chain([&self.other]).enumerate();
-        let kept = places.filter(|(index, _)| askable >> index & 1 == 0).filter_map(|(_, entry)| entry.get());
-        kept.fold(0, |sum, entry| sum.saturating_add(entry.slot.held()))
-    }
-
-    /// Asks reclaimers in turn until nothing is `missing`, and tells whether that is so; `missing` is called again
-    /// after each. Nobody is asked who is ranked above `up_to`; for `asker`, an account, only those that it may ask.
-    fn reclaim(&self, asker: Option<usize>, up_to: Rank, mut missing: impl FnMut() -> Option<ByteSize>) -> bool {
-        let Some(_guard) = Reclaiming::begin() else { return missing().is_none() };
-        for pressure in [Pressure::High, Pressure::Critical] {
-            let (mut last, count) = (None, self.reclaimers.count());
-            loop {
-                let Some(want) = missing() else { return true };
-                let next = self.reclaimers.after(last, count, asker);
-                let Some((key, reclaimer)) = next.filter(|(key, _)| key.rank() <= up_to) else { break };
-                reclaim::ask(reclaimer, want, pressure);
-                last = Some(key);
-            }
-        }
-        false
-    }
-
-    fn relieve(&self, asker: Option<usize>) -> bool {
-        let overdrawn = || {
-            let over = self.line.used().saturating_sub(self.line.room());
-            Some(ByteSize::bytes(over)).filter(|&over| over > ByteSize::ZERO)
-        };
-        if self.pages.are_in_the_way() {
-            self.trim(false);
-        }
-        overdrawn().is_none() || self.reclaim(asker, Rank::HIGHEST, overdrawn)
-    }
-
-    /// Takes `n` bytes that were not free, from what others give back.
-    #[cold]
-    fn take_reclaimed(&self, asker: usize, n: u64) -> Result<(), BudgetExceeded> {
-        let slot = &self.entry(asker).slot;
-        // What the others hold may move meanwhile, and all of it may be had.
-        let kept = self.kept_from(asker).saturating_add(n);
-        let granted = kept <= self.line.room()
-            && self.reclaim(Some(asker), Rank::HIGHEST, || {
-                if self.line.take(slot, n) {
-                    return None;
-                }
-                // Where the budget is overdrawn, that comes on top.
-                let sum = self.line.used().saturating_add(n);
-                Some(ByteSize::bytes(sum.saturating_sub(self.line.room()).max(1)))
-            });
-        if granted { Ok(()) } else { Err(self.refusal(asker, n).into()) }
-    }
-
-    fn refusal(&self, asker: usize, n: u64) -> Refusal {
-        let mut holders = [None; 3];
-        for Entry { name, slot } in self.opened() {
-            // Sinks to its place, pushing smaller ones down and the smallest out.
-            let mut sinking = Some((*name, ByteSize::bytes(slot.held()))).filter(|(_, held)| *held > ByteSize::ZERO);
-            for place in &mut holders {
-                if sinking.map(|(_, held)| held) > place.map(|(_, held)| held) {
-                    std::mem::swap(place, &mut sinking);
-                }
-            }
-        }
-        let limit = self.basis.limit();
-        Refusal {
-            requester: self.entry(asker).name,
-            requested: ByteSize::bytes(n),
-            available: ByteSize::bytes(self.available()),
-            limit,
-            withheld: limit.saturating_sub(ByteSize::bytes(self.line.room())),
-            holders,
-            reentrant: Reclaiming::is_on(),
-        }
-    }
-}
-
-impl Entry {
-    fn new(name: &'static str) -> Self {
-        Self { name, slot: Slot::new(board::meter(name)) }
     }
 }
 
