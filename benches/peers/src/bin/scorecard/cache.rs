@@ -81,7 +81,7 @@ pub(crate) fn measure(options: Options) -> Result<Card, Box<dyn Error>> {
         for (((metric, goal), ours), quick) in rows.into_iter().zip(ours).zip(quick) {
             card.rows.push(Row {
                 metric,
-                unit: "ratio",
+                unit: "times",
                 ours: ours / quick,
                 goal: Goal::AtMost(goal),
                 best_peer: None,
