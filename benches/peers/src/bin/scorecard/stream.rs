@@ -88,7 +88,7 @@ pub(crate) fn measure(options: Options) -> Result<Card, Box<dyn Error>> {
         best_peer: Some(Peer { name: parallel::RAYON, figure: 1.0 }),
     });
 
-    let memory = memory(&folder, options, &mut card.notes)?;
+    let memory = memory(&folder, options, &mut card)?;
     card.rows.push(memory);
     Ok(card)
 }
@@ -107,7 +107,7 @@ fn table(title: String, rates: &Rates) -> Table {
 }
 
 /// The most that a reader of any of the inputs took above its formula.
-fn memory(folder: &Path, options: Options, notes: &mut Vec<String>) -> Result<Row, Box<dyn Error>> {
+fn memory(folder: &Path, options: Options, card: &mut Card) -> Result<Row, Box<dyn Error>> {
     const WORKER: &str = "stream_memory";
     let programs = build("release", &[WORKER])?;
     let program = programs.get(WORKER).ok_or("cargo built no worker")?;
@@ -115,9 +115,21 @@ fn memory(folder: &Path, options: Options, notes: &mut Vec<String>) -> Result<Ro
     let mut answer = ask(program, &[folder, if options.quick { "1" } else { "10" }])?;
     let over = answer.get("over_formula_bytes").and_then(Value::as_f64).ok_or("the worker did not tell")?;
     if let Some(Value::Array(hostile)) = answer.as_object_mut().and_then(|answer| answer.remove("hostile")) {
-        notes.extend(hostile.iter().map(|case| format!("hostile: `{case}`")));
+        let figure = |case: &Value, key: &str| case.get(key).map_or_else(|| "-".to_owned(), Value::to_string);
+        let name = |case: &Value| {
+            let word = |key: &str| case.get(key).and_then(Value::as_str).unwrap_or("-").to_owned();
+            format!("{}, {}, chunk {}", word("input"), word("mode"), figure(case, "chunk"))
+        };
+        let columns = vec!["longest record", "peak heap, bytes", "seconds"];
+        let keys = ["max_record", "peak", "seconds"];
+        card.tables.push(Table {
+            title: "hostile inputs in bounded memory".to_owned(),
+            columns,
+            rows: hostile.iter().map(|case| (name(case), keys.map(|key| figure(case, key)).to_vec())).collect(),
+        });
     }
-    notes.push(format!("memory: `{answer}`"));
+    let total = |key: &str| answer.get(key).and_then(Value::as_u64).unwrap_or(0);
+    card.notes.push(format!("the peaks are over {} records, {} bytes", total("records"), total("bytes")));
     Ok(Row {
         metric: "stream.peak.over_formula_bytes",
         unit: "bytes",
