@@ -15,11 +15,12 @@ use std::io::{self, Read, Write};
 use std::time::{Duration, SystemTime};
 
 use flate2::Compression;
+use flate2::read::MultiGzDecoder;
 use flate2::write::GzEncoder;
 use plimsoll::ByteSize;
 use plimsoll::clock::ManualClock;
 use plimsoll::stream::{ChunkReader, GzipError, GzipReader, LineReader, StreamError};
-use support::{Pieces, Random};
+use support::{Pieces, Random, cases};
 
 fn member(content: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
@@ -100,6 +101,44 @@ fn a_damaged_input_is_never_taken_for_a_whole_one() {
     );
     assert_eq!(all, whole);
     assert!(matches!(error, Some(GzipError::Corrupt { output: 1200, .. })), "{error:?}");
+}
+
+/// The twin is flate2's own reader of many members, which sees the same bytes.
+#[test]
+fn of_any_bytes_comes_out_what_flate2_gives_too() {
+    let (mut whole, mut broken) = (0_u32, 0_u32);
+    for seed in 0..cases(1_000) {
+        let random = &mut Random::new(seed);
+        let mut input: Vec<u8> = (0..=random.below(2)).flat_map(|_| member(&content(random))).collect();
+        match random.below(4) {
+            0 => input = (0..random.below(60)).map(|_| random.below(256) as u8).collect(),
+            1 => input.truncate(4 + random.below(20)),
+            _ => {}
+        }
+        for _ in 0..random.below(4) {
+            let at = random.below(input.len().max(1));
+            let byte = random.below(256) as u8;
+            match random.below(3) {
+                0 => input.insert(at, byte),
+                1 if at < input.len() => input[at] = byte,
+                _ => input.truncate(at),
+            }
+        }
+        let mut expected = Vec::new();
+        let twin = MultiGzDecoder::new(&input[..]).read_to_end(&mut expected);
+        let (all, error) = read(GzipReader::new(Pieces::new(&input, seed), ByteSize::mib(1)), random);
+        match twin {
+            Ok(_) if !input.is_empty() => assert_eq!((all, error), (expected, None), "seed {seed}"),
+            Ok(_) | Err(_) => {
+                assert!(all.starts_with(&expected) || expected.starts_with(&all), "seed {seed}");
+                assert!(error.is_some(), "seed {seed}: {input:?}");
+                broken += 1;
+                continue;
+            }
+        }
+        whole += 1;
+    }
+    assert!(whole > 0 && broken > 0, "both were tried: {whole} whole, {broken} broken");
 }
 
 #[test]

@@ -43,6 +43,9 @@ impl Drop for Tree {
     }
 }
 
+/// From here on a figure means that there is no limit.
+const UNLIMITED: u64 = 1 << 60;
+
 const V2_MOUNT: &str =
     "1 0 0:1 / / rw - ext4 /dev/vda rw\n30 25 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw\n";
 const V1_MOUNT: &str = "35 31 0:32 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n\
@@ -184,5 +187,27 @@ proptest::proptest! {
     ) {
         let found = Tree::new(&cgroup, &mounts).limit();
         assert!(matches!(found, Err(EnvError::NoLimitKnown)), "{found:?}");
+    }
+    /// The twin compares texts: digits alone, without zeros before them, are ordered by length and then by letters.
+    #[test]
+    fn a_limit_is_what_its_digits_say(text in "0{0,3}[0-9]{0,21}|[+-]?[0-9]{1,3}[ a-z]?[0-9]{0,2}|max|\\PC{0,5}") {
+        let tree = Tree::new("0::/a\n", V2_MOUNT).file("sys/fs/cgroup/a/memory.max", &format!("{text}\n"));
+        let trimmed = text.trim_ascii();
+        let digits = trimmed.trim_start_matches('0');
+        let most = u64::MAX.to_string();
+        let is_number = !trimmed.is_empty() && trimmed.bytes().all(|byte| byte.is_ascii_digit());
+        let fits = |bound: &str| (digits.len(), digits) <= (bound.len(), bound);
+        match tree.limit() {
+            Ok((limit, CgroupV2)) => {
+                assert!(is_number && limit < UNLIMITED);
+                assert_eq!(limit.to_string().trim_start_matches('0'), digits);
+            }
+            Err(EnvError::NoLimitKnown) => {
+                let unlimited = (UNLIMITED - 1).to_string();
+                assert!(trimmed == "max" || is_number && fits(&most) && !fits(&unlimited), "{text:?}");
+            }
+            Err(EnvError::NotALimit { .. }) => assert!(trimmed != "max" && !(is_number && fits(&most)), "{text:?}"),
+            other => panic!("{text:?}: {other:?}"),
+        }
     }
 }

@@ -13,6 +13,9 @@ use std::{future, thread};
 use super::attempt::BoxLoad;
 use super::{Failure, Flight, FlightError, Join};
 
+#[path = "random_tests.rs"]
+mod random;
+
 type Number = Flight<u32, String>;
 
 fn always(_: &Failure<String>) -> bool {

@@ -253,6 +253,48 @@ mod tests {
         assert_eq!(told(&format!("VmHWM:\t{} kB", u64::MAX)), None);
     }
 
+    /// The twins see text and take it apart with what std has.
+    fn number(text: &str) -> Option<u64> {
+        text.parse().ok().filter(|_| !text.starts_with('+'))
+    }
+
+    fn twin_rss(text: &str, page: u64) -> Option<(u64, u64)> {
+        let fields: Vec<&str> = text.splitn(4, ' ').collect();
+        let [size, resident, shared, ..] = fields.as_slice() else { return None };
+        let (resident, shared) = number(size).and(number(resident)).zip(number(shared))?;
+        let (resident, shared) = resident.checked_mul(page).zip(shared.checked_mul(page))?;
+        Some((resident, resident - shared.min(resident)))
+    }
+
+    fn twin_line<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+        text.lines().find(|line| line.starts_with(name)).map(|line| line[name.len()..].trim())
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn files_of_the_kernel_are_read_as_the_twins_read_them(
+            statm in "([0-9+a-]{1,3}|[0-9]{18,21}| ){0,12}",
+            status in "((VmHWM|Threads|VmRSS):[\t ]{0,2}([0-9]{1,3}|[0-9]{18,21}|[+x-]1)?( kB| k|kB)?\n){0,4}",
+        ) {
+            let told = parse_statm(statm.as_bytes(), 4096).map(|rss| (rss.total.as_u64(), rss.anonymous.as_u64()));
+            proptest::prop_assert_eq!(told, twin_rss(&statm, 4096));
+            let high = twin_line(&status, "VmHWM:").and_then(|value| number(value.strip_suffix(" kB")?));
+            let high = high.and_then(|kib| kib.checked_mul(1024));
+            proptest::prop_assert_eq!(parse_high_water(status.as_bytes()), high);
+            proptest::prop_assert_eq!(parse_threads(status.as_bytes()), twin_line(&status, "Threads:").and_then(number));
+        }
+
+        #[test]
+        fn no_bytes_in_a_file_of_the_kernel_panic(bytes: Vec<u8>, page: u64) {
+            let figures = [b"1 2 ", b"VmHWM:".as_slice(), b"Threads:"].map(|start| [start, &bytes].concat());
+            for text in figures.iter().chain([&bytes]) {
+                let rss = parse_statm(text, page);
+                proptest::prop_assert!(rss.is_none_or(|rss| rss.anonymous <= rss.total));
+                let (_, _) = (parse_high_water(text), parse_threads(text));
+            }
+        }
+    }
+
     #[test]
     fn a_kept_file_is_opened_once() {
         let file = KeptFile::new(c"/proc/self/statm");

@@ -1,0 +1,71 @@
+//! Short texts that come from elsewhere, each beside a twin: the policy of reports, request ids, Lambda's variables.
+
+use std::ffi::OsString;
+
+use plimsoll::monitor::{ReportPolicy, RequestId};
+use plimsoll::{ByteSize, EnvError, LambdaEnv};
+use proptest::prelude::*;
+
+/// The twin writes each policy that there is, and looks for the text.
+fn twin(text: &str) -> Option<String> {
+    let text = text.trim();
+    let number = text.strip_prefix("every(").and_then(|rest| rest.strip_suffix(')')).map(|n| n.trim_start_matches('0'));
+    let is_number = |n: &str| n.len() <= 3 && !n.is_empty() && n.bytes().all(|byte| byte.is_ascii_digit());
+    match number {
+        Some(n) if is_number(n) => Some(format!("Every({n})")),
+        _ => [("each", "Each"), ("on_change", "OnChange"), ("off", "Off")]
+            .into_iter()
+            .find(|(name, _)| *name == text)
+            .map(|(_, policy)| policy.into()),
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_policy_is_what_the_twin_reads(text in "[ \\n]?(each|off|on_change|every\\(0{0,12}[0-9]{0,3}\\)|every\\([ -9]{0,4}\\)?|[a-z_(]{0,9})[ \\t]?") {
+        // A sign before a number is what `parse` of std takes too.
+        prop_assume!(!text.contains('+'));
+        match text.parse::<ReportPolicy>() {
+            Ok(policy) => prop_assert_eq!(Some(format!("{policy:?}")), twin(&text)),
+            Err(error) => {
+                prop_assert_eq!(twin(&text), None, "{}", text);
+                prop_assert!(error.to_string().len() < 200);
+            }
+        }
+    }
+
+    #[test]
+    fn an_error_of_a_policy_is_one_short_line(text: String) {
+        if let Err(error) = text.repeat(20).parse::<ReportPolicy>() {
+            let error = error.to_string();
+            prop_assert!(error.len() < 200 && error.is_ascii() && !error.contains('\n'), "{}", error);
+        }
+    }
+
+    #[test]
+    fn an_id_keeps_what_the_twin_keeps(text in "(\\PC|[\u{0}-\u{7f}]|[a-f0-9-]{0,30}){0,40}") {
+        let allowed = |letter: &char| matches!(letter, 'a'..='z' | 'A'..='Z' | '0'..='9' | '.' | '_' | ':' | '-');
+        let expected: String = text.chars().filter(allowed).take(64).collect();
+        let id = RequestId::new(&text);
+        prop_assert_eq!(id.as_str(), &expected);
+        prop_assert_eq!(id.to_string(), if expected.is_empty() { "-" } else { &expected });
+        prop_assert_eq!(RequestId::new(id.as_str()), id, "what is clean stays as it is");
+    }
+
+    #[test]
+    fn a_memory_size_is_what_its_digits_say(text in "[0-9]{0,6}|0{0,40}[1-9][0-9]{2,4}|[ +-]?[0-9]{2,5}[ .a-z]?|[0-9]{19,30}|\\PC{0,9}") {
+        let of = |name: &str| (name == "AWS_LAMBDA_FUNCTION_MEMORY_SIZE").then(|| OsString::from(&text));
+        // The twin looks for the text among all sizes there are.
+        let digits = text.trim_start_matches('0');
+        let size = (128..=10_240_u64).find(|mib| mib.to_string() == digits);
+        match LambdaEnv::from_lookup(of) {
+            Ok(env) => prop_assert_eq!(Some(env.memory_size()), size.map(ByteSize::mib)),
+            Err(EnvError::Empty { .. }) => prop_assert!(text.is_empty()),
+            Err(error) => {
+                prop_assert_eq!(size, None, "{}: {}", text, error);
+                let error = error.to_string();
+                prop_assert!(error.len() < 200 && error.is_ascii(), "{}", error);
+            }
+        }
+    }
+}
