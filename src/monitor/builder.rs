@@ -26,7 +26,7 @@ use super::{Hook, Monitor, Observer, Shared, detect};
 ///
 /// # Examples
 ///
-/// ```
+/// ```standalone_crate
 /// use plimsoll::{ByteSize, Monitor};
 ///
 /// let forgotten = Monitor::builder().memory_size(ByteSize::mib(128)).build().unwrap_err();
