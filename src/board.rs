@@ -275,19 +275,26 @@ pub fn holders() -> impl Iterator<Item = (&'static str, ByteSize)> {
 
 /// The largest holders, largest first, and what all together hold. Without allocation.
 pub(crate) fn largest<const N: usize>() -> ([Option<(&'static str, ByteSize)>; N], ByteSize) {
-    let mut top: [Option<(&'static str, ByteSize)>; N] = [None; N];
     let mut sum = ByteSize::ZERO;
-    for held in holders().filter(|(_, bytes)| *bytes > ByteSize::ZERO) {
-        sum = sum.saturating_add(held.1);
+    let top = largest_of(holders().inspect(|(_, bytes)| sum = sum.saturating_add(*bytes)));
+    (top, sum)
+}
+
+/// The largest of these, largest first; of equals, those that come first. Without allocation.
+pub(crate) fn largest_of<const N: usize>(
+    holders: impl Iterator<Item = (&'static str, ByteSize)>,
+) -> [Option<(&'static str, ByteSize)>; N] {
+    let mut top = [None; N];
+    for held in holders.filter(|(_, bytes)| *bytes > ByteSize::ZERO) {
         // Sinks to its place, pushing smaller ones down and the smallest out.
         let mut sinking = Some(held);
         for place in &mut top {
-            if place.is_none_or(|placed| sinking.is_some_and(|sinking| sinking.1 > placed.1)) {
+            if sinking.map(|(_, bytes)| bytes) > place.map(|(_, bytes)| bytes) {
                 std::mem::swap(place, &mut sinking);
             }
         }
     }
-    (top, sum)
+    top
 }
 
 fn signed(bytes: ByteSize) -> i64 {

@@ -63,6 +63,7 @@ pub mod size;
 pub mod sizing;
 pub mod stream;
 mod sync;
+mod unwind;
 pub mod weigh;
 
 pub use budget::{Account, BudgetExceeded, MemoryBudget, Pressure, Reservation};

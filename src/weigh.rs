@@ -348,8 +348,9 @@ impl<T: HeapSize, S> HeapSize for HashSet<T, S> {
     }
 }
 
-/// The control bytes that std's table compares at a time; that many follow the last bucket once more.
-const GROUP: usize = if cfg!(all(target_feature = "sse2", not(miri))) { 16 } else { size_of::<usize>() };
+/// The control bytes that hashbrown, which is std's table too, compares at a time; that many follow the last bucket once
+/// more.
+pub(crate) const GROUP: usize = if cfg!(all(target_feature = "sse2", not(miri))) { 16 } else { size_of::<usize>() };
 
 /// The block of std's hash table: buckets at no more than 7/8 full, then a control byte for each and a group more.
 fn hash_table<T>(capacity: usize) -> usize {

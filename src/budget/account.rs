@@ -94,6 +94,7 @@ impl Account {
     /// assert!(prefetch.reserve_if_free(ByteSize::mib(2)).is_none(), "then without prefetching");
     /// ```
     #[inline]
+    #[must_use = "what is reserved is given back when this is dropped"]
     pub fn reserve_if_free(&self, size: ByteSize) -> Option<Reservation> {
         self.take_if_free(size).then(|| Reservation::new(self.clone(), size))
     }

@@ -70,7 +70,8 @@ impl Reckoning {
     }
 
     /// Moves the overhead a quarter of the way to what the rss has beyond the heap it carried, upward by at most one
-    /// step; the first time it takes it as it is. `peak_heap` is the most heap that pages still there have carried since the last observation.
+    /// step; the first time it takes it as it is. `peak_heap` is the most heap that pages still there have carried since
+    /// the last observation.
     pub(super) fn observe_rss(&mut self, rss: u64, peak_heap: u64) {
         let first = (self.low, self.carried) == (u64::MAX, 0);
         // A rise that follows a fall takes pages anew, so only what falls below all before was given back for good.

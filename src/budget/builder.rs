@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::env::{ENVIRONMENT_SHARE, EnvError, LimitSource, MemoryLimit};
+use crate::env::{EnvError, MemoryLimit};
 use crate::size::ByteSize;
 
 use super::MemoryBudget;
@@ -53,7 +53,7 @@ impl BudgetBuilder {
         self
     }
 
-    /// Sets what the environment takes of the memory size found. Default: [`ENVIRONMENT_SHARE`] on Lambda, nothing
+    /// Sets what the environment takes of the memory size found. Default: [`ENVIRONMENT_SHARE`](crate::env::ENVIRONMENT_SHARE) on Lambda, nothing
     /// under a cgroup.
     ///
     /// # Examples
@@ -155,11 +155,9 @@ impl BudgetBuilder {
             Basis::given(limit)
         } else {
             let found = MemoryLimit::detect().map_err(|source| BudgetError::Environment { source })?;
-            // A cgroup's limit is the process's alone; Lambda's memory size is shared with Lambda's own processes.
-            let share = if found.source() == LimitSource::Lambda { ENVIRONMENT_SHARE } else { ByteSize::ZERO };
             Basis::of(
                 found,
-                self.environment_share.unwrap_or(share),
+                self.environment_share.unwrap_or_else(|| found.environment_share()),
                 self.margin.unwrap_or(found.size().percent(Self::MARGIN_PERCENT)),
             )
         };

@@ -155,17 +155,8 @@ impl Core {
         if granted { Ok(()) } else { Err(self.refusal(asker, n).into()) }
     }
 
-    pub(super) fn refusal(&self, asker: usize, n: u64) -> Refusal {
-        let mut holders = [None; 3];
-        for Entry { name, slot } in self.opened() {
-            // Sinks to its place, pushing smaller ones down and the smallest out.
-            let mut sinking = Some((*name, ByteSize::bytes(slot.held()))).filter(|(_, held)| *held > ByteSize::ZERO);
-            for place in &mut holders {
-                if sinking.map(|(_, held)| held) > place.map(|(_, held)| held) {
-                    std::mem::swap(place, &mut sinking);
-                }
-            }
-        }
+    fn refusal(&self, asker: usize, n: u64) -> Refusal {
+        let held = self.opened().map(|Entry { name, slot }| (*name, ByteSize::bytes(slot.held())));
         let limit = self.basis.limit();
         Refusal {
             requester: self.entry(asker).name,
@@ -173,7 +164,7 @@ impl Core {
             available: ByteSize::bytes(self.available()),
             limit,
             withheld: limit.saturating_sub(ByteSize::bytes(self.line.room())),
-            holders,
+            holders: board::largest_of(held),
             reentrant: Reclaiming::is_on(),
         }
     }

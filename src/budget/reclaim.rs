@@ -1,11 +1,11 @@
 //! Taking memory back from those who can do without it: who may be asked, in which order, and by whom.
 
 use std::cell::Cell;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak};
 
 use crate::size::ByteSize;
 use crate::sync::Mutex;
+use crate::unwind::contained;
 
 use super::{ACCOUNTS, Pressure};
 
@@ -181,12 +181,8 @@ impl List {
 
 /// Asks one reclaimer. What it answers is not relied upon, and a panic in it is no business of the one who asks.
 pub(super) fn ask(reclaimer: Arc<dyn Reclaim>, want: ByteSize, pressure: Pressure) {
-    // Whatever it broke is its own: nothing of ours is seen by it but the books, which are atomic.
-    let asked = catch_unwind(AssertUnwindSafe(move || reclaimer.reclaim(want, pressure)));
-    if let Err(payload) = asked {
-        // A payload may panic when it is dropped.
-        drop(catch_unwind(AssertUnwindSafe(move || drop(payload))));
-    }
+    // Nothing of ours is seen by it but the books, which are atomic.
+    contained(move || reclaimer.reclaim(want, pressure));
 }
 
 thread_local! {

@@ -102,6 +102,7 @@ impl Reservation {
     /// # Ok::<(), plimsoll::BudgetExceeded>(())
     /// ```
     #[inline]
+    #[must_use = "where it did not grow, there is nothing to allocate"]
     pub fn grow_if_free(&mut self, more: ByteSize) -> bool {
         let free = self.account.take_if_free(more);
         if free {
@@ -177,6 +178,7 @@ impl Reservation {
     /// assert_eq!((first_part.size(), reserved.size()), (ByteSize::kib(16), ByteSize::kib(48)));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[must_use = "what is split off is given back when this is dropped"]
     pub fn split(&mut self, size: ByteSize) -> Option<Self> {
         self.size = self.size.checked_sub(size)?;
         Some(Self::new(self.account.clone(), size))

@@ -425,8 +425,3 @@ impl<K, V, S> fmt::Debug for CacheBuilder<K, V, S> {
             .finish_non_exhaustive()
     }
 }
-
-/// Whole milliseconds.
-pub(super) fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-}

@@ -169,7 +169,7 @@ impl<E> Clone for LoadError<E> {
 ///     "cache orders: a time to live of 0ns is below the clock's resolution of 10ms"
 /// );
 /// ```
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CacheError {
     /// Neither entries nor bytes are bounded.

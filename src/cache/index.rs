@@ -6,6 +6,8 @@
 
 use hashbrown::HashTable;
 
+use crate::weigh::GROUP;
+
 /// A table of slot numbers.
 #[derive(Default)]
 pub(super) struct Index {
@@ -109,7 +111,6 @@ impl Index {
 
     /// Bytes of the next larger table: a number and a control byte for each bucket, and a group of control bytes more.
     fn grown_bytes(&self) -> usize {
-        const GROUP: usize = if cfg!(all(target_feature = "sse2", not(miri))) { 16 } else { 8 };
         let buckets = if self.full == 0 { Self::LEAST + 1 } else { 2 * self.table.num_buckets() };
         (size_of::<u32>() + 1) * buckets + GROUP
     }

@@ -11,6 +11,8 @@ use std::num::NonZeroUsize;
 
 use lru::LruCache;
 
+use crate::weigh::GROUP;
+
 use super::policy::{Policy, resize};
 
 /// The policy.
@@ -124,9 +126,6 @@ impl Policy for Lru {
 /// What lies in a node of `lru`, and in a bucket of its table.
 type Node = (*const (), *const (), u32, u32);
 type Bucket = (*const (), *const ());
-
-/// Bytes that hashbrown reads at once, and keeps behind its table.
-const GROUP: usize = if cfg!(all(target_feature = "sse2", not(miri))) { 16 } else { 8 };
 
 /// How many buckets hashbrown makes for so many entries: the power of two of which they take seven eighths.
 const fn buckets(slots: usize) -> usize {

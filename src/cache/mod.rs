@@ -51,11 +51,6 @@
 //! One lock guards a cache. Under it run `Eq` of keys, `Clone` of values, and the closures of [`Cache::for_each`] and
 //! [`Cache::retain`]: **these must not use the same cache**, or they wait for themselves. `Hash`, weighers, loaders and
 //! `Drop` run outside, and may. Each of them may panic: the cache stays whole. Make values cheap to clone: an `Arc`.
-//!
-//! # A new policy
-//!
-//! Which entry goes is decided by a small private trait over slot numbers, without keys, values, time or bytes; a policy
-//! is one file that implements it, and one line that lists it.
 
 mod asynchronous;
 mod builder;
@@ -80,7 +75,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use crate::board;
-use crate::clock::{Clock, RESOLUTION};
+use crate::clock::{Clock, RESOLUTION, millis};
 use crate::size::ByteSize;
 use crate::sync::{Mutex, MutexGuard};
 
@@ -89,7 +84,7 @@ pub use error::{CacheError, InsertError, LoadError, Refusal};
 pub use hasher::{Seeded, SeededHasher};
 pub use stats::CacheStats;
 
-use builder::{Weigher, millis};
+use builder::Weigher;
 use load::{Arrival, Flights, Missed};
 use state::{Charge, Locked, State};
 use stats::Cause;

@@ -3,9 +3,11 @@
 //! A policy orders slot numbers and knows nothing of keys, values, time or bytes; those stand above it, once. Slots are
 //! dense: when one is given up, the last one takes its number ([`Policy::renumber`]). No user code runs inside one.
 //!
-//! A new policy is one file that implements the trait, and a line in `policies!`. First in, first out, in full:
+//! A new policy is one file that implements the trait, a variant of [`Eviction`] of its name, and its name in `policies!`
+//! (CONTRIBUTING.md says which tests are told of it). First in, first out, in full but for its links:
 //!
 //! ```text
+//! #[derive(Default)]
 //! pub(super) struct Fifo { order: VecDeque<u32> }
 //!
 //! impl Policy for Fifo {
@@ -17,7 +19,7 @@
 //!     }
 //!     fn victim(&mut self) -> Option<u32> { self.order.front().copied() }
 //!     fn supersede(&mut self, at: u32, _before: u32, hash: u32) { self.remove(at); self.insert(at, hash); }
-//!     fn resize(&mut self, slots: usize) { self.order.shrink_to(slots); self.order.reserve_exact(..) }
+//!     fn resize(&mut self, slots: usize) { /* exactly: see `bytes` */ }
 //!     fn bytes(slots: usize) -> usize { slots * size_of::<u32>() }
 //! }
 //! ```

@@ -390,8 +390,11 @@ impl Dial {
     }
 }
 
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+/// Whole milliseconds, the largest number if they are more.
+#[expect(clippy::cast_possible_truncation, reason = "tested right before")]
+pub(crate) const fn millis(duration: Duration) -> u64 {
+    let millis = duration.as_millis();
+    if millis > u64::MAX as u128 { u64::MAX } else { millis as u64 }
 }
 
 /// Two clocks to read, in milliseconds.

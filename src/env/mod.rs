@@ -477,6 +477,11 @@ impl MemoryLimit {
     pub fn source(&self) -> LimitSource {
         self.source
     }
+
+    /// What Lambda's own processes take of it: a cgroup's limit is the process's alone.
+    pub(crate) fn environment_share(&self) -> ByteSize {
+        if self.source == LimitSource::Lambda { ENVIRONMENT_SHARE } else { ByteSize::ZERO }
+    }
 }
 
 impl fmt::Display for MemoryLimit {

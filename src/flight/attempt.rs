@@ -1,11 +1,11 @@
 //! One load and those who wait for it.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
 use std::task::{Wake, Waker};
 
 use crate::sync::{Condvar, Mutex, ThreadId, thread_id};
+use crate::unwind::contained;
 
 /// A load that any waiter may advance.
 pub(crate) type BoxLoad<T, E> = Pin<Box<dyn Future<Output = Result<T, E>> + Send>>;
@@ -229,10 +229,7 @@ impl<T: Send + 'static, E: Send + Sync + 'static> Wake for Nudge<T, E> {
 /// Wakes every one of them: a waker that panics, which the hook has told of, takes the wake-up from nobody behind it.
 fn wake_all(wakers: impl IntoIterator<Item = Waker>) {
     for waker in wakers {
-        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| waker.wake())) {
-            // A payload may panic when it is dropped.
-            drop(catch_unwind(AssertUnwindSafe(move || drop(payload))));
-        }
+        contained(|| waker.wake());
     }
 }
 

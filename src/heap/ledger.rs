@@ -154,8 +154,8 @@ impl<const N: usize> Ledger<N> {
     // --- Booking: the slow path ---
 
     /// Books `n` bytes and a refill of credit on the line, up to `limit`; without room for the refill the exact need,
-    /// without room for that nothing. The caller then asks for the memory and calls either [`settle`](Self::settle) with the rise
-    /// returned, or [`cancel`](Self::cancel).
+    /// without room for that nothing. The caller then asks for the memory and calls either [`settle`](Self::settle) with
+    /// the rise returned, or [`cancel`](Self::cancel).
     pub(crate) fn book(&self, slot: Option<&Slot>, n: usize, limit: usize) -> Result<Rise, OverLimit> {
         let era = self.peak.era();
         let (credit, refill) = if let Some(slot) = slot {

@@ -6,7 +6,7 @@ use ::tracing::Level;
 use ::tracing::field;
 
 use crate::board::Clean;
-use crate::monitor::{InvocationReport, LeakVerdict, Outcome};
+use crate::monitor::{InvocationReport, LeakVerdict};
 use crate::size::{ByteDelta, ByteSize};
 
 /// The target of the events, for filters.
@@ -20,7 +20,7 @@ macro_rules! emit {
             target: TARGET,
             $level,
             request_id = $report.id.as_str(),
-            outcome = outcome($report.outcome),
+            outcome = $report.outcome.as_str(),
             duration_us = $report.micros,
             concurrent = $report.concurrent,
             invocations = $report.invocations,
@@ -88,13 +88,6 @@ pub fn event(report: &InvocationReport) {
         emit!(Level::WARN, report);
     } else {
         emit!(Level::INFO, report);
-    }
-}
-
-const fn outcome(outcome: Outcome) -> &'static str {
-    match outcome {
-        Outcome::Finished => "finished",
-        Outcome::Unfinished => "unfinished",
     }
 }
 

@@ -9,12 +9,12 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
 use crate::budget::{Account, Pressure, Rank, Reclaim};
-use crate::clock::Clock;
+use crate::clock::{Clock, millis};
 use crate::flight::Join;
 use crate::heap;
 use crate::size::ByteSize;
 
-use super::backoff::{Backoff, millis};
+use super::backoff::Backoff;
 use super::core::{Core, Failed, Found};
 use super::error::{LazyError, LoadFailure};
 use super::face::face;

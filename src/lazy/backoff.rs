@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::clock::millis;
+
 /// The wait after the first failure, doubled after each further one in a row, up to a bound.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Backoff {
@@ -22,13 +24,6 @@ impl Backoff {
         let times = 2_u64.saturating_pow(failures.saturating_sub(1));
         self.first.saturating_mul(times).min(self.most)
     }
-}
-
-/// Whole milliseconds, the largest number if they are more.
-#[expect(clippy::cast_possible_truncation, reason = "tested right before")]
-pub(super) const fn millis(duration: Duration) -> u64 {
-    let millis = duration.as_millis();
-    if millis > u64::MAX as u128 { u64::MAX } else { millis as u64 }
 }
 
 #[cfg(test)]

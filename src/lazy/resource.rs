@@ -6,11 +6,11 @@ use std::panic::Location;
 use std::time::Duration;
 
 use crate::budget::{Account, Pressure, Rank, Reclaim};
-use crate::clock::Clock;
+use crate::clock::{Clock, millis};
 use crate::heap;
 use crate::size::ByteSize;
 
-use super::backoff::{Backoff, millis};
+use super::backoff::Backoff;
 use super::core::{Core, Found};
 use super::error::{LazyError, LoadFailure};
 use super::face::face;

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use crate::budget::{Account, MemoryBudget};
 use crate::cache::Cache;
 use crate::clock::Clock;
-use crate::env::{EnvError, LimitSource};
+use crate::env::EnvError;
 use crate::heap::{self, LoadLines, LoadLinesError, NotInstalled};
 use crate::lazy::Resource;
 use crate::os::{self, OsError};
@@ -396,9 +396,7 @@ impl MonitorBuilder {
             (size, LoadLines::ENVIRONMENT_SHARE)
         } else {
             let limit = detect()?;
-            // A cgroup's limit is the process's alone; Lambda's memory size is shared with Lambda's own processes.
-            let lambda = limit.source() == LimitSource::Lambda;
-            (limit.size(), if lambda { LoadLines::ENVIRONMENT_SHARE } else { ByteSize::ZERO })
+            (limit.size(), limit.environment_share())
         };
         let mut lines = LoadLines::new(memory_size).environment_share(self.environment_share.unwrap_or(share));
         if let Some(percents) = &self.percents {

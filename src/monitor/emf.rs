@@ -6,12 +6,11 @@ use std::fmt::{self, Write as _};
 use std::io::Write as _;
 
 use crate::board::Clean;
-use crate::budget::Pressure;
 use crate::env::{EnvError, LambdaEnv};
 use crate::os;
 use crate::size::{ByteSize, quotable};
 
-use super::{CacheCounts, InvocationReport, LeakVerdict, MonitorBuilder, Outcome, Trimmed};
+use super::{CacheCounts, InvocationReport, LeakVerdict, MonitorBuilder, Trimmed};
 
 /// The longest line. A pipe takes as much in one piece, whoever else writes to it; CloudWatch takes 256 KB.
 const LONGEST: usize = 4096;
@@ -285,11 +284,7 @@ impl Line<'_> {
     /// All that is no metric, each behind its comma.
     fn properties(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let report = self.report;
-        let outcome = match report.outcome {
-            Outcome::Finished => "finished",
-            Outcome::Unfinished => "unfinished",
-        };
-        write!(f, r#","request_id":"{}","outcome":"{outcome}""#, report.id.as_str())?;
+        write!(f, r#","request_id":"{}","outcome":"{}""#, report.id.as_str(), report.outcome)?;
         write!(f, r#","cold_start":{},"concurrent":{}"#, report.invocations == 1, report.concurrent)?;
         write!(f, r#","invocations":{}"#, report.invocations)?;
         write!(f, r#","duration":{}.{:03}"#, report.micros / 1000, report.micros % 1000)?;
@@ -313,12 +308,7 @@ impl Line<'_> {
         if let Some(reserved) = report.reserved {
             property(f, "budget_reserved", reserved.bytes.as_u64())?;
             property(f, "budget_room", reserved.room.as_u64())?;
-            let pressure = match reserved.pressure {
-                Pressure::Calm => "calm",
-                Pressure::High => "high",
-                Pressure::Critical => "critical",
-            };
-            write!(f, r#","budget_pressure":"{pressure}""#)?;
+            write!(f, r#","budget_pressure":"{}""#, reserved.pressure)?;
         }
         known(f, "budget_drift", report.drift().map(crate::size::ByteDelta::as_i64))?;
         if !report.resources.is_empty() {
@@ -402,6 +392,7 @@ impl fmt::Display for Json<'_> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Outcome;
     use super::*;
     use crate::heap::LoadLines;
     use crate::monitor::{Remedy, RequestId};

@@ -104,9 +104,7 @@ impl State {
             printed: None,
         }
     }
-}
 
-impl State {
     /// Forgets what was seen of memory, and what was said of it; what is running runs on.
     pub(super) fn forget(&mut self) {
         (self.seen, self.printed, self.highest_rss) = (None, None, 0);

@@ -44,8 +44,6 @@ mod trim;
 mod window;
 
 use std::fmt;
-use std::mem::ManuallyDrop;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use crate::budget::MemoryBudget;
@@ -54,6 +52,7 @@ use crate::env::MemoryLimit;
 use crate::heap::{self, LoadLines};
 use crate::os;
 use crate::size::ByteSize;
+use crate::unwind::contained;
 
 pub use alert::Alert;
 pub use builder::{MonitorBuilder, MonitorError};
@@ -242,8 +241,12 @@ impl Shared {
         let _still_overdrawn = budget.relieve();
     }
 
+    /// A panic of a hook or an observer must neither take down the runtime that is about to ask for the next event, nor
+    /// turn an unwinding drop into an abort.
     fn run_hooks(&self) {
-        self.hooks.iter().for_each(unless_it_panics);
+        for hook in &self.hooks {
+            contained(hook);
+        }
     }
 
     /// Gives pages back where the policy says so.
@@ -277,21 +280,14 @@ impl Shared {
     }
 
     fn show(&self, report: &InvocationReport) {
-        self.observers.iter().for_each(|observer| unless_it_panics(|| observer(report)));
+        for observer in &self.observers {
+            contained(|| observer(report));
+        }
     }
 
     /// The state, whoever panicked while holding it: every write leaves it whole.
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-}
-
-/// Calls code of the user's. A panic has printed its message; it must neither take down the runtime that is about to
-/// ask for the next event, nor turn an unwinding drop into an abort.
-fn unless_it_panics(call: impl FnOnce()) {
-    if let Err(payload) = catch_unwind(AssertUnwindSafe(call)) {
-        // Dropping what it panicked with may panic again; what that leaves is let go.
-        let _leaked = catch_unwind(AssertUnwindSafe(|| drop(payload))).map_err(ManuallyDrop::new);
     }
 }
 

@@ -41,6 +41,21 @@ pub enum Outcome {
     Unfinished,
 }
 
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl Outcome {
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Finished => "finished",
+            Self::Unfinished => "unfinished",
+        }
+    }
+}
+
 /// The memory of one invocation. `Display` is its one line.
 ///
 /// # Examples
@@ -52,7 +67,7 @@ pub enum Outcome {
 /// println!("{} % of the capacity, fits {:?} MB", report.percent(), report.fits_mb());
 /// # Ok::<(), plimsoll::monitor::MonitorError>(())
 /// ```
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct InvocationReport {
     /// The cleaned request id.
@@ -133,11 +148,7 @@ impl Reserved {
 impl fmt::Display for Reserved {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "reserved {} of {}", mib(self.bytes), mib(self.room))?;
-        match self.pressure {
-            Pressure::Calm => Ok(()),
-            Pressure::High => f.write_str(" pressure high"),
-            Pressure::Critical => f.write_str(" pressure critical"),
-        }
+        if self.pressure > Pressure::Calm { write!(f, " pressure {}", self.pressure) } else { Ok(()) }
     }
 }
 

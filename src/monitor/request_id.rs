@@ -17,7 +17,7 @@ const LEN: usize = crate::heap::CONTEXT_LEN;
 /// let id = RequestId::new("4f1c9a\nREPORT forged");
 /// assert_eq!(id.as_str(), "4f1c9aREPORTforged");
 /// ```
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RequestId {
     text: [u8; LEN],
     len: u8,

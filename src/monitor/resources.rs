@@ -7,8 +7,9 @@ use crate::board::Clean;
 use crate::budget::{Account, Pressure, Rank, Reclaim};
 use crate::lazy::{Resource, ResourceState, ResourceStatus};
 use crate::size::ByteSize;
+use crate::unwind::contained;
 
-use super::{MonitorError, unless_it_panics};
+use super::MonitorError;
 
 /// How the watched resources stand, in numbers.
 ///
@@ -91,10 +92,9 @@ impl Resources {
     pub(super) fn unload(&self, up_to: Rank) -> ByteSize {
         let unloading = self.0.iter().filter(|unloader| unloader.0.rank() <= up_to);
         unloading.fold(ByteSize::ZERO, |sum, unloader| {
-            let mut given = ByteSize::ZERO;
             // Dropping a value is the user's code.
-            unless_it_panics(|| given = unloader.reclaim(ByteSize::MAX, Pressure::Critical));
-            sum.saturating_add(given)
+            let given = contained(|| unloader.reclaim(ByteSize::MAX, Pressure::Critical));
+            sum.saturating_add(given.unwrap_or_default())
         })
     }
 

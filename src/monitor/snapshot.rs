@@ -29,7 +29,7 @@ const WIDTH: u64 = 50;
 /// println!("p99 of the peaks: {} bytes", snapshot.peaks.p99);
 /// # Ok::<(), plimsoll::monitor::MonitorError>(())
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Snapshot {
     /// Live heap.

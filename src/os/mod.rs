@@ -40,6 +40,7 @@ use elsewhere as host;
 use linux as host;
 
 use crate::size::ByteSize;
+use crate::unwind::contained;
 
 /// What the caller's allocator is asked for in place of `malloc_trim`.
 static TRIM_HOOK: Mutex<Option<fn() -> bool>> = Mutex::new(None);
@@ -218,7 +219,7 @@ pub fn trim() -> Result<bool, OsError> {
     // Copied out, so that the hook runs with the lock free and may itself set another.
     let hook = *trim_hook();
     // It is called at an invocation's end, perhaps while one unwinds: a panic of it must not become an abort there.
-    hook.map_or_else(host::trim, |hook| Ok(std::panic::catch_unwind(hook).unwrap_or(false)))
+    hook.map_or_else(host::trim, |hook| Ok(contained(hook).unwrap_or(false)))
 }
 
 /// Names what [`trim()`] calls instead of `malloc_trim`; the last hook set holds.

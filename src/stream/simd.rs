@@ -1,10 +1,10 @@
-//! Stage one for a lone byte: all its positions in a window, 64 bytes at a time and without a branch per position.
+//! Stage one for a lone byte: all its positions in a window, 128 bytes at a time and without a branch per position.
 //!
 //! Searching for one record end after the other costs a call and a mispredicted branch each, which for short lines is
-//! most of the time. Here each 64 bytes become a mask with a bit for each match, and the positions of up to four bits are
-//! written whether they are there or not; only the count says how many of them stay. The loop is the same everywhere,
-//! the mask comes from what the processor has. The unsafe
-//! code is calls of functions compiled for instructions that the caller knows to be there, and their loads.
+//! most of the time. Here each 128 bytes become a mask with a bit for each match, and in each half of it the positions of
+//! up to four bits are written whether they are there or not; only the count says how many of them stay. The loop is the
+//! same everywhere, the mask comes from what the processor has. The unsafe code is calls of functions compiled for
+//! instructions that the caller knows to be there, and their loads.
 
 #![cfg_attr(
     any(target_arch = "x86_64", target_arch = "aarch64"),

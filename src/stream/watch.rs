@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::SystemTime;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, millis};
 use crate::size::ByteSize;
 
 /// How far a stream has come.
@@ -76,7 +76,7 @@ impl Watch {
         let WatchSettings { clock, deadline, progress } = settings;
         let left = deadline.map(|deadline| clock.until(deadline));
         let ignored = left == Some(None);
-        let left = left.flatten().map(|left| u64::try_from(left.as_millis()).unwrap_or(u64::MAX));
+        let left = left.flatten().map(millis);
         let at = left.map_or(u64::MAX, |left| clock.now().saturating_add(left));
         let deadline = Deadline { clock, at };
         let (every, listener) = progress.map_or((0, None), |(every, listener)| (every.as_u64().max(1), Some(listener)));

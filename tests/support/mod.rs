@@ -3,7 +3,11 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary includes this file and uses its own part")]
 #![allow(clippy::multiple_unsafe_ops_per_block, clippy::print_stdout, reason = "it stands in for libtest")]
 
+mod random;
+
 use std::alloc::{Layout, alloc, alloc_zeroed, dealloc, realloc};
+
+pub use random::Random;
 
 /// Runs the named functions one after the other on the main thread, printing what libtest would print.
 ///
@@ -60,24 +64,6 @@ pub fn run(tests: &[(&str, Test, Option<&str>)]) -> std::process::ExitCode {
     }
     println!("\ntest result: ok. {} passed; 0 failed; {ignored} ignored; 0 measured", chosen.len() - ignored);
     std::process::ExitCode::SUCCESS
-}
-
-/// A small generator (xorshift64*), so that a failure repeats from its seed.
-#[derive(Clone)]
-pub struct Random(u64);
-
-impl Random {
-    pub fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
-    }
-
-    /// A number below `bound`.
-    pub fn below(&mut self, bound: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) as usize % bound
-    }
 }
 
 /// A block from the global allocator that knows its layout, so that a test knows the truth to the byte.

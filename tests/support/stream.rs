@@ -9,11 +9,14 @@
     reason = "a test stops at the first surprise"
 )]
 
+mod random;
+
 use std::io::{self, ErrorKind, Read};
 use std::ops::Deref;
 
 use plimsoll::ByteSize;
 use plimsoll::stream::{Oversize, Record, RecordStats, StreamError};
+pub use random::Random;
 
 /// How many random cases to try: all of them, but one in a hundred where each instruction is interpreted. The variable
 /// `PLIMSOLL_CASES` says another number, for emulators and checkers.
@@ -22,29 +25,6 @@ pub fn cases(all: u64) -> u64 {
         Ok(number) => number.parse::<u64>().unwrap().min(all),
         Err(_) if cfg!(miri) => all / 100,
         Err(_) => all,
-    }
-}
-
-/// A small generator (xorshift64*), so that a failure repeats from its seed.
-#[derive(Clone)]
-pub struct Random(u64);
-
-impl Random {
-    pub fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
-    }
-
-    /// A number below `bound`.
-    pub fn below(&mut self, bound: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) as usize % bound
-    }
-
-    /// Whether a chance of one in `bound` came.
-    pub fn one_in(&mut self, bound: usize) -> bool {
-        self.below(bound) == 0
     }
 }
 

@@ -32,3 +32,10 @@ impl Random {
         (self.bits() >> 16) as usize % most + 1
     }
 }
+
+/// The median, of an even number the upper one; not a number where there is none.
+pub fn median(figures: impl IntoIterator<Item = f64>) -> f64 {
+    let mut figures: Vec<f64> = figures.into_iter().collect();
+    figures.sort_by(f64::total_cmp);
+    figures.get(figures.len() / 2).copied().unwrap_or(f64::NAN)
+}

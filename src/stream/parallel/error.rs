@@ -1,13 +1,12 @@
 //! How a parallel run ends.
 
 use std::any::Any;
-use std::error::Error;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use crate::unwind::let_go;
 
 use super::super::error::{BuildError, StreamError};
 use super::super::records::RecordStats;
-
-type BoxError = Box<dyn Error + Send + Sync>;
+use super::BoxError;
 
 /// What a parallel run did.
 ///
@@ -169,10 +168,7 @@ impl Cause {
     pub(super) fn panic(at: At, panic: Box<dyn Any + Send>) -> Self {
         let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
         let message = text.unwrap_or("(no text)").to_owned();
-        // What was thrown may panic as it is dropped, and what that throws too.
-        if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(panic))) {
-            Box::leak(again);
-        }
+        let_go(panic);
         Self::Panic(at, message)
     }
 }

@@ -9,3 +9,5 @@ mod flight_cases;
 mod heap;
 mod ledger_cases;
 mod sync;
+#[path = "../../../src/unwind.rs"]
+mod unwind;

@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use plimsoll::monitor::ReportPolicy;
 use plimsoll::{ByteSize, HasRequestId, Monitor, ReportLayer, TrackingAllocator, heap};
+use plimsoll_peers::median;
 use serde_json::json;
 use tower_layer::Layer;
 use tower_service::Service;
@@ -63,7 +64,6 @@ fn main() -> Result<(), Box<dyn Error>> {
     let before = heap::stats()?.live;
     micros.extend((0..invocations.div_ceil(CHUNK)).map(|_| chunk()));
     let growth = heap::stats()?.live.as_u64().abs_diff(before.as_u64());
-    micros.sort_by(f64::total_cmp);
-    println!("{}", json!({ "invocation_us": micros.get(micros.len() / 2), "live_growth_bytes": growth }));
+    println!("{}", json!({ "invocation_us": median(micros), "live_growth_bytes": growth }));
     Ok(())
 }

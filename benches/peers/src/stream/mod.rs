@@ -8,6 +8,8 @@ pub mod parallel;
 use std::error::Error;
 use std::time::Instant;
 
+use crate::median;
+
 /// Something that reads an input in its own way.
 pub struct Reader<I: ?Sized + 'static> {
     /// Its name in the table.
@@ -67,7 +69,7 @@ impl Rates {
 
     /// The median rate of each reader, in the order given.
     pub fn medians(&self) -> Vec<(&'static str, f64)> {
-        self.readers.iter().map(|(name, rates)| (*name, median(rates.clone()))).collect()
+        self.readers.iter().map(|(name, rates)| (*name, median(rates.iter().copied()))).collect()
     }
 
     /// How many times quicker one is than another: the median over the rounds, so that what slows a whole round down
@@ -75,11 +77,6 @@ impl Rates {
     pub fn over(&self, one: &str, other: &str) -> f64 {
         let of = |wanted| self.readers.iter().find(|(name, _)| *name == wanted).map(|(_, rates)| rates);
         let (Some(one), Some(other)) = (of(one), of(other)) else { return f64::NAN };
-        median(one.iter().zip(other).map(|(one, other)| one / other).collect())
+        median(one.iter().zip(other).map(|(one, other)| one / other))
     }
-}
-
-fn median(mut figures: Vec<f64>) -> f64 {
-    figures.sort_by(f64::total_cmp);
-    figures.get(figures.len() / 2).copied().unwrap_or(f64::NAN)
 }

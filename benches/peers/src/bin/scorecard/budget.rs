@@ -6,6 +6,7 @@
 use std::error::Error;
 
 use plimsoll_peers::budget::{Times, lost_bytes, plimsoll, semaphore, table};
+use plimsoll_peers::median;
 
 use crate::Options;
 use crate::row::{Card, Goal, Peer, Row, Table};
@@ -29,9 +30,7 @@ pub(crate) fn measure(options: Options) -> Result<Card, Box<dyn Error>> {
     }
     let settled = seen.map(|(name, times)| {
         let alone = times.iter().map(|times: &Times| times.alone).fold(f64::INFINITY, f64::min);
-        let mut together: Vec<f64> = times.iter().map(|times| times.together).collect();
-        together.sort_by(f64::total_cmp);
-        (name, alone, together.get(together.len() / 2).copied().unwrap_or(f64::NAN))
+        (name, alone, median(times.iter().map(|times| times.together)))
     });
     let [ours, peers @ ..] = &settled;
     let row = |metric, goal, figure: fn(&(&'static str, f64, f64)) -> f64| Row {

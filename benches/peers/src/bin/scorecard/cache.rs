@@ -6,6 +6,7 @@ use std::error::Error;
 
 use plimsoll::{ByteSize, TrackingAllocator, heap};
 use plimsoll_peers::cache::{Cached, LruMutex, MiniMoka, Moka, Ours, OursLru, Quick, Store, Times, hits, loads, zipf};
+use plimsoll_peers::median;
 
 use crate::Options;
 use crate::row::{Card, Goal, Peer, Row, Table};
@@ -120,11 +121,7 @@ pub(crate) fn measure(options: Options) -> Result<Card, Box<dyn Error>> {
 
 /// The medians of the six figures.
 fn medians(rounds: &[[Times; 3]]) -> [f64; 6] {
-    let median = |figure: &dyn Fn(&[Times; 3]) -> f64| {
-        let mut all: Vec<f64> = rounds.iter().map(figure).collect();
-        all.sort_by(f64::total_cmp);
-        all.get(all.len() / 2).copied().unwrap_or(f64::NAN)
-    };
+    let median = |figure: &dyn Fn(&[Times; 3]) -> f64| median(rounds.iter().map(figure));
     [
         median(&|times| times[0].alone),
         median(&|times| times[0].together),
@@ -157,10 +154,12 @@ fn freeing() -> [Row; 2] {
             shrunk.push(if given > ByteSize::mib(47) { each(start) } else { f64::NAN });
         }
     }
-    let row = |metric, mut rounds: Vec<f64>| {
-        rounds.sort_by(f64::total_cmp);
-        let ours = rounds.get(rounds.len() / 2).copied().unwrap_or(f64::NAN);
-        Row { metric, unit: "ns", ours, goal: Goal::AtMost(100.0), best_peer: None }
+    let row = |metric, rounds: Vec<f64>| Row {
+        metric,
+        unit: "ns",
+        ours: median(rounds),
+        goal: Goal::AtMost(100.0),
+        best_peer: None,
     };
     [row("cache.sweep.ns_per_entry", expired), row("cache.shrink.ns_per_entry", shrunk)]
 }

@@ -5,6 +5,7 @@
 use std::error::Error;
 
 use plimsoll_peers::lazy::{KINDS, Times, pinned_over_lazy_lock};
+use plimsoll_peers::median;
 
 use crate::Options;
 use crate::row::{Card, Goal, Peer, Row, Table};
@@ -49,17 +50,11 @@ pub(crate) fn measure(options: Options) -> Result<Card, Box<dyn Error>> {
     card.rows.push(Row {
         metric: "lazy.pinned.over_lazylock",
         unit: "times",
-        ours: median(over.into_iter()),
+        ours: median(over),
         goal: Goal::AtMost(1.2),
         best_peer: None,
     });
     card.rows.push(row("lazy.get.1t.ns", 6.0, |times| times.alone));
     card.rows.push(row("lazy.get.2t.ns", 12.0, |times| times.together));
     Ok(card)
-}
-
-fn median(figures: impl Iterator<Item = f64>) -> f64 {
-    let mut figures: Vec<f64> = figures.collect();
-    figures.sort_by(f64::total_cmp);
-    figures.get(figures.len() / 2).copied().unwrap_or(f64::NAN)
 }

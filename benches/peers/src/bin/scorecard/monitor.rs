@@ -11,6 +11,8 @@ use std::time::Instant;
 
 use serde_json::Value;
 
+use plimsoll_peers::median;
+
 use crate::Options;
 use crate::programs::{ask, build};
 use crate::row::{Card, Goal, Row};
@@ -40,14 +42,13 @@ pub(crate) fn measure(options: Options) -> Result<Card, Box<dyn Error>> {
     }
     let kib = |path: &Path| Ok::<_, std::io::Error>(path.metadata()?.len() as f64 / 1024.0);
     for (metric, unit, ours, goal) in [
-        ("monitor.cold_start.ms", "ms added", median(&mut added), 1.0),
+        ("monitor.cold_start.ms", "ms added", median(added), 1.0),
         ("monitor.binary.kib", "KiB added", kib(&ours)? - kib(&plain)?, 250.0),
     ] {
         card.rows.push(Row { metric, unit, ours, goal: Goal::AtMost(goal), best_peer: None });
     }
     let size = kib(&plain)?;
-    card.notes
-        .push(format!("hello without: {:.2} ms to its first `next`, {size:.0} KiB stripped", median(&mut starts)));
+    card.notes.push(format!("hello without: {:.2} ms to its first `next`, {size:.0} KiB stripped", median(starts)));
     Ok(card)
 }
 
@@ -76,9 +77,4 @@ fn start_ms(program: &Path) -> Result<f64, Box<dyn Error>> {
         return Err(format!("the function asked for {request:?} first").into());
     }
     Ok(taken.as_secs_f64() * 1e3)
-}
-
-fn median(figures: &mut [f64]) -> f64 {
-    figures.sort_by(f64::total_cmp);
-    figures.get(figures.len() / 2).copied().unwrap_or(f64::NAN)
 }

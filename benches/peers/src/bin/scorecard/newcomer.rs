@@ -7,6 +7,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
+use plimsoll_peers::median;
+
 use crate::Options;
 use crate::row::{Card, Goal, Row};
 
@@ -58,14 +60,12 @@ pub(crate) fn measure(options: Options) -> Result<Card, Box<dyn Error>> {
         cargo(&["build"])?;
         seconds.push(start.elapsed().as_secs_f64());
     }
-    seconds.sort_by(f64::total_cmp);
     cargo(&["clean"])?;
 
     let row = |metric, unit, ours, goal| Row { metric, unit, ours, goal: Goal::AtMost(goal), best_peer: None };
-    let median = seconds.get(seconds.len() / 2).copied().unwrap_or(f64::NAN);
     let rows = vec![
         row("newcomer.default.crates", "crates", crates.len() as f64, 15.0),
-        row("newcomer.default.build_s", "s", median, 20.0),
+        row("newcomer.default.build_s", "s", median(seconds), 20.0),
     ];
     Ok(Card { rows, notes: vec![format!("the crates: {}", crates.join(", "))], ..Card::default() })
 }
