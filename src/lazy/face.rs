@@ -4,8 +4,9 @@
 macro_rules! face {
     ($name:ident, $($send:tt)*) => {
         impl<T, E, F> $name<T, E, F> {
-            /// Sets what a load takes, to be reserved of the account before it begins. Default: nothing is known.
+            /// Sets what a load takes, to be reserved of the account before it begins. Default: zero, nothing is known.
             ///
+            /// Without an [account](Self::charge_to) it has no effect.
             /// A load that does not fit is refused before it allocates. What it keeps beyond or below that is corrected
             /// after it, as far as the [`TrackingAllocator`](crate::heap::TrackingAllocator) knows.
             ///
@@ -99,7 +100,7 @@ macro_rules! face {
             /// Sets how many invocations without a use make it idle. Default: 3. Zero: as soon as nobody holds a pin.
             ///
             /// What is idle is unloaded when others need memory and the pressure is high; what is not, at critical
-            /// pressure alone. What is pinned never is.
+            /// pressure alone. What is pinned never is. `u64::MAX` is never idle.
             ///
             /// # Examples
             ///

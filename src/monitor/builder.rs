@@ -26,7 +26,7 @@ use super::{Hook, Monitor, Observer, Shared, detect};
 ///
 /// # Examples
 ///
-/// ```
+/// ```standalone_crate
 /// use plimsoll::{ByteSize, Monitor};
 ///
 /// let forgotten = Monitor::builder().memory_size(ByteSize::mib(128)).build().unwrap_err();
@@ -131,6 +131,9 @@ impl Default for MonitorBuilder {
 impl MonitorBuilder {
     /// Sets the memory size that the kernel kills at. Default: Lambda's variable, else the cgroup's limit.
     ///
+    /// Taken as it is, and not compared with the environment's; of one that is set, 12 MiB are the environment's share
+    /// unless [`environment_share`](Self::environment_share) says otherwise.
+    ///
     /// # Examples
     ///
     /// ```no_run
@@ -145,6 +148,9 @@ impl MonitorBuilder {
 
     /// Sets what the environment takes of it. Default: 12 MiB, but nothing where the size is that of a cgroup.
     ///
+    /// Zero leaves the process all of it. A share as large as the memory size leaves nothing: every load line is then
+    /// crossed from the start.
+    ///
     /// # Examples
     ///
     /// ```no_run
@@ -158,6 +164,9 @@ impl MonitorBuilder {
     }
 
     /// Sets the load lines in percent, rising, at most four. Default: 70, 90 and 97; the topmost sounds the alarm.
+    ///
+    /// They are percent of the memory size less the environment's share. [`build`](Self::build) refuses none, more than
+    /// four, and what is not from 1 to 100.
     ///
     /// # Examples
     ///
@@ -186,6 +195,9 @@ impl MonitorBuilder {
     }
 
     /// Sets how many invocations the percentiles and trends look back on, at 24 bytes each: 1 to 65,536. Default: 256.
+    ///
+    /// Less counts as 1, more as 65,536. The memory is allocated once, by [`build`](Self::build). The verdict on leaks
+    /// has windows of its own.
     ///
     /// # Examples
     ///
@@ -298,7 +310,7 @@ impl MonitorBuilder {
 
     /// Sets how far the anonymous rss must lie beyond the live heap to be told as
     /// [`LeakVerdict::Retaining`](super::LeakVerdict::Retaining): as far as this, and as the live heap itself. Stacks
-    /// and what C libraries keep are in it. Default: 16 MiB.
+    /// and what C libraries keep are in it. Default: 16 MiB. Zero: as far as the live heap; `ByteSize::MAX`: never.
     ///
     /// # Examples
     ///

@@ -173,6 +173,9 @@ impl Invocation {
     }
 
     /// Ends the invocation: calls the hooks, builds the report and prints its line, as the policy says.
+    ///
+    /// Hooks and a trim come first where no other is in flight, then the rss is read, then observers are called, and the
+    /// line is written with one system call. All of it is on this thread.
     pub fn finish(mut self) -> InvocationReport {
         self.end(Outcome::Finished)
     }

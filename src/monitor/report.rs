@@ -170,13 +170,17 @@ impl InvocationReport {
         self.reserved.map(|reserved| ByteDelta::between(reserved.bytes, self.live))
     }
 
-    /// The peak heap in percent of the capacity, rounded down.
+    /// The peak heap in percent of the capacity, rounded down. Over 100 is possible: nothing holds the heap to the capacity
+    /// but a [limit](crate::heap::set_limit).
     pub fn percent(&self) -> u64 {
         let capacity = self.lines.capacity().as_u64().max(1);
         self.peak.at_most.saturating_mul(100).as_u64() / capacity
     }
 
     /// The memory size that fits all invocations so far, in MB: (highest rss + environment share) x 1.25, at least 128.
+    /// `None` where the platform does not tell the rss.
+    ///
+    /// It is of this environment, and as good as the invocations that it has seen.
     pub fn fits_mb(&self) -> Option<u64> {
         fits_mb(self.highest_rss, &self.lines)
     }

@@ -9,7 +9,8 @@ pub(super) struct Sample {
     pub(super) micros: u64,
 }
 
-/// The distribution of one figure over the window: nearest-rank percentiles, in the figure's unit.
+/// The distribution of one figure over the window: nearest-rank percentiles, in the figure's unit. All are
+/// zero before the first invocation.
 ///
 /// # Examples
 ///

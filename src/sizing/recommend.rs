@@ -124,7 +124,8 @@ impl Sizing {
     }
 
     /// Sets by how many percent a larger size must shorten the duration to be recommended. Default: 10. 0 takes every
-    /// gain, and leaves the strategy alone but for sizes that are slower.
+    /// gain, and leaves the strategy alone but for sizes that are slower; 100 and more take the smallest measured size that
+    /// fits.
     ///
     /// # Examples
     ///

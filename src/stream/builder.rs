@@ -159,7 +159,7 @@ impl<F: Framing> StreamBuilder<F> {
         self
     }
 
-    /// Sets how much is read at a time; 1 GiB of it at most counts. Default: 256 KiB.
+    /// Sets how much is read at a time; 1 GiB of it at most counts, and building refuses 0. Default: 256 KiB.
     ///
     /// A reader over a stream of `Bytes` has no chunk of its own, and does not ask.
     pub const fn chunk(mut self, chunk: ByteSize) -> Self {
@@ -171,7 +171,7 @@ impl<F: Framing> StreamBuilder<F> {
     ///
     /// # Errors
     ///
-    /// [`BuildError`] for a chunk of 0 bytes, and where there is no memory for the buffers.
+    /// [`BuildError`] for a chunk of 0 bytes, and where memory or budget has no room for the buffers.
     pub fn build<R: Read>(self, reader: R) -> Result<RecordReader<R, F>, BuildError> {
         let chunk = self.chunk;
         RecordReader::new(reader, self.cutter()?, chunk)
@@ -195,7 +195,7 @@ impl<F: Framing> StreamBuilder<F> {
     ///
     /// # Errors
     ///
-    /// [`BuildError`] where there is no memory for the ends of records.
+    /// [`BuildError`] where memory or budget has no room for the ends of records.
     #[cfg(feature = "tokio")]
     pub fn build_stream<S, E>(self, stream: S) -> Result<super::RecordStream<S, F>, BuildError>
     where

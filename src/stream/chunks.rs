@@ -71,7 +71,7 @@ impl StreamBuilder<Chunks> {
     ///
     /// # Errors
     ///
-    /// [`BuildError`] for a chunk of 0 bytes, and where there is no memory for one.
+    /// [`BuildError`] for a chunk of 0 bytes, and where memory or budget has no room for one.
     pub fn build<R: Read>(self, reader: R) -> Result<ChunkReader<R>, BuildError> {
         let (_, size, offset, charge, watch) = self.parts();
         let chunk = Chunk::new(size, &charge)?;
