@@ -236,7 +236,7 @@ impl MemoryBudget {
     /// Finds the account of that name, or opens it; beyond [`ACCOUNTS`] names, the common one `other`.
     ///
     /// Names should be short and constant; they go into reports as they are. The same name is the same account. What
-    /// accounts hold is published on the [board]. Costs a search of the names and an allocation of 256 bytes: keep the
+    /// accounts hold is published on the [board](crate::board). Costs a search of the names and an allocation of 256 bytes: keep the
     /// account.
     ///
     /// # Examples

@@ -44,7 +44,7 @@
 //!
 //! A cache with an [account](CacheBuilder::account) charges it all it holds. Where the budget has no room, it evicts its
 //! own entries first; others are asked only when it is empty. When others need memory, it gives up what has expired, and
-//! under [`Pressure::Critical`] entries in the order of its policy. It grows back by being used.
+//! under [`Pressure::Critical`](crate::Pressure::Critical) entries in the order of its policy. It grows back by being used.
 //!
 //! # Locks and your code
 //!

@@ -1,10 +1,10 @@
 //! The crate's parts hooked into what services are built on, each behind a feature of its name.
 //!
-//! * `tower`: [`ReportLayer`] reports each request of a tower service, axum's for one; [`AdmissionLayer`] lets in only
+//! * `tower`: `ReportLayer` reports each request of a tower service, axum's for one; `AdmissionLayer` lets in only
 //!   those that have memory promised.
-//! * `tracing`: each report as an [event](tracing::event).
-//! * `lambda`: the same layers on `lambda_runtime`, the [final picture](lambda::final_picture) at its shutdown, and a
-//!   [small snapshot](lambda::snap_start) for `SnapStart`.
+//! * `tracing`: each report as an event, `tracing::event`.
+//! * `lambda`: the same layers on `lambda_runtime`, the final picture at its shutdown, `lambda::final_picture`, and a
+//!   small snapshot for `SnapStart`, `lambda::snap_start`.
 //!
 //! Nothing else in the crate knows this module, and what is here decides nothing: it starts and ends what
 //! [`monitor`](crate::monitor) does, and asks the [`budget`](crate::budget).
