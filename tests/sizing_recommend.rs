@@ -74,7 +74,9 @@ fn no_size_is_recommended_up_to_one_that_ran_out_of_memory() {
     assert_eq!(fits(&found), [(160, Fit::UnderHeadroom), (256, Fit::OutOfMemory)]);
     assert_eq!((found.memory_size, found.extrapolated), (ByteSize::mib(308), true));
     assert!(found.untried.is_none_or(|untried| untried.memory_size > ByteSize::mib(256)));
-    assert!(found.caveats.contains(&Caveat::RanOut { memory_size: ByteSize::mib(256) }));
+    let ran_out =
+        |caveat: &Caveat| matches!(caveat, Caveat::RanOut { memory_size, .. } if *memory_size == ByteSize::mib(256));
+    assert!(found.caveats.iter().any(ran_out));
 
     let mut unseen = profile(30, &[(256, 900, 100), (1024, 300, 100)]);
     unseen.add(&report(&format!("Duration: 5 ms\tBilled Duration: 5 ms\tMemory Size: 512 MB\t{killed}")));
@@ -98,7 +100,8 @@ fn a_suspicion_excludes_and_thrashing_shows_as_the_peak() {
     let advice = advice(&thrashing);
     assert_eq!(thrashing.sizes().next().unwrap().thrashing(), 1);
     assert_eq!(fits(&advice), [(256, Fit::UnderHeadroom), (512, Fit::Fits)]);
-    assert_eq!(advice.caveats[0], Caveat::PeakAtLimit { memory_size: ByteSize::mib(256) });
+    let first = advice.caveats[0];
+    assert!(matches!(first, Caveat::PeakAtLimit { memory_size, .. } if memory_size == ByteSize::mib(256)), "{first}");
 }
 
 #[test]
@@ -173,8 +176,10 @@ fn a_function_that_was_only_seen_too_large_is_told_what_to_measure() {
 #[test]
 fn too_few_runs_are_said() {
     let few = advice(&profile(19, &[(256, 100, 110)]));
-    let caveat = Caveat::FewRuns { memory_size: ByteSize::mib(256), runs: 19, enough: 20 };
-    assert_eq!(few.caveats, [Caveat::NoCurve, caveat]);
+    let [Caveat::NoCurve, Caveat::FewRuns { memory_size, runs: 19, enough: 20, .. }] = few.caveats[..] else {
+        panic!("{:?}", few.caveats);
+    };
+    assert_eq!(memory_size, ByteSize::mib(256));
     assert_eq!(advice(&profile(20, &[(256, 100, 110)])).caveats, [Caveat::NoCurve]);
 }
 
@@ -187,7 +192,7 @@ fn without_memory_there_is_no_recommendation() {
     assert_eq!(sizing().recommend(&profile).unwrap_err(), SizingError::NoMemory);
     profile.add(&run(128, 5, 61, ""));
     let seen = advice(&profile);
-    assert!(seen.caveats.contains(&Caveat::WithoutMemory { reports: 1 }));
+    assert!(seen.caveats.iter().any(|caveat| matches!(caveat, Caveat::WithoutMemory { reports: 1, .. })));
     assert_eq!(seen.reports, 2);
 }
 

@@ -316,25 +316,28 @@ impl Range {
 /// use plimsoll::{EnvError, LambdaEnv};
 ///
 /// let off_lambda = LambdaEnv::from_lookup(|_| None);
-/// assert!(matches!(off_lambda, Err(EnvError::Missing { name: "AWS_LAMBDA_FUNCTION_MEMORY_SIZE" })));
+/// assert!(matches!(off_lambda, Err(EnvError::Missing { name: "AWS_LAMBDA_FUNCTION_MEMORY_SIZE", .. })));
 /// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EnvError {
     /// A variable that Lambda always sets is not set: this is no Lambda function.
     #[error("{name} is not set: not on AWS Lambda?")]
+    #[non_exhaustive]
     Missing {
         /// The variable.
         name: &'static str,
     },
     /// A variable is set to nothing.
     #[error("{name} is set but empty")]
+    #[non_exhaustive]
     Empty {
         /// The variable.
         name: &'static str,
     },
     /// A variable holds bytes that are no Unicode text.
     #[error("{name} is \"{value}\", which is not unicode")]
+    #[non_exhaustive]
     NotUnicode {
         /// The variable.
         name: &'static str,
@@ -343,6 +346,7 @@ pub enum EnvError {
     },
     /// A variable holds something other than digits.
     #[error("{name} is \"{value}\": expected digits alone, {min} to {max} {unit}")]
+    #[non_exhaustive]
     NotANumber {
         /// The variable.
         name: &'static str,
@@ -357,6 +361,7 @@ pub enum EnvError {
     },
     /// A variable holds a number that AWS Lambda would not set.
     #[error("{name} is {value}: expected {min} to {max} {unit}")]
+    #[non_exhaustive]
     OutOfRange {
         /// The variable.
         name: &'static str,
@@ -371,6 +376,7 @@ pub enum EnvError {
     },
     /// A file of the cgroup tree, or of `/proc`, is there and cannot be read.
     #[error("cannot read {path} for the memory limit")]
+    #[non_exhaustive]
     Unreadable {
         /// The file.
         path: Box<str>,
@@ -379,6 +385,7 @@ pub enum EnvError {
     },
     /// A cgroup's limit is neither a number of bytes nor `max`.
     #[error("{path} is \"{value}\": expected a number of bytes or \"max\"")]
+    #[non_exhaustive]
     NotALimit {
         /// The file.
         path: Box<str>,

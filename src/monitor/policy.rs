@@ -1,5 +1,6 @@
 //! When a report line is printed.
 
+use std::fmt;
 use std::num::NonZeroU32;
 use std::str::FromStr;
 
@@ -62,11 +63,28 @@ pub struct ParsePolicyError {
     pub text: Box<str>,
 }
 
+/// Prints what [`FromStr`] reads.
+impl fmt::Display for ReportPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Each => f.pad("each"),
+            Self::Every(invocations) => write!(f, "every({invocations})"),
+            Self::OnChange => f.pad("on_change"),
+            Self::Off => f.pad("off"),
+        }
+    }
+}
+
 impl FromStr for ReportPolicy {
     type Err = ParsePolicyError;
 
     fn from_str(text: &str) -> Result<Self, ParsePolicyError> {
-        let every = |text: &str| text.strip_prefix("every(")?.strip_suffix(')')?.parse().ok().map(Self::Every);
+        let every = |text: &str| {
+            let number = text.strip_prefix("every(")?.strip_suffix(')')?;
+            // A sign would parse.
+            let digits = number.bytes().all(|byte| byte.is_ascii_digit());
+            number.parse().ok().filter(|_| digits).map(Self::Every)
+        };
         match text.trim() {
             "each" => Ok(Self::Each),
             "on_change" => Ok(Self::OnChange),

@@ -24,24 +24,28 @@ pub enum ParseByteSizeError {
     Empty,
     /// The text is longer than any size needs to be.
     #[error("\"{text}\" is no size in bytes: more than {MAX_TEXT} characters or {MAX_DIGITS} digits")]
+    #[non_exhaustive]
     TooLong {
         /// Its beginning.
         text: Box<str>,
     },
     /// The number is below zero.
     #[error("\"{text}\" is below 0 bytes")]
+    #[non_exhaustive]
     Negative {
         /// The whole text.
         text: Box<str>,
     },
     /// The text does not begin with a decimal number such as `128`, `118.4` or `7.9E7`.
     #[error("\"{text}\" does not begin with a decimal number of bytes, as in \"118.4 MiB\"")]
+    #[non_exhaustive]
     NotANumber {
         /// The whole text.
         text: Box<str>,
     },
     /// The unit may count in thousands or in 1,024s.
     #[error("the unit \"{unit}\" is ambiguous: write {decimal} (1000-based) or {binary} (1024-based)")]
+    #[non_exhaustive]
     AmbiguousUnit {
         /// The unit as written.
         unit: Box<str>,
@@ -52,12 +56,14 @@ pub enum ParseByteSizeError {
     },
     /// What follows the number is no unit.
     #[error("\"{unit}\" is no unit of bytes: expected B, KB, KiB, MB, MiB, GB, GiB, TB or TiB")]
+    #[non_exhaustive]
     UnknownUnit {
         /// What follows the number.
         unit: Box<str>,
     },
     /// The size is past [`ByteSize::MAX`].
     #[error("\"{text}\" is more than {} bytes", u64::MAX)]
+    #[non_exhaustive]
     TooLarge {
         /// The whole text.
         text: Box<str>,

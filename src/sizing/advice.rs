@@ -182,12 +182,14 @@ pub struct Untried {
 #[non_exhaustive]
 pub enum Caveat {
     /// The highest memory used was seen at a size that has no more.
+    #[non_exhaustive]
     PeakAtLimit {
         /// The size.
         memory_size: ByteSize,
     },
     /// A run ran out of memory, or failed at its limit, at a size above the highest memory used: the headroom counts
     /// from that size.
+    #[non_exhaustive]
     RanOut {
         /// The largest such size.
         memory_size: ByteSize,
@@ -197,6 +199,7 @@ pub enum Caveat {
     /// Only one size in the log fits: nothing says what others would cost.
     NoCurve,
     /// Too few runs at a size that fits.
+    #[non_exhaustive]
     FewRuns {
         /// The size.
         memory_size: ByteSize,
@@ -206,11 +209,13 @@ pub enum Caveat {
         enough: u64,
     },
     /// Reports without a memory size, as on Managed Instances.
+    #[non_exhaustive]
     WithoutMemory {
         /// How many.
         reports: u64,
     },
     /// Reports with figures that no function has, or of a 65th memory size.
+    #[non_exhaustive]
     Unusable {
         /// How many.
         reports: u64,
