@@ -68,7 +68,7 @@ use thread::LEDGER;
 ///
 /// # Examples
 ///
-/// ```
+/// ```standalone_crate
 /// use plimsoll::heap;
 ///
 /// let forgotten = heap::stats().unwrap_err(); // no `#[global_allocator]` in this program
@@ -279,7 +279,7 @@ pub fn clear_limit() {
 ///
 /// # Examples
 ///
-/// ```
+/// ```standalone_crate
 /// assert!(!plimsoll::heap::is_installed()); // no `#[global_allocator]` in this program
 /// ```
 pub fn is_installed() -> bool {
