@@ -131,6 +131,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "releases of hashbrown differ in how they compare control bytes under Miri")]
     fn what_it_says_it_will_grow_by_is_what_it_grows_by() {
         let mut index = Index::default();
         let mut grown = 0;
@@ -145,26 +146,29 @@ mod tests {
 
     #[test]
     fn churn_does_not_double_a_table_with_an_eighth_to_spare() {
+        // Three quarters of a table, and a fill of it twenty times over.
+        let entries = if cfg!(miri) { 97 } else { 100_000 };
+        let last = entries - 1;
         let mut index = Index::default();
-        let mut hashes: Vec<u32> = (0..100_000).map(hash_of).collect();
-        for at in 0..100_000 {
+        let mut hashes: Vec<u32> = (0..entries).map(hash_of).collect();
+        for at in 0..entries {
             index.insert(hashes[at as usize], at, |at| hashes[at as usize]);
         }
         let bytes = index.bytes();
-        for turn in 0..2_000_000_u32 {
-            let at = turn % 100_000;
-            let fresh = hash_of(turn + 100_000);
+        for turn in 0..20 * entries {
+            let at = turn % entries;
+            let fresh = hash_of(turn + entries);
             index.remove(hashes[at as usize], at);
             hashes[at as usize] = fresh;
             // The last slot is the one that is entered anew: renumber it as the store does.
-            if at != 99_999 {
-                index.renumber(hashes[99_999], 99_999, at);
-                hashes.swap(at as usize, 99_999);
+            if at != last {
+                index.renumber(hashes[last as usize], last, at);
+                hashes.swap(at as usize, last as usize);
             }
-            index.insert(fresh, 99_999, |at| hashes[at as usize]);
+            index.insert(fresh, last, |at| hashes[at as usize]);
         }
         assert_eq!(index.bytes(), bytes);
-        for at in 0..100_000 {
+        for at in 0..entries {
             assert_eq!(index.find(hashes[at as usize], |found| found == at), Some(at));
         }
     }
