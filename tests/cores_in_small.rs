@@ -1,6 +1,7 @@
 //! A small case of each core, for checkers that take a thousand times as long as the processor: Miri, above all.
 //!
 //! The models beside this file prove more; here each path is walked once or a few times.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test stops at the first surprise")]
 
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
@@ -131,7 +132,9 @@ fn a_budget_grants_reclaims_splits_merges_and_is_at_zero_in_the_end() {
             })
         })
         .collect();
-    threads.into_iter().for_each(|thread| thread.join().unwrap());
+    for thread in threads {
+        thread.join().unwrap();
+    }
     assert!(cache.held() <= ByteSize::kib(80));
     drop((reclaimer, held));
     assert_eq!(budget.reserved(), ByteSize::ZERO);
