@@ -79,6 +79,6 @@ pub use size::{ByteDelta, ByteSize, ParseByteSizeError};
 pub use weigh::HeapSize;
 
 /// The README's examples, compiled as tests.
-#[cfg(all(doctest, feature = "lambda"))]
+#[cfg(all(doctest, feature = "lambda", feature = "sizing"))]
 #[doc = include_str!("../README.md")]
 pub struct Readme;
