@@ -84,6 +84,8 @@ pub trait HeapSize {
     /// With `false`, containers of this type are weighed in constant time, and its `heap_size` is not asked, so it must
     /// be zero for every value. The default is `true`, which is never wrong.
     ///
+    /// # Examples
+    ///
     /// ```
     /// use plimsoll::HeapSize;
     ///

@@ -235,8 +235,10 @@ fn times_at_their_ends_expire_in_the_end_and_never_late() {
     let built = Cache::builder("ends").max_entries(10).time_to_live(Duration::MAX).time_to_idle(Duration::MAX);
     let cache = built.clock(manual.clock()).build().unwrap();
     let refused = cache.insert_with_ttl(1, 1, Duration::ZERO).unwrap_err();
-    assert!(matches!(refused.refusal(), Refusal::TimeToLive { .. }));
+    assert!(matches!(refused.refusal(), Refusal::TimeToLive { cache: "ends", .. }));
     cache.insert(1, 1).unwrap();
+    assert!(cache.insert_with_ttl(1, 7, Duration::ZERO).is_err());
+    assert_eq!(cache.get(&1), Some(1), "nothing was to be replaced by a time that is refused");
     cache.insert_with_ttl(2, 2, Duration::MAX).unwrap();
     manual.advance(Duration::from_hours(24 * 100));
     assert_eq!((cache.get(&1), cache.get(&2)), (Some(1), Some(2)));

@@ -10,6 +10,8 @@ use super::pressure::Thresholds;
 
 /// Settings of a [`MemoryBudget`].
 ///
+/// # Examples
+///
 /// ```
 /// use plimsoll::{ByteSize, MemoryBudget};
 ///
@@ -54,7 +56,7 @@ impl BudgetBuilder {
     }
 
     /// Sets what the environment takes of the memory size found. Default: [`ENVIRONMENT_SHARE`](crate::env::ENVIRONMENT_SHARE) on Lambda, nothing
-    /// under a cgroup.
+    /// under a cgroup. Where share and margin are all of the size found, the limit is zero, which grants nothing.
     ///
     /// # Examples
     ///
@@ -69,7 +71,8 @@ impl BudgetBuilder {
         self
     }
 
-    /// Sets what is left free of the memory size found, for what is not heap. Default: 5 % of it.
+    /// Sets what is left free of the memory size found, for what is not heap. Default: 5 % of it. Where share and margin are
+    /// all of it, the limit is zero, which grants nothing.
     ///
     /// # Examples
     ///
@@ -85,6 +88,7 @@ impl BudgetBuilder {
     }
 
     /// Sets from which percentages of the room on the pressure is high and critical. Default: 80 and 95.
+    /// [`build`](Self::build) refuses them unless `0 < high < critical <= 100`.
     ///
     /// # Examples
     ///
@@ -101,7 +105,8 @@ impl BudgetBuilder {
     }
 
     /// Sets how much of the room the [overhead](MemoryBudget::observe_rss) leaves in any case. Heap that nobody
-    /// reserved knows no such bound. Default: half of the limit.
+    /// reserved knows no such bound. Default: half of the limit. With zero the overhead may take all; with the limit or
+    /// more, nothing.
     ///
     /// # Examples
     ///
@@ -135,7 +140,7 @@ impl BudgetBuilder {
         self
     }
 
-    /// Makes the budget. Without a [`limit`](Self::limit), reads the environment: some 100 µs under a cgroup.
+    /// Makes the budget. Without a [`limit`](Self::limit), reads the environment: some 100 us under a cgroup.
     ///
     /// # Errors
     ///

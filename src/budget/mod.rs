@@ -423,6 +423,8 @@ impl MemoryBudget {
     /// They are asked in two rounds as for a reservation, so [`ByteSize::MAX`] takes whatever they can do without. Inside
     /// a reclaimer, nobody is asked.
     ///
+    /// # Examples
+    ///
     /// ```
     /// # use std::sync::{Arc, Mutex};
     /// # use plimsoll::{ByteSize, MemoryBudget, budget::Rank};

@@ -214,7 +214,7 @@ impl<K, V, S> CacheBuilder<K, V, S> {
         self
     }
 
-    /// Lets entries expire so long after they were put in, up to 10 ms early and never late. Longer than 248 days counts
+    /// Lets entries expire so long after they were put in, up to 10 ms early and, by the crate's clock, never late. Longer than 248 days counts
     /// as 248 days.
     ///
     /// # Examples
@@ -238,7 +238,7 @@ impl<K, V, S> CacheBuilder<K, V, S> {
         self
     }
 
-    /// Lets entries expire that nobody asked for so long, up to 10 ms early and never late. Longer than 124 days counts
+    /// Lets entries expire that nobody asked for so long, up to 10 ms early and, by the crate's clock, never late. Longer than 124 days counts
     /// as 124 days.
     ///
     /// # Examples

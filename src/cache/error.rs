@@ -9,7 +9,7 @@ use crate::size::ByteSize;
 
 /// A key and a value that the cache did not take; [`into_entry`](Self::into_entry) gives them back.
 ///
-/// An earlier value of the key is gone: it was to be replaced.
+/// An earlier value of the key is gone, since it was to be replaced; but where the time to live was refused, it stays.
 ///
 /// # Examples
 ///
@@ -92,9 +92,11 @@ pub enum Refusal {
     #[error(transparent)]
     Budget(BudgetExceeded),
     /// The time to live is below what the clock can tell apart.
-    #[error("a time to live of {ttl:?} is below the clock's resolution of {least:?}")]
+    #[error("cache {cache}: a time to live of {ttl:?} is below the clock's resolution of {least:?}")]
     #[non_exhaustive]
     TimeToLive {
+        /// The cache's name.
+        cache: &'static str,
         /// What was asked for.
         ttl: Duration,
         /// The least there is.

@@ -180,7 +180,8 @@ impl<K, V, S> Cache<K, V, S> {
         Self { shared }
     }
 
-    /// Frees what has expired among the next `most` entries, going on where it stopped, and tells how many that were.
+    /// Frees what has expired among the next `most` entries, going on where it stopped, and tells how many that were; zero
+    /// where nothing may expire. `usize::MAX` looks at all there are.
     ///
     /// For the end of an invocation, when nobody waits. Holds the lock for as long as it looks; values are
     /// dropped after it.
@@ -213,7 +214,8 @@ impl<K, V, S> Cache<K, V, S> {
         })
     }
 
-    /// Evicts until no more than `bytes` are held, and tells how many were given up. It may fill up again.
+    /// Evicts until no more than `bytes` are held, and tells how many were given up. It may fill up again. Zero evicts all;
+    /// [`ByteSize::MAX`] nothing.
     ///
     /// # Examples
     ///
@@ -232,7 +234,8 @@ impl<K, V, S> Cache<K, V, S> {
         })
     }
 
-    /// Changes the bounds, evicting what is beyond them; `None` leaves one as it is.
+    /// Changes the bounds, evicting what is beyond them; `None` leaves one as it is. Zero holds nothing from then on;
+    /// `usize::MAX` and [`ByteSize::MAX`] bound nothing.
     ///
     /// A cache that was made without a bound in bytes has no weigher: it counts its tables alone.
     ///
@@ -483,7 +486,8 @@ impl<K: Hash + Eq, V, S: BuildHasher> Cache<K, V, S> {
     ///
     /// # Errors
     ///
-    /// [`InsertError`] with key and value, where the entry alone is larger than the bound, or the budget has no room.
+    /// [`InsertError`] with key and value, where the entry alone is larger than the bound, the cache may hold no entries, or
+    /// the budget has no room.
     ///
     /// # Examples
     ///
@@ -523,7 +527,11 @@ impl<K: Hash + Eq, V, S: BuildHasher> Cache<K, V, S> {
     pub fn insert_with_ttl(&self, key: K, value: V, ttl: Duration) -> Result<(), InsertError<K, V>> {
         if ttl < RESOLUTION {
             self.shared.state.lock().counters.refused += 1;
-            return Err(InsertError::new(key, value, Refusal::TimeToLive { ttl, least: RESOLUTION }));
+            return Err(InsertError::new(
+                key,
+                value,
+                Refusal::TimeToLive { cache: self.shared.name, ttl, least: RESOLUTION },
+            ));
         }
         // Before the entry is there: who finds it reads the clock.
         self.shared.timed.store(true, Relaxed);

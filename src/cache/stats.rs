@@ -37,7 +37,7 @@ pub struct CacheStats {
     pub max_bytes: Option<ByteSize>,
     /// Bytes expected of loads that are running; not part of `bytes`.
     pub loading: ByteSize,
-    /// `get` and `try_get_or_load` that found a value which had not expired. `contains` counts nothing.
+    /// `get`, `try_get_or_load` and its async face that found a value which had not expired. `contains` counts nothing.
     pub hits: u64,
     /// Those that did not.
     pub misses: u64,

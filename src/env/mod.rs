@@ -425,7 +425,7 @@ impl MemoryLimit {
     /// `/proc/self/cgroup`, found through `/proc/self/mountinfo`; what a container does not see is not counted. A limit
     /// of 2^60 bytes and more is none. Not counted: `memory.high`, swap, `ulimit`, and the memory of the machine.
     ///
-    /// Reads two files of `/proc` and one per level of the tree, some 100 µs: call it once.
+    /// Reads two files of `/proc` and one per level of the tree, some 100 us: call it once.
     ///
     /// # Errors
     ///

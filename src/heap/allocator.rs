@@ -65,6 +65,8 @@ impl TrackingAllocator {
 impl<A> TrackingAllocator<A> {
     /// Tracks any other allocator, for instance mimalloc.
     ///
+    /// # Examples
+    ///
     /// ```
     /// use plimsoll::TrackingAllocator;
     ///

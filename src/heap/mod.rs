@@ -23,7 +23,7 @@
 //!
 //! # Heap is not rss
 //!
-//! *Heap* is what the program asked of the allocator and has not freed. Lambda bills and kills by what the kernel
+//! *Heap* is what the program asked of the allocator and has not freed. Lambda kills by what the kernel
 //! counts, *rss*, which adds what the inner allocator rounds up and keeps, stacks, the binary and mapped files. Set the
 //! limit below the memory size by that much; [`os::rss`](crate::os::rss) tells it.
 //!

@@ -90,6 +90,8 @@ impl ByteSize {
 
     /// A size of `n` x 1,048,576 bytes, the unit of Lambda's memory size; [`ByteSize::MAX`] where that does not fit.
     ///
+    /// # Examples
+    ///
     /// ```
     /// # use plimsoll::ByteSize;
     /// assert_eq!(ByteSize::mib(128).as_u64(), 134_217_728);
@@ -286,6 +288,8 @@ impl ByteSize {
     }
 
     /// The share of `percent` hundredths, rounded down; [`ByteSize::MAX`] where that does not fit.
+    ///
+    /// # Examples
     ///
     /// ```
     /// # use plimsoll::ByteSize;
