@@ -8,11 +8,16 @@
     reason = "a test may panic"
 )]
 
+#[path = "support/cases.rs"]
+mod cases;
+
 use std::time::Duration;
 
 use plimsoll::cache::{Cache, CacheStats, Eviction, Refusal};
 use plimsoll::{ByteSize, Clock, ManualClock, MemoryBudget};
 use proptest::prelude::*;
+
+use cases::proptest_cases;
 
 const TTL: u64 = 1_000;
 const TTI: u64 = 400;
@@ -248,14 +253,8 @@ fn went(stats: &CacheStats) -> u64 {
     stats.removed + stats.cleared + stats.evicted_size + stats.evicted_expired + stats.evicted_pressure
 }
 
-/// Fewer under an emulator, which says so.
-fn cases() -> u32 {
-    let asked = std::env::var_os("PROPTEST_CASES").map(|_| ProptestConfig::default().cases);
-    asked.unwrap_or(if cfg!(miri) { 4 } else { 400 })
-}
-
 proptest! {
-    #![proptest_config(ProptestConfig { cases: cases(), ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: proptest_cases(400), ..ProptestConfig::default() })]
 
     #[test]
     fn a_cache_answers_what_was_put_in_and_keeps_its_bounds(

@@ -3,6 +3,8 @@
 #![allow(unsafe_code, reason = "forked children")]
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests without libtest's attribute")]
 
+#[path = "support/cases.rs"]
+mod cases;
 #[path = "support/schema.rs"]
 mod schema;
 mod support;
@@ -18,6 +20,7 @@ use plimsoll::{ByteDelta, ByteSize, MemoryBudget, Monitor, Pressure, TrackingAll
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::{Value, json};
 
+use cases::cases;
 use support::{Block, Random};
 
 #[global_allocator]
@@ -307,7 +310,7 @@ fn ten_thousand_random_reports_are_lines_that_cloudwatch_takes() {
     let plain = report();
     let budgeted = builder().budget(&budget).build().unwrap().start("r").finish();
     let mut random = Random::new(8);
-    for round in 0..10_000 {
+    for round in 0..cases(10_000) {
         let model = if random.below(2) == 0 { &plain } else { &budgeted };
         let report = any_report(&mut random, model);
         let line = emf().line(&report).to_string();

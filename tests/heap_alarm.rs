@@ -17,7 +17,7 @@ mod support;
 
 use plimsoll::heap::{LoadLines, LoadLinesError, crossed_load_line, set_load_lines};
 use plimsoll::{ByteSize, Monitor, TrackingAllocator, board, heap};
-use support::{Block, in_child};
+use support::{Block, in_child, lean};
 
 #[global_allocator]
 static GLOBAL: TrackingAllocator = TrackingAllocator::new();
@@ -38,11 +38,6 @@ support::tests! {
     an_abort_without_a_refusal_says_nothing if cfg!(all(unix, not(miri))), else "needs fork and signals",
     a_signal_sent_kills_as_it_would_without_a_handler if cfg!(all(unix, not(miri))), else "needs fork and signals",
     the_handler_before_ours_is_called_and_errno_kept if cfg!(all(unix, not(miri))), else "needs fork and signals",
-}
-
-/// Whether the rss is that of this program: an emulator around it counts too.
-fn lean() -> bool {
-    cfg!(all(target_os = "linux", not(miri))) && plimsoll::os::rss().is_ok_and(|rss| rss.total < ByteSize::mib(8))
 }
 
 fn lines(percents: &[u8]) -> LoadLines {

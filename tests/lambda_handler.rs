@@ -8,6 +8,8 @@
     reason = "clippy knows `#[test]` functions as tests, but not their helpers"
 )]
 
+#[path = "support/child.rs"]
+mod child;
 #[path = "support/runtime_api.rs"]
 mod runtime_api;
 
@@ -22,13 +24,8 @@ use plimsoll::ByteSize;
 use runtime_api::{Call, Function, RuntimeApi};
 use serde_json::{Value, json};
 
-/// Cargo names no variable for examples; they lie beside the folder of the test programs.
 fn example() -> Command {
-    let program = std::env::current_exe().unwrap();
-    let name = format!("lambda_handler{}", std::env::consts::EXE_SUFFIX);
-    let path = program.parent().unwrap().parent().unwrap().join("examples").join(name);
-    assert!(path.exists(), "{} is missing: run `cargo build --example lambda_handler`", path.display());
-    let mut command = Command::new(path);
+    let mut command = child::command(&child::example("lambda_handler"));
     for name in ["AWS_LAMBDA_RUNTIME_API", "AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "PLIMSOLL_BUCKETS"] {
         command.env_remove(name);
     }

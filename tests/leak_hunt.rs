@@ -1,17 +1,15 @@
 //! Runs the example `leak_hunt` as users do: as a process of its own.
 #![allow(clippy::unwrap_used, reason = "clippy knows `#[test]` functions as tests, but not their helpers")]
 
+#[path = "support/child.rs"]
+mod child;
+
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Output;
 
-/// Cargo names no variable for examples; they lie beside the folder of the test programs.
 fn example(arguments: &[&str]) -> Output {
-    let program = std::env::current_exe().unwrap();
-    let name = format!("leak_hunt{}", std::env::consts::EXE_SUFFIX);
-    let path = program.parent().unwrap().parent().unwrap().join("examples").join(name);
-    assert!(path.exists(), "{} is missing: run `cargo build --example leak_hunt`", path.display());
-    Command::new(path).args(arguments).env_remove("PLIMSOLL").output().unwrap()
+    child::command(&child::example("leak_hunt")).args(arguments).env_remove("PLIMSOLL").output().unwrap()
 }
 
 /// The lines: the invocation's number, and what is said of it.

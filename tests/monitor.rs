@@ -21,7 +21,7 @@ use plimsoll::monitor::{
 };
 use plimsoll::{ByteDelta, ByteSize, ManualClock, TrackingAllocator, board};
 
-use support::Block;
+use support::{Block, lean};
 
 #[global_allocator]
 static GLOBAL: TrackingAllocator = TrackingAllocator::new();
@@ -41,7 +41,7 @@ support::tests! {
     refusals_of_many_threads_are_counted_once,
     every_last_invocation_to_end_runs_the_hooks,
     a_start_notices_that_the_environment_was_frozen,
-    the_rss_counts_where_the_heap_does_not_show_it if cfg!(all(target_os = "linux", not(miri))), else "needs the rss",
+    the_rss_counts_where_the_heap_does_not_show_it if lean(), else "needs fork and an rss that is this program's own",
     the_end_of_an_invocation_looks_at_the_load if cfg!(all(target_os = "linux", not(miri))), else "needs fork and the rss",
     the_alarm_names_whom_it_can if cfg!(all(target_os = "linux", not(miri))), else "needs fork and the rss",
     an_invocation_allocates_nothing_and_leaves_nothing,

@@ -6,6 +6,9 @@
     reason = "clippy knows `#[test]` functions as tests, but not their helpers"
 )]
 
+#[path = "support/child.rs"]
+mod child;
+
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,13 +16,8 @@ use std::process::{Command, Output};
 
 use serde_json::{Value, json};
 
-/// Cargo names no variable for examples; they lie beside the folder of the test programs.
 fn example() -> Command {
-    let program = std::env::current_exe().unwrap();
-    let name = format!("right_size{}", std::env::consts::EXE_SUFFIX);
-    let path = program.parent().unwrap().parent().unwrap().join("examples").join(name);
-    assert!(path.exists(), "{} is missing: run `cargo build --example right_size --features sizing`", path.display());
-    Command::new(path)
+    child::command(&child::example("right_size"))
 }
 
 fn data(name: &str) -> PathBuf {

@@ -40,6 +40,7 @@ use cage::Cage;
 use plimsoll::{Clock, TrackingAllocator};
 use runtime_api::{Call, Function, RuntimeApi};
 use serde_json::{Value, json};
+use support::child;
 
 #[global_allocator]
 static GLOBAL: TrackingAllocator = TrackingAllocator::new();
@@ -151,13 +152,6 @@ impl Ended {
     }
 }
 
-fn lambda_handler() -> PathBuf {
-    let program = std::env::current_exe().unwrap();
-    let path = program.parent().unwrap().parent().unwrap().join("examples/lambda_handler");
-    assert!(path.exists(), "{} is missing: run `cargo build --features lambda --examples`", path.display());
-    path
-}
-
 /// An object of 300 MB, of words as they come.
 struct Object(PathBuf);
 
@@ -197,7 +191,7 @@ fn the_naive_twin_is_killed_by_300_mb() {
 fn the_handler_answers_300_mb() {
     let object = Object::large("handler");
     let events = [object.event(), object.event()];
-    let ended = Ended::of(&lambda_handler(), &[], events.into_iter(), 2);
+    let ended = Ended::of(&child::example("lambda_handler"), &[], events.into_iter(), 2);
     let bodies = ended.calls.iter().filter_map(|call| match call {
         Call::Posted { path, body } => path.ends_with("/response").then_some(body.as_str()),
         Call::Started(_) => None,
@@ -293,7 +287,7 @@ fn the_handler_serves_the_emulator() {
     });
     assert!(up, "the emulator does not listen");
 
-    let mut function = Command::new(lambda_handler());
+    let mut function = child::command(&child::example("lambda_handler"));
     function
         .env("AWS_LAMBDA_RUNTIME_API", format!("http://127.0.0.1:{port}/.rt"))
         .env("AWS_LAMBDA_FUNCTION_NAME", "_")

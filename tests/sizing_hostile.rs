@@ -6,12 +6,17 @@
     reason = "clippy knows `#[test]` functions as tests, but not their helpers"
 )]
 
+#[path = "support/cases.rs"]
+mod cases;
+
 use plimsoll::ByteSize;
 use plimsoll::sizing::{
     Architecture, Entry, LogCounts, MAX_LINE, OutOfMemory, Pricing, Profile, ReportLine, Sizing, Strategy, read_log,
 };
 use proptest::prelude::*;
 use proptest::strategy::Strategy as _;
+
+use cases::proptest_cases;
 
 /// Pieces that logs are made of, whole and broken.
 const PIECES: [&str; 64] = [
@@ -133,7 +138,7 @@ fn strategy() -> impl proptest::strategy::Strategy<Value = Strategy> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: proptest_cases(500), failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn any_pieces_in_any_order_are_answered(

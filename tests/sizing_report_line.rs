@@ -10,6 +10,9 @@
     reason = "a test: it counts in small figures and stops at the first surprise"
 )]
 
+#[path = "support/cases.rs"]
+mod cases;
+
 use std::time::Duration;
 
 use plimsoll::ByteSize;
@@ -17,6 +20,8 @@ use plimsoll::sizing::{
     Entry, InitReport, LogCounts, MAX_LINE, OutOfMemory, Outcome, ReportLine, ReportLog, Status, read_log,
 };
 use proptest::prelude::*;
+
+use cases::proptest_cases;
 
 /// Everything that a log tells.
 #[derive(Default)]
@@ -540,7 +545,7 @@ fn damaged(line: &str, damages: &[Damage]) -> Vec<u8> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1_500, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: proptest_cases(1_500), failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn a_damaged_line_never_gives_a_figure_that_is_not_in_it(

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use plimsoll::heap::{self, LoadLines};
 use plimsoll::integration::tracing::{TARGET, event};
 use plimsoll::monitor::{InvocationReport, Outcome, ReportPolicy};
-use plimsoll::{ByteDelta, ByteSize, MemoryBudget, Monitor, TrackingAllocator};
+use plimsoll::{ByteDelta, ByteSize, MemoryBudget, Monitor, Pressure, TrackingAllocator};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
@@ -111,8 +111,9 @@ fn every_figure_is_a_field_of_its_own_type() {
     report.micros = 17;
     report.crossed = None;
     report.resources.loaded = 2;
+    // Whatever the process has beside its heap.
     if let Some(reserved) = &mut report.reserved {
-        reserved.room = ByteSize::mib(100);
+        (reserved.room, reserved.pressure) = (ByteSize::mib(100), Pressure::High);
     }
     let events = seen(Level::TRACE, || event(&report));
     let [(level, target, fields)] = &*events else { panic!("{events:?}") };

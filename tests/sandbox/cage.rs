@@ -9,6 +9,8 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
+use crate::support::child;
+
 /// Which files the kernel offers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Version {
@@ -71,6 +73,9 @@ impl Drop for Freezer {
 impl Cage {
     /// Makes the cgroup, or says in words why there can be none here.
     pub(crate) fn new(limit_mib: u64) -> Result<Self, String> {
+        if child::emulated() {
+            return Err("the emulator's memory would count for the program's".to_owned());
+        }
         let mounts = fs::read_to_string("/proc/self/mountinfo").map_err(|error| format!("no mountinfo: {error}"))?;
         let mut last = "no cgroup is mounted".to_owned();
         for (root, version) in mounts.lines().filter_map(|mount| mounted(mount, "memory")) {

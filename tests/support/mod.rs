@@ -3,6 +3,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary includes this file and uses its own part")]
 #![allow(clippy::multiple_unsafe_ops_per_block, clippy::print_stdout, reason = "it stands in for libtest")]
 
+pub mod child;
 mod random;
 
 use std::alloc::{Layout, alloc, alloc_zeroed, dealloc, realloc};
@@ -64,6 +65,17 @@ pub fn run(tests: &[(&str, Test, Option<&str>)]) -> std::process::ExitCode {
     }
     println!("\ntest result: ok. {} passed; 0 failed; {ignored} ignored; 0 measured", chosen.len() - ignored);
     std::process::ExitCode::SUCCESS
+}
+
+/// Whether the rss is that of this program alone: an emulator or a checker around it would be counted too.
+///
+/// Where the sandboxes must be, so must this.
+pub fn lean() -> bool {
+    let kernel = cfg!(all(target_os = "linux", not(miri)));
+    let lean = kernel && plimsoll::os::rss().is_ok_and(|rss| rss.total < plimsoll::ByteSize::mib(8));
+    let required = std::env::var_os("PLIMSOLL_SANDBOX").is_some_and(|value| value == "required");
+    assert!(lean || !required, "an rss that is this program's own is required: {:?}", plimsoll::os::rss());
+    lean
 }
 
 /// A block from the global allocator that knows its layout, so that a test knows the truth to the byte.

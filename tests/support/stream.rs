@@ -9,24 +9,16 @@
     reason = "a test stops at the first surprise"
 )]
 
+mod cases;
 mod random;
 
 use std::io::{self, ErrorKind, Read};
 use std::ops::Deref;
 
+pub use cases::cases;
 use plimsoll::ByteSize;
 use plimsoll::stream::{Oversize, Record, RecordStats, StreamError};
 pub use random::Random;
-
-/// How many random cases to try: all of them, but one in a hundred where each instruction is interpreted. The variable
-/// `PLIMSOLL_CASES` says another number, for emulators and checkers.
-pub fn cases(all: u64) -> u64 {
-    match std::env::var("PLIMSOLL_CASES") {
-        Ok(number) => number.parse::<u64>().unwrap().min(all),
-        Err(_) if cfg!(miri) => all / 100,
-        Err(_) => all,
-    }
-}
 
 /// How the twin tells records apart.
 #[derive(Clone, Debug)]
