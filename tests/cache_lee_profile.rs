@@ -23,7 +23,7 @@ static GLOBAL: TrackingAllocator = TrackingAllocator::new();
 
 support::tests! {
     a_function_of_128_mb_keeps_its_cache_under_5_mb_in_a_flood_and_alerts_at_115_mb
-        if cfg!(all(target_os = "linux", not(miri))) && os::rss().is_ok_and(|rss| rss.total < ByteSize::mib(8)),
+        if support::lean(),
         else "needs fork and an rss that is this program's own",
 }
 

@@ -30,7 +30,7 @@ support::tests! {
     a_request_that_comes_to_nothing_leaves_no_flag_and_no_deaf_alarm if cfg!(all(target_os = "linux", not(miri))), else "needs fork and the rss",
     a_flag_of_a_small_function_falls_in_time if lean(), else "needs fork and an rss that is this program's own",
     names_are_cut_and_keep_their_letters if cfg!(all(target_os = "linux", not(miri))), else "needs fork and the rss",
-    the_alarm_comes_before_the_pages_are_touched if cfg!(all(target_os = "linux", not(miri))), else "needs fork and the rss",
+    the_alarm_comes_before_the_pages_are_touched if lean(), else "needs fork and an rss that is this program's own",
     a_slow_leak_in_small_pieces_alarms if cfg!(all(target_os = "linux", not(miri))), else "needs fork and the rss",
     eight_threads_crossing_at_once_alarm_once if cfg!(all(target_os = "linux", not(miri))), else "needs fork and the rss",
     an_abort_over_a_refused_allocation_says_why if cfg!(all(unix, not(miri))), else "needs fork and signals",

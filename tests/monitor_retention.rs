@@ -23,7 +23,7 @@ const GLIBC: bool = cfg!(all(target_os = "linux", target_env = "gnu", not(miri))
 support::tests! {
     pages_that_glibc_keeps_are_retained_until_they_are_given_back if GLIBC && lean(), else "needs glibc and an rss that is this program's own",
     trims_keep_to_their_share_of_the_time if GLIBC, else "needs glibc",
-    pages_given_back_are_no_overhead_of_the_budget if GLIBC, else "needs glibc",
+    pages_given_back_are_no_overhead_of_the_budget if GLIBC && lean(), else "needs glibc and an rss that is this program's own",
 }
 
 /// One invocation that does `work`, and its report.

@@ -67,15 +67,28 @@ pub fn run(tests: &[(&str, Test, Option<&str>)]) -> std::process::ExitCode {
     std::process::ExitCode::SUCCESS
 }
 
-/// Whether the rss is that of this program alone: an emulator or a checker around it would be counted too.
-///
-/// Where the sandboxes must be, so must this.
+/// Whether there is an rss that is this program's alone: an emulator or a checker around it would be counted too.
 pub fn lean() -> bool {
-    let kernel = cfg!(all(target_os = "linux", not(miri)));
-    let lean = kernel && plimsoll::os::rss().is_ok_and(|rss| rss.total < plimsoll::ByteSize::mib(8));
+    cfg!(all(target_os = "linux", not(miri))) && rss_below(8)
+}
+
+/// Whether nothing says that the rss is as many MiB or more. Where the sandboxes must be, that is a failure.
+pub fn rss_below(mib: u64) -> bool {
+    let below = plimsoll::os::rss().map_or(true, |rss| rss.total < plimsoll::ByteSize::mib(mib));
     let required = std::env::var_os("PLIMSOLL_SANDBOX").is_some_and(|value| value == "required");
-    assert!(lean || !required, "an rss that is this program's own is required: {:?}", plimsoll::os::rss());
-    lean
+    assert!(below || !required, "an rss below {mib} MiB is required: {:?}", plimsoll::os::rss());
+    below
+}
+
+/// Does the work on as many threads at once, and waits until they are gone.
+///
+/// The end of a scope waits for the work alone: what a thread frees as it goes would still be missing in exact counts.
+pub fn on_threads(count: usize, work: impl Fn(usize) + Sync) {
+    let work = &work;
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..count).map(|number| scope.spawn(move || work(number))).collect();
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+    });
 }
 
 /// A block from the global allocator that knows its layout, so that a test knows the truth to the byte.
