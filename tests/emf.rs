@@ -11,6 +11,7 @@ mod support;
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use plimsoll::heap::{self, LoadLines};
 use plimsoll::monitor::{
@@ -175,7 +176,7 @@ fn a_report_reads_as_documented() {
     report.peak_rss = Some(ByteSize::bytes((52 << 20) - 1));
     report.highest_rss = ByteSize::mib(60);
     report.crossed = Some(70);
-    report.micros = 12_345_006;
+    report.duration = Duration::from_micros(12_345_006);
     if let Some(reserved) = &mut report.reserved {
         reserved.room = ByteSize::mib(100);
         reserved.pressure = Pressure::High;
@@ -285,7 +286,7 @@ fn any_report(random: &mut Random, model: &InvocationReport) -> InvocationReport
     report.crossed = some(random, |random| 1 + u8::try_from(random.below(100)).unwrap());
     report.refused = figure(random);
     report.unaccounted = size(random);
-    report.micros = figure(random);
+    report.duration = Duration::from_micros(figure(random));
     report.concurrent = random.below(2) == 0;
     report.invocations = figure(random);
     if let Some(reserved) = &mut report.reserved {
@@ -330,7 +331,7 @@ fn the_longest_names_and_figures_fit_a_line() {
     report.lines = LoadLines::new(ByteSize::mib(1)).environment_share(ByteSize::MAX);
     (report.peak.at_most, report.live, report.unaccounted) = (ByteSize::MAX, ByteSize::MAX, ByteSize::MAX);
     (report.rss, report.peak_rss, report.highest_rss) = (Some(ByteSize::MAX), Some(ByteSize::MAX), ByteSize::MAX);
-    (report.refused, report.micros, report.invocations) = (u64::MAX, u64::MAX, u64::MAX);
+    (report.refused, report.duration, report.invocations) = (u64::MAX, Duration::MAX, u64::MAX);
     report.growth = ByteDelta::bytes(i64::MIN);
     report.crossed = Some(100);
     report.holders = [Some(("\"".repeat(99).leak(), ByteSize::MAX)); 3];

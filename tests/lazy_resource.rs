@@ -158,6 +158,17 @@ fn memory_returns_with_the_last_pin() {
 }
 
 #[test]
+fn an_error_can_be_kept_and_told_again_whatever_its_source_can() {
+    let failing = LazyResource::capturing("rates", || Err::<u32, _>(NoLuck));
+    let error = failing.get().unwrap_err();
+    let LazyError::Failed(kept) = error.clone() else { panic!("{error}") };
+    let LazyError::Failed(failure) = error else { panic!("{error}") };
+    assert_eq!(kept.to_string(), failure.to_string());
+    assert!(Arc::ptr_eq(&kept.error, &failure.error), "one error, which is not copied");
+    assert_eq!((kept.name, kept.attempts, kept.retry_in), ("rates", 1, failure.retry_in));
+}
+
+#[test]
 fn a_refresh_that_fails_keeps_the_stale_value_and_says_so() {
     let (manual, loader) = (ManualClock::new(), Loader::default());
     let resource = LazyResource::capturing("rates", || loader.load())
@@ -232,7 +243,7 @@ fn what_is_expected_is_reserved_before_the_load_and_a_refusal_allocates_nothing(
     assert!(resource.charge_to(budget.account("other one")).is_err());
     let other = budget.account("rest").try_reserve(ByteSize::mib(5)).unwrap();
     let error = resource.get().unwrap_err();
-    assert!(matches!(error, LazyError::OverBudget { name: "large", .. }), "{error}");
+    assert!(matches!(error.clone(), LazyError::OverBudget { name: "large", .. }), "{error}");
     assert_eq!(loader.loads.get(), 0);
     drop(other);
     let pin = resource.get().unwrap();

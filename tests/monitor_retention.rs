@@ -10,6 +10,8 @@
 
 mod support;
 
+use std::time::Duration;
+
 use plimsoll::budget::MemoryBudget;
 use plimsoll::monitor::{InvocationReport, LeakVerdict, Monitor, Remedy, ReportPolicy, TrimPolicy};
 use plimsoll::{ByteSize, TrackingAllocator};
@@ -71,7 +73,7 @@ fn pages_that_glibc_keeps_are_retained_until_they_are_given_back() {
         let report = invoke(&trims, || ());
         let trimmed = report.trimmed.unwrap();
         assert!(report.rss.unwrap() < ByteSize::mib(10), "{report}");
-        assert!(trimmed.given_back > ByteSize::mib(25) && trimmed.micros > 0, "{report}");
+        assert!(trimmed.given_back > ByteSize::mib(25) && trimmed.duration > Duration::ZERO, "{report}");
         assert!(report.to_string().contains(&format!(" | trimmed {} in ", trimmed.given_back)), "{report}");
         assert_eq!(invoke(&trims, || ()).trimmed, None, "there is nothing left");
         for _ in 0..40 {
@@ -90,11 +92,11 @@ fn trims_keep_to_their_share_of_the_time() {
         let (mut worked, mut spent, mut trims, mut pits) = (0, 0, 0, Vec::new());
         for _ in 0..300 {
             let report = invoke(&monitor, || pits = pitted());
-            worked += report.micros;
+            worked += report.duration.as_micros();
             if let Some(trimmed) = report.trimmed {
                 // What one takes is known only afterwards.
                 assert!(spent * 100 <= worked, "{spent} of {worked} us before {report}");
-                (spent, trims) = (spent + trimmed.micros, trims + 1);
+                (spent, trims) = (spent + trimmed.duration.as_micros(), trims + 1);
             }
         }
         assert!(trims > 0 && trims < 300, "{trims} trims, {spent} of {worked} us");

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::fmt::{Debug, Write as _};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use plimsoll::heap::{self, LoadLines};
 use plimsoll::integration::tracing::{TARGET, event};
@@ -108,7 +109,7 @@ fn every_figure_is_a_field_of_its_own_type() {
     report.unaccounted = ByteSize::bytes(9);
     (report.rss, report.peak_rss, report.highest_rss) =
         (Some(ByteSize::bytes(1)), Some(ByteSize::bytes(2)), ByteSize::bytes(3));
-    report.micros = 17;
+    report.duration = Duration::from_micros(17);
     report.crossed = None;
     report.resources.loaded = 2;
     // Whatever the process has beside its heap.

@@ -359,10 +359,14 @@ impl Stopwatch {
         Self(std::time::Instant::now())
     }
 
-    /// Microseconds since the start.
-    pub(crate) fn micros(&self) -> u64 {
-        u64::try_from(self.0.elapsed().as_micros()).unwrap_or(u64::MAX)
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.0.elapsed()
     }
+}
+
+/// A duration in microseconds, as lines and sums have it.
+pub(crate) fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// The two clocks of a [`ManualClock`], in milliseconds.

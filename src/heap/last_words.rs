@@ -71,5 +71,5 @@ fn say() {
         line.put(format_args!(" {name} {bytes}"));
     });
     line.put(format_args!(" unaccounted {unaccounted}"));
-    line.write();
+    line.write_stderr();
 }

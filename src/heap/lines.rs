@@ -380,5 +380,5 @@ fn alarm(heap: usize, rss: usize, requested: usize) {
     });
     let (unaccounted, growth) = (unaccounted.as_u64(), note::largest_growth());
     line.put(format_args!(r#"}},"unaccounted":{unaccounted},"largest_growth":{growth}}}"#));
-    line.write();
+    line.write_stderr();
 }

@@ -1,6 +1,5 @@
 //! Lines that must be written when nothing may be allocated: in the allocator, and in a signal handler.
 
-use std::fmt::{self, Write};
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 
 use crate::board::Clean;
@@ -14,46 +13,7 @@ pub(crate) const CONTEXT_LEN: usize = 64;
 const LINE_LEN: usize = 1024;
 
 /// A line built on the stack; what does not fit is left out.
-pub(super) struct Line {
-    text: [u8; LINE_LEN],
-    len: usize,
-}
-
-impl Line {
-    pub(super) const fn new() -> Self {
-        Self { text: [0; LINE_LEN], len: 0 }
-    }
-
-    /// Adds what `arguments` print. The text's end is where the line is full.
-    pub(super) fn put(&mut self, arguments: fmt::Arguments<'_>) {
-        // A full line is the only error, and what is in it is still worth saying.
-        let _full: fmt::Result = self.write_fmt(arguments);
-    }
-
-    fn put_byte(&mut self, byte: u8) -> bool {
-        // The last byte is kept for the line's end.
-        let free = self.text.get_mut(self.len).filter(|_| self.len < LINE_LEN - 1);
-        free.is_some_and(|place| {
-            *place = byte;
-            self.len += 1;
-            true
-        })
-    }
-
-    /// Writes the line to standard error with one system call, unbuffered.
-    pub(super) fn write(mut self) {
-        if let Some(place) = self.text.get_mut(self.len) {
-            *place = b'\n';
-        }
-        os::write_stderr(self.text.get(..=self.len).unwrap_or_default());
-    }
-}
-
-impl Write for Line {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        if text.bytes().all(|byte| self.put_byte(byte)) { Ok(()) } else { Err(fmt::Error) }
-    }
-}
+pub(super) type Line = os::Line<LINE_LEN>;
 
 /// What the process is working on, for lines written in its name: one buffer is read while the other is filled.
 struct Context {
@@ -81,7 +41,7 @@ pub(crate) fn set_context(id: &str) {
 pub(super) fn put_context(line: &mut Line) {
     let current = CONTEXT.current.load(SeqCst);
     for place in CONTEXT.buffers.get(current & 1).into_iter().flatten().take(current / 2) {
-        line.put_byte(place.load(Relaxed));
+        line.put_bytes(&[place.load(Relaxed)]);
     }
 }
 

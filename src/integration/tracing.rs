@@ -6,6 +6,7 @@ use ::tracing::Level;
 use ::tracing::field;
 
 use crate::board::Clean;
+use crate::clock::micros;
 use crate::monitor::{InvocationReport, LeakVerdict};
 use crate::size::{ByteDelta, ByteSize};
 
@@ -21,7 +22,7 @@ macro_rules! emit {
             $level,
             request_id = $report.id.as_str(),
             outcome = $report.outcome.as_str(),
-            duration_us = $report.micros,
+            duration_us = micros($report.duration),
             concurrent = $report.concurrent,
             invocations = $report.invocations,
             heap_live = $report.live.as_u64(),

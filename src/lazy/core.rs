@@ -382,7 +382,7 @@ impl<T, E> Core<T, E> {
         delta: Option<HeapDelta>,
     ) -> Result<Arc<Generation<T>>, Failed<E>> {
         let Begun { failures, at, watch, mut charge } = begun;
-        let cost = LoadCost::new::<T>(watch.micros(), delta);
+        let cost = LoadCost::new::<T>(watch.elapsed(), delta);
         let value = loaded
             .map_err(|error| Failed { attempts: failures.saturating_add(1), why: Why::Loader(Arc::new(error)) })?;
         if let (Some(charge), Some(retained)) = (&mut charge, cost.retained) {

@@ -53,6 +53,18 @@ pub enum LazyError<E> {
     },
 }
 
+// Not derived: an error that is shared need not be one that can be cloned.
+impl<E> Clone for LazyError<E> {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Failed(failure) => Self::Failed(failure.clone()),
+            Self::OverBudget { name, source } => Self::OverBudget { name, source: source.clone() },
+            Self::Reentrant { name } => Self::Reentrant { name },
+            Self::Panicked { name } => Self::Panicked { name },
+        }
+    }
+}
+
 /// A load that failed. All who ask within the back-off get the same error.
 ///
 /// ```text
@@ -88,6 +100,12 @@ pub struct LoadFailure<E> {
     pub declared: Site,
     /// Where it was first asked for.
     pub first_used: Option<Site>,
+}
+
+impl<E> Clone for LoadFailure<E> {
+    fn clone(&self) -> Self {
+        Self { error: Arc::clone(&self.error), ..*self }
+    }
 }
 
 impl<E> fmt::Display for LoadFailure<E> {

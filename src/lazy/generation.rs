@@ -5,6 +5,7 @@ use std::mem::size_of;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
 
 use arc_swap::Guard;
 use once_cell::sync::OnceCell;
@@ -36,8 +37,8 @@ use crate::size::ByteSize;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LoadCost {
-    /// How long it took, in microseconds; an async one with all its waiting.
-    pub micros: u64,
+    /// How long it took; an async one with all its waiting.
+    pub duration: Duration,
     /// Heap that the value keeps: what the load left behind on its thread, and the value itself. `None` where the
     /// [`TrackingAllocator`](crate::heap::TrackingAllocator) is not installed.
     pub retained: Option<ByteSize>,
@@ -46,12 +47,12 @@ pub struct LoadCost {
 }
 
 impl LoadCost {
-    pub(super) fn new<T>(micros: u64, delta: Option<HeapDelta>) -> Self {
+    pub(super) fn new<T>(duration: Duration, delta: Option<HeapDelta>) -> Self {
         // The block in which the value and its counts lie is allocated after the load.
         let block = ByteSize::bytes((size_of::<Generation<T>>() + 2 * size_of::<usize>()) as u64);
         let left = |delta: HeapDelta| ByteSize::bytes(u64::try_from(delta.retained.as_i64()).unwrap_or(0));
         Self {
-            micros,
+            duration,
             retained: delta.map(|delta| left(delta).saturating_add(block)),
             peak: delta.map(|delta| delta.peak),
         }
@@ -63,7 +64,7 @@ impl fmt::Display for LoadCost {
         if let Some(retained) = self.retained {
             write!(f, "{retained} ")?;
         }
-        write!(f, "loaded in {} ms", self.micros / 1000)?;
+        write!(f, "loaded in {} ms", self.duration.as_millis())?;
         self.peak.map_or(Ok(()), |peak| write!(f, " at a peak of {peak}"))
     }
 }

@@ -275,7 +275,7 @@ impl MonitorBuilder {
     /// ```no_run
     /// # use plimsoll::Monitor;
     /// let monitor = Monitor::builder()
-    ///     .on_report(|report| println!("{} {}", report.micros, report.peak.at_most.as_u64()))
+    ///     .on_report(|report| println!("{:?} {}", report.duration, report.peak.at_most.as_u64()))
     ///     .build()?;
     /// # Ok::<(), plimsoll::monitor::MonitorError>(())
     /// ```

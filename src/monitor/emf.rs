@@ -3,9 +3,9 @@
 //! [embedded metric format]: https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/CloudWatch_Embedded_Metric_Format_Specification.html
 
 use std::fmt::{self, Write as _};
-use std::io::Write as _;
 
 use crate::board::Clean;
+use crate::clock::micros;
 use crate::env::{EnvError, LambdaEnv};
 use crate::os;
 use crate::size::{ByteSize, quotable};
@@ -145,12 +145,10 @@ impl Emf {
 
     /// Writes the report's line to standard output with one system call.
     pub fn write(&self, report: &InvocationReport) {
-        let mut line = [0; LONGEST];
-        let mut rest = &mut line[..];
+        let mut line = os::Line::<LONGEST>::new();
         // Names are bounded and all else are numbers, so it fits. Half a line would only be noise in the log.
-        if writeln!(rest, "{}", self.line(report)).is_ok() {
-            let left = rest.len();
-            os::write_stdout(line.get(..LONGEST - left).unwrap_or_default());
+        if line.put(format_args!("{}", self.line(report))) {
+            line.write_stdout();
         }
     }
 
@@ -287,7 +285,8 @@ impl Line<'_> {
         write!(f, r#","request_id":"{}","outcome":"{}""#, report.id.as_str(), report.outcome)?;
         write!(f, r#","cold_start":{},"concurrent":{}"#, report.invocations == 1, report.concurrent)?;
         write!(f, r#","invocations":{}"#, report.invocations)?;
-        write!(f, r#","duration":{}.{:03}"#, report.micros / 1000, report.micros % 1000)?;
+        let micros = micros(report.duration);
+        write!(f, r#","duration":{}.{:03}"#, micros / 1000, micros % 1000)?;
         write!(f, r#","total_memory":{}"#, report.lines.memory_size().as_u64() >> 20)?;
         property(f, "heap_growth", report.growth.as_i64())?;
         property(f, "heap_unaccounted", report.unaccounted.as_u64())?;
@@ -351,9 +350,9 @@ impl Line<'_> {
             }
             _ => (),
         }
-        let Some(Trimmed { given_back, micros, .. }) = self.report.trimmed else { return Ok(()) };
+        let Some(Trimmed { given_back, duration, .. }) = self.report.trimmed else { return Ok(()) };
         property(f, "trimmed", given_back.as_u64())?;
-        property(f, "trimmed_us", micros)
+        property(f, "trimmed_us", micros(duration))
     }
 }
 
@@ -393,6 +392,8 @@ impl fmt::Display for Json<'_> {
 #[cfg(test)]
 mod tests {
     use super::super::Outcome;
+    use std::time::Duration;
+
     use super::*;
     use crate::heap::LoadLines;
     use crate::monitor::{Remedy, RequestId};
@@ -400,7 +401,7 @@ mod tests {
     #[test]
     fn a_verdict_is_told_with_its_figures_and_a_leak_is_a_metric_once_it_is_known() {
         let lines = LoadLines::new(ByteSize::mib(128));
-        let mut report = InvocationReport::unknown(RequestId::new("r"), Outcome::Finished, lines, 0);
+        let mut report = InvocationReport::unknown(RequestId::new("r"), Outcome::Finished, lines, Duration::ZERO);
         let emf = Emf::new("orders").unwrap();
         let size = ByteSize::kib(3);
         let growing = LeakVerdict::Growing { per_invocation: size, invocations_left: 840 };
@@ -419,7 +420,7 @@ mod tests {
             assert_eq!(value, metric.map(|metric: u64| metric.to_string()).as_deref(), "{line}");
             assert_eq!(line.contains(r#"{"Name":"leak_per_invocation","Unit":"Bytes"}"#), metric.is_some(), "{line}");
         }
-        report.trimmed = Some(Trimmed::new(size, 7));
+        report.trimmed = Some(Trimmed::new(size, Duration::from_micros(7)));
         assert!(emf.line(&report).to_string().contains(r#","trimmed":3072,"trimmed_us":7,"#));
     }
 }

@@ -2,9 +2,10 @@
 
 use std::mem::{Discriminant, discriminant};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::board;
-use crate::clock::Stopwatch;
+use crate::clock::{Stopwatch, micros};
 use crate::heap::{self, HeapPeak};
 use crate::os;
 use crate::size::{ByteDelta, ByteSize};
@@ -121,7 +122,7 @@ impl State {
 /// let invocation = monitor.start("4f1c9a");
 /// // ... the work; a `?` here reports it as unfinished ...
 /// let report = invocation.finish();
-/// println!("{} took {} us", report.id, report.micros);
+/// println!("{} took {:?}", report.id, report.duration);
 /// # Ok::<(), plimsoll::monitor::MonitorError>(())
 /// ```
 #[must_use = "dropped at once, the invocation is reported as unfinished"]
@@ -182,17 +183,17 @@ impl Invocation {
 
     fn end(&mut self, outcome: Outcome) -> InvocationReport {
         self.reported = true;
-        let micros = self.started.micros();
+        let duration = self.started.elapsed();
         // Read while this one is in flight: the next to begin alone resets both.
         let peak = heap::stats().map_or(HeapPeak::ZERO, |books| books.peak);
         let peak_rss = os::peak_rss().ok();
-        let (concurrent, last) = self.leave(micros);
+        let (concurrent, last) = self.leave(duration);
         if last {
             self.shared.run_hooks();
         }
         self.shared.resources.invocation_ended();
         let trimmed = if last { self.shared.trim_if_due() } else { None };
-        let (mut report, print) = self.conclude(outcome, micros, peak, peak_rss, concurrent);
+        let (mut report, print) = self.conclude(outcome, duration, peak, peak_rss, concurrent);
         report.trimmed = trimmed;
         self.shared.show(&report);
         if print {
@@ -202,9 +203,9 @@ impl Invocation {
     }
 
     /// Is in flight no longer; tells whether another was meanwhile, and whether none is left.
-    fn leave(&self, micros: u64) -> (bool, bool) {
+    fn leave(&self, duration: Duration) -> (bool, bool) {
         let mut state = self.shared.state();
-        state.trimmer.worked(micros);
+        state.trimmer.worked(micros(duration));
         state.in_flight = state.in_flight.saturating_sub(1);
         (self.shared_start || state.overlaps != self.overlaps, state.in_flight == 0)
     }
@@ -213,7 +214,7 @@ impl Invocation {
     fn conclude(
         &self,
         outcome: Outcome,
-        micros: u64,
+        duration: Duration,
         peak: HeapPeak,
         peak_rss: Option<ByteSize>,
         concurrent: bool,
@@ -223,7 +224,7 @@ impl Invocation {
         heap::look_at_load(rss.unwrap_or_default());
         let (holders, held) = board::largest::<3>();
         let Ok(books) = heap::stats() else {
-            return (InvocationReport::unknown(self.id, outcome, self.shared.lines, micros), true);
+            return (InvocationReport::unknown(self.id, outcome, self.shared.lines, duration), true);
         };
         // A hook may have left more behind than there was before.
         let peak = HeapPeak { at_most: peak.at_most.max(books.live), ..peak };
@@ -257,7 +258,7 @@ impl Invocation {
             peak.at_most.saturating_sub(peak_rss.saturating_sub(rss.unwrap_or_default())).max(books.live)
         };
         state.seen = rss.map(|rss| Seen { rss, carried });
-        state.window.push(Sample { peak: peak.at_most.as_u64(), micros });
+        state.window.push(Sample { peak: peak.at_most.as_u64(), micros: micros(duration) });
         heap::note_growth(books.live.saturating_sub(self.live_before));
         let mut report = InvocationReport {
             id: self.id,
@@ -279,7 +280,7 @@ impl Invocation {
             verdict: state.verdict,
             trimmed: None,
             caches: caches.since(&mut state.caches),
-            micros,
+            duration,
             concurrent,
             invocations: state.window.count(),
             alerts: Alerts::default(),
@@ -354,7 +355,7 @@ mod tests {
     fn alerts(samples: impl Iterator<Item = (u64, u64)>) -> Vec<(usize, Vec<Alert>)> {
         let mut state = State::new(Window::new(32), Before::default(), TrimPolicy::off());
         let lines = LoadLines::new(ByteSize::mib(1024));
-        let report = InvocationReport::unknown(RequestId::new("r"), Outcome::Finished, lines, 0);
+        let report = InvocationReport::unknown(RequestId::new("r"), Outcome::Finished, lines, Duration::ZERO);
         let mut raised = |(peak, micros)| {
             state.window.push(Sample { peak, micros });
             state.new_alerts(&report).iter().collect::<Vec<_>>()

@@ -1,7 +1,7 @@
 //! What an invocation did to the memory, and its one line.
 
 use std::fmt;
-use std::io::Write;
+use std::time::Duration;
 
 use crate::board::Clean;
 use crate::budget::{MemoryBudget, Pressure};
@@ -108,8 +108,8 @@ pub struct InvocationReport {
     pub verdict: LeakVerdict,
     /// What was given back at its end, before `rss` was read; `None` without a [trim](super::MonitorBuilder::trim).
     pub trimmed: Option<Trimmed>,
-    /// How long it ran, in microseconds.
-    pub micros: u64,
+    /// How long it ran.
+    pub duration: Duration,
     /// Whether another was in flight meanwhile: peaks and growth are the environment's then.
     pub concurrent: bool,
     /// How many invocations this environment has reported, this one included.
@@ -191,7 +191,7 @@ impl InvocationReport {
     }
 
     /// The report where the heap's books cannot be read.
-    pub(super) fn unknown(id: RequestId, outcome: Outcome, lines: LoadLines, micros: u64) -> Self {
+    pub(super) fn unknown(id: RequestId, outcome: Outcome, lines: LoadLines, duration: Duration) -> Self {
         Self {
             id,
             outcome,
@@ -212,7 +212,7 @@ impl InvocationReport {
             caches: CacheCounts::default(),
             verdict: LeakVerdict::Unknown,
             trimmed: None,
-            micros,
+            duration,
             concurrent: false,
             invocations: 0,
             alerts: Alerts::default(),
@@ -222,12 +222,9 @@ impl InvocationReport {
     /// Writes the line to standard error with one system call.
     pub(super) fn print(&self) {
         // Three names of 48 bytes, an id of 64 and all else there may be take some 700.
-        let mut line = [0; 1024];
-        let mut rest = &mut line[..];
-        let _fits = writeln!(rest, "{self}");
-        let left = rest.len();
-        let used = line.len() - left;
-        os::write_stderr(line.get(..used).unwrap_or_default());
+        let mut line = os::Line::<1024>::new();
+        line.put(format_args!("{self}"));
+        line.write_stderr();
     }
 }
 

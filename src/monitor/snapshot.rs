@@ -1,10 +1,12 @@
 //! The large picture: memory as bars under the load line, holders, and the window's percentiles.
 
 use std::fmt;
+use std::time::Duration;
 
 use crate::board::{self, Clean};
 use crate::budget::Holding;
 use crate::cache::CacheStats;
+use crate::clock::micros;
 use crate::heap::{self, HeapPeak, LoadLines};
 use crate::lazy::ResourceStatus;
 use crate::os;
@@ -26,7 +28,7 @@ const WIDTH: u64 = 50;
 /// # let monitor = plimsoll::Monitor::from_env()?;
 /// let snapshot = monitor.snapshot();
 /// println!("{snapshot}");
-/// println!("p99 of the peaks: {} bytes", snapshot.peaks.p99);
+/// println!("p99 of the peaks: {}", snapshot.peaks.p99);
 /// # Ok::<(), plimsoll::monitor::MonitorError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,10 +56,10 @@ pub struct Snapshot {
     pub verdict: LeakVerdict,
     /// Invocations reported so far; the percentiles are of the last of them.
     pub invocations: u64,
-    /// Peak heap of the invocations in the window, in bytes.
-    pub peaks: Percentiles,
-    /// Durations of the invocations in the window, in microseconds.
-    pub micros: Percentiles,
+    /// Peak heap of the invocations in the window.
+    pub peaks: Percentiles<ByteSize>,
+    /// Durations of the invocations in the window, in whole microseconds.
+    pub durations: Percentiles<Duration>,
 }
 
 impl Snapshot {
@@ -77,8 +79,8 @@ impl Snapshot {
             caches: shared.caches.stats().collect(),
             verdict: state.verdict,
             invocations: state.window.count(),
-            peaks: state.window.percentiles(|sample| sample.peak),
-            micros: state.window.percentiles(|sample| sample.micros),
+            peaks: state.window.percentiles(|sample| sample.peak).map(ByteSize::bytes),
+            durations: state.window.percentiles(|sample| sample.micros).map(Duration::from_micros),
         }
     }
 
@@ -151,10 +153,9 @@ impl fmt::Display for Snapshot {
             writeln!(f, "  what invocations leave: {}", self.verdict)?;
         }
         let Percentiles { p50, p95, p99, max } = self.peaks;
-        let size = ByteSize::bytes;
-        write!(f, "  {} invocations: peak heap p50 {} p95 {}", self.invocations, size(p50), size(p95))?;
-        writeln!(f, " p99 {} max {}", size(p99), size(max))?;
-        let Percentiles { p50, p95, p99, max } = self.micros;
+        write!(f, "  {} invocations: peak heap p50 {p50} p95 {p95}", self.invocations)?;
+        writeln!(f, " p99 {p99} max {max}")?;
+        let Percentiles { p50, p95, p99, max } = self.durations.map(micros);
         writeln!(f, "  duration us p50 {p50} p95 {p95} p99 {p99} max {max}")?;
         if let Some(fits) = self.fits_mb() {
             let share = self.lines.memory_size().saturating_sub(self.lines.capacity());

@@ -1,7 +1,9 @@
 //! When pages are given back: decisions and books, without I/O.
 
 use std::fmt;
+use std::time::Duration;
 
+use crate::clock::micros;
 use crate::size::ByteSize;
 
 /// When the monitor gives free pages back to the kernel, with [`os::trim`](crate::os::trim): at the end of an
@@ -101,7 +103,7 @@ impl From<bool> for TrimPolicy {
 /// ```no_run
 /// # let monitor = plimsoll::Monitor::builder().trim(true).build()?;
 /// if let Some(trimmed) = monitor.start("4f1c9a").finish().trimmed {
-///     println!("{} in {} us", trimmed.given_back, trimmed.micros);
+///     println!("{} in {:?}", trimmed.given_back, trimmed.duration);
 /// }
 /// # Ok::<(), plimsoll::monitor::MonitorError>(())
 /// ```
@@ -110,19 +112,19 @@ impl From<bool> for TrimPolicy {
 pub struct Trimmed {
     /// The rss that it fell by; zero where the platform does not tell, or where it rose.
     pub given_back: ByteSize,
-    /// How long it took, in microseconds.
-    pub micros: u64,
+    /// How long it took.
+    pub duration: Duration,
 }
 
 impl Trimmed {
-    pub(super) const fn new(given_back: ByteSize, micros: u64) -> Self {
-        Self { given_back, micros }
+    pub(super) const fn new(given_back: ByteSize, duration: Duration) -> Self {
+        Self { given_back, duration }
     }
 }
 
 impl fmt::Display for Trimmed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "trimmed {} in {} us", self.given_back, self.micros)
+        write!(f, "trimmed {} in {} us", self.given_back, micros(self.duration))
     }
 }
 
@@ -185,10 +187,11 @@ impl Trimmer {
 
     /// Books a trim: what lay beyond the heap before and after it, and what it took.
     pub(super) fn done(&mut self, before: Option<u64>, after: Option<u64>, trimmed: &Trimmed) {
-        self.spent = self.spent.saturating_add(trimmed.micros);
+        let takes = micros(trimmed.duration);
+        self.spent = self.spent.saturating_add(takes);
         let (Some(before), Some(after)) = (before, after) else { return };
         self.useless = after;
-        self.pace = (trimmed.micros / (before.saturating_sub(after) >> 20).max(1)).max(1);
+        self.pace = (takes / (before.saturating_sub(after) >> 20).max(1)).max(1);
     }
 
     /// Whether most of what lies beyond the heap is what a trim has left.
@@ -215,7 +218,11 @@ mod tests {
             let due = trimmer.is_due(&ended(beyond * MIB));
             if due {
                 let given_back = ByteSize::mib(beyond.saturating_sub(left));
-                trimmer.done(Some(beyond * MIB), Some(left * MIB), &Trimmed::new(given_back, takes));
+                trimmer.done(
+                    Some(beyond * MIB),
+                    Some(left * MIB),
+                    &Trimmed::new(given_back, Duration::from_micros(takes)),
+                );
             }
             due
         };
@@ -237,7 +244,7 @@ mod tests {
     fn what_a_trim_could_not_give_back_does_not_ask_for_another() {
         assert_eq!(trims(TrimPolicy::new(), 10_000_000, &[30, 30, 35, 39, 40, 30], 30, 1000), [0, 4]);
         let mut trimmer = Trimmer::new(TrimPolicy::new());
-        trimmer.done(Some(40 * MIB), Some(30 * MIB), &Trimmed::new(ByteSize::mib(10), 1000));
+        trimmer.done(Some(40 * MIB), Some(30 * MIB), &Trimmed::new(ByteSize::mib(10), Duration::from_millis(1)));
         assert!(trimmer.in_vain(40 * MIB) && !trimmer.in_vain(70 * MIB));
         assert!(!trimmer.is_due(&ended(5 * MIB)), "and what is gone by itself is forgotten");
         assert!(!trimmer.in_vain(40 * MIB));
@@ -251,7 +258,11 @@ mod tests {
             for number in 1..=5_000_u64 {
                 trimmer.worked(micros);
                 if trimmer.is_due(&ended(30 * MIB)) {
-                    trimmer.done(Some(30 * MIB), Some(0), &Trimmed::new(ByteSize::mib(30), takes));
+                    trimmer.done(
+                        Some(30 * MIB),
+                        Some(0),
+                        &Trimmed::new(ByteSize::mib(30), Duration::from_micros(takes)),
+                    );
                     spent += takes;
                 }
                 // The first is reckoned at 100 us for each MiB.

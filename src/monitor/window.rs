@@ -9,28 +9,33 @@ pub(super) struct Sample {
     pub(super) micros: u64,
 }
 
-/// The distribution of one figure over the window: nearest-rank percentiles, in the figure's unit. All are
-/// zero before the first invocation.
+/// The distribution of one figure over the window: nearest-rank percentiles. All are zero before the first invocation.
 ///
 /// # Examples
 ///
 /// ```no_run
 /// # let monitor = plimsoll::Monitor::from_env()?;
-/// let micros = monitor.snapshot().micros;
-/// println!("p50 {} p95 {} p99 {} max {}", micros.p50, micros.p95, micros.p99, micros.max);
+/// let took = monitor.snapshot().durations;
+/// println!("p50 {:?} p95 {:?} p99 {:?} max {:?}", took.p50, took.p95, took.p99, took.max);
 /// # Ok::<(), plimsoll::monitor::MonitorError>(())
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Percentiles {
+pub struct Percentiles<T> {
     /// The median.
-    pub p50: u64,
+    pub p50: T,
     /// At most this in 95 of 100 invocations.
-    pub p95: u64,
+    pub p95: T,
     /// At most this in 99 of 100 invocations.
-    pub p99: u64,
+    pub p99: T,
     /// The highest.
-    pub max: u64,
+    pub max: T,
+}
+
+impl<T> Percentiles<T> {
+    pub(super) fn map<U>(self, mut each: impl FnMut(T) -> U) -> Percentiles<U> {
+        Percentiles { p50: each(self.p50), p95: each(self.p95), p99: each(self.p99), max: each(self.max) }
+    }
 }
 
 /// The most samples there may be.
@@ -75,7 +80,7 @@ impl Window {
     }
 
     /// One figure's distribution; zeros while there is no sample.
-    pub(super) fn percentiles(&mut self, figure: impl Fn(&Sample) -> u64) -> Percentiles {
+    pub(super) fn percentiles(&mut self, figure: impl Fn(&Sample) -> u64) -> Percentiles<u64> {
         let held = if self.is_full() { self.samples.len() } else { self.next() };
         let sorted = sort(&mut self.scratch, self.samples.iter().take(held).map(figure));
         let rank = |percent: usize| {

@@ -28,6 +28,7 @@
 mod abort;
 #[cfg(not(target_os = "linux"))]
 mod elsewhere;
+mod line;
 #[cfg(target_os = "linux")]
 mod linux;
 
@@ -41,6 +42,8 @@ use linux as host;
 
 use crate::size::ByteSize;
 use crate::unwind::contained;
+
+pub(crate) use line::Line;
 
 /// What the caller's allocator is asked for in place of `malloc_trim`.
 static TRIM_HOOK: Mutex<Option<fn() -> bool>> = Mutex::new(None);
@@ -286,12 +289,6 @@ pub(crate) fn on_abort(_speak: fn(), _survived: fn()) -> Result<(), OsError> {
 /// Writes to standard error, without a lock on Linux; what it does not take is lost, as there is nobody left to tell.
 pub(crate) fn write_stderr(bytes: &[u8]) {
     host::write_stderr(bytes);
-}
-
-/// The same to standard output, past what std may have buffered for it.
-#[cfg(feature = "emf")]
-pub(crate) fn write_stdout(bytes: &[u8]) {
-    host::write_stdout(bytes);
 }
 
 /// Milliseconds of a clock that never goes back, as of the last kernel tick; on Linux since boot.

@@ -67,17 +67,18 @@ pub fn run(tests: &[(&str, Test, Option<&str>)]) -> std::process::ExitCode {
     std::process::ExitCode::SUCCESS
 }
 
-/// Whether there is an rss that is this program's alone: an emulator or a checker around it would be counted too.
+/// Whether there is an rss, and nothing else in it: see [`alone`].
 pub fn lean() -> bool {
-    cfg!(all(target_os = "linux", not(miri))) && rss_below(8)
+    cfg!(all(target_os = "linux", not(miri))) && alone()
 }
 
-/// Whether nothing says that the rss is as many MiB or more. Where the sandboxes must be, that is a failure.
-pub fn rss_below(mib: u64) -> bool {
-    let below = plimsoll::os::rss().map_or(true, |rss| rss.total < plimsoll::ByteSize::mib(mib));
+/// Whether no emulator or checker around this program is counted in its rss. Where the sandboxes must be, there must be
+/// none.
+pub fn alone() -> bool {
+    let alone = plimsoll::os::rss().map_or(true, |rss| rss.total < plimsoll::ByteSize::mib(8));
     let required = std::env::var_os("PLIMSOLL_SANDBOX").is_some_and(|value| value == "required");
-    assert!(below || !required, "an rss below {mib} MiB is required: {:?}", plimsoll::os::rss());
-    below
+    assert!(alone || !required, "an rss of this program alone is required: {:?}", plimsoll::os::rss());
+    alone
 }
 
 /// Does the work on as many threads at once, and waits until they are gone.
