@@ -48,6 +48,10 @@ fn what_a_large_reservation_left_is_room_for_the_next() {
     of_128_mb("steady");
 }
 
+fn small_reservations_that_take_new_pages_have_free_ones_given_back() {
+    of_128_mb("small");
+}
+
 fn an_allocator_that_gives_nothing_back_is_not_judged_by_its_pages() {
     of_128_mb("keeps");
 }
@@ -78,6 +82,22 @@ fn free_pages() {
     let large = account.try_reserve(ByteSize::mib(48)).unwrap();
     assert!(rss() < 40, "they went back: {} MiB", rss());
     drop((small, large, last));
+}
+
+/// 40 MiB beside 96 that are free, in blocks that no free piece has room for.
+fn small() {
+    let budget = MemoryBudget::from_env().unwrap();
+    let _pitted: Vec<_> = pieces().into_iter().step_by(32).collect();
+    let small = budget.account("small");
+    let before = rss();
+    let mut held = Vec::new();
+    while budget.reserved() < ByteSize::mib(40) {
+        let reserved = small.try_reserve(ByteSize::kib(256)).unwrap();
+        // A mapping each: it takes new pages whatever is free.
+        held.push((reserved, vec![1_u8; 256 << 10]));
+        assert!(rss() < 118, "{} MiB of {before} before, for {}", rss(), budget.reserved());
+    }
+    assert!(before > 80 && rss() < 60, "{} MiB of {before} before", rss());
 }
 
 /// A budget that knows its allocator gives pages back.
@@ -183,6 +203,7 @@ fn main() -> std::process::ExitCode {
             Some("no room") => no_room(),
             Some("too little") => too_little(),
             Some("steady") => steady(),
+            Some("small") => small(),
             Some("keeps") => keeps(),
             Some("panics") => panics(),
             other => panic!("no part {other:?}"),
@@ -191,7 +212,7 @@ fn main() -> std::process::ExitCode {
     }
     let why = (!(cfg!(target_env = "gnu") && support::lean()))
         .then_some("needs an allocator that can be trimmed, and an rss that is this program's own");
-    let tests: [(&str, fn()); 6] = [
+    let tests: [(&str, fn()); 7] = [
         ("free_pages_make_room_for_a_large_reservation", free_pages_make_room_for_a_large_reservation),
         (
             "a_large_reservation_is_refused_where_the_pages_leave_no_room",
@@ -199,6 +220,10 @@ fn main() -> std::process::ExitCode {
         ),
         ("who_could_not_give_enough_is_not_asked", who_could_not_give_enough_is_not_asked),
         ("what_a_large_reservation_left_is_room_for_the_next", what_a_large_reservation_left_is_room_for_the_next),
+        (
+            "small_reservations_that_take_new_pages_have_free_ones_given_back",
+            small_reservations_that_take_new_pages_have_free_ones_given_back,
+        ),
         (
             "an_allocator_that_gives_nothing_back_is_not_judged_by_its_pages",
             an_allocator_that_gives_nothing_back_is_not_judged_by_its_pages,

@@ -51,9 +51,9 @@ impl Account {
     ///
     /// Costs three atomic additions if the bytes are free. Else reclaimers run on this thread; see the
     /// [module](super). Where the limit was found in the environment, a large reservation, of about a thirty-second of it
-    /// or more, looks at the rss as well, some two microseconds, and so does one that brings the sum to a new height; if a
-    /// large one does not fit beside the pages there are, free ones are given back, which takes milliseconds. Call it
-    /// without holding a lock that a reclaimer or a value it drops may want.
+    /// or more, looks at the rss as well, some two microseconds, and so does the first in a kernel's tick that brings the
+    /// sum past a multiple of that; if the pages there are do not leave the room, free ones are given back, which takes
+    /// milliseconds. Call it without holding a lock that a reclaimer, a value it drops or a trim hook may want.
     ///
     /// # Errors
     ///
@@ -259,13 +259,29 @@ impl Account {
         if large {
             core.fit_pages(self.0.index, n)?;
         }
-        if !self.take_if_free(size) {
-            core.take_reclaimed(self.0.index, n)?;
+        if self.take_if_free(size) {
+            self.tidy();
+            return Ok(());
         }
+        let taken = core.take_reclaimed(self.0.index, n);
         if large {
-            core.pages.taken(n);
+            core.settle(n, taken.is_ok());
         }
-        Ok(())
+        taken
+    }
+
+    /// Gives free pages back where small reservations have taken new ones instead. Not under a lock.
+    #[inline]
+    pub(crate) fn tidy(&self) {
+        if self.is_untidy() {
+            self.0.core.trim(false);
+        }
+    }
+
+    /// Whether [`tidy`](Self::tidy) has something to do.
+    #[inline]
+    pub(crate) fn is_untidy(&self) -> bool {
+        self.0.core.pages.are_crowded()
     }
 
     /// Enters bytes that are there already, and tells how many were entered.
@@ -278,7 +294,7 @@ impl Account {
         let (core, n) = (&*self.0.core, size.as_u64());
         core.line.give(self.slot(), n);
         if core.pages.is_large(n) {
-            core.pages.left(n);
+            core.pages.leave(n);
         }
     }
 

@@ -43,31 +43,41 @@ impl Core {
         self.line.set_room(reckoning.room());
     }
 
-    /// Corrects the overhead in the middle of an invocation that reserves much; `used` stands for the heap that is live.
+    /// Looks at the pages and corrects the overhead in the middle of an invocation that reserves much; `used` stands for
+    /// the heap that is live.
     #[cold]
     pub(super) fn look_at_pages(&self, used: u64) {
         // Another thread looks, or tells what it saw: no need to wait, and perhaps a lock is held.
         let Some(mut reckoning) = self.reckoning.try_lock() else { return };
+        let live = used.saturating_add(reckoning.unaccounted);
+        self.pages.look(live);
         if !reckoning.is_new_height(used) {
             return;
         }
         let Some(rss) = pages::rss() else { return };
-        let live = used.saturating_add(reckoning.unaccounted);
         reckoning.observe_rss(rss, live);
         self.line.set_room(reckoning.room());
         self.pages.note(rss);
     }
 
-    /// Sees to it that a large reservation, not taken yet, fits beside the pages there are.
+    /// Sees to it that a large reservation fits beside the pages, and has it counted there.
     #[cold]
     pub(super) fn fit_pages(&self, asker: usize, n: u64) -> Result<(), BudgetExceeded> {
-        let missing = || self.pages.missing(n, self.line.used().saturating_add(self.reckoning.lock().unaccounted));
+        let missing = || self.pages.missing(n, self.live());
+        let anyway = || self.pages.take(n, self.live());
         // What is beyond the room is refused for that, when it is taken.
-        if n > self.line.room() || missing().is_none() {
+        if n > self.line.room() {
+            anyway();
+            return Ok(());
+        }
+        if self.pages.take_if_fit(n, self.live()) {
             return Ok(());
         }
         self.trim(false);
-        let Some(over) = missing().filter(|_| self.pages.are_trimmed()) else { return Ok(()) };
+        let Some(over) = missing().filter(|_| self.pages.are_trimmed()) else {
+            anyway();
+            return Ok(());
+        };
         // Who holds less than that is not asked in vain.
         let mut used = self.line.used();
         let granted = used.saturating_sub(self.kept_from(asker)) >= over
@@ -80,6 +90,7 @@ impl Core {
                 missing().map(ByteSize::bytes)
             });
         if granted {
+            anyway();
             return Ok(());
         }
         let beside = ByteSize::bytes(n.saturating_sub(missing().unwrap_or(0)));
@@ -87,9 +98,24 @@ impl Core {
         Err(Refusal { available: refusal.available.min(beside), ..refusal }.into())
     }
 
+    /// A large reservation was granted at the cost of others, whose pages are in its way, or it was refused.
+    #[cold]
+    pub(super) fn settle(&self, n: u64, granted: bool) {
+        if !granted {
+            self.pages.give_up(n);
+        } else if self.pages.are_trimmable(self.live()) {
+            self.trim(false);
+        }
+    }
+
+    /// What is reserved, and heap that nobody reserved.
+    fn live(&self) -> u64 {
+        self.line.used().saturating_add(self.reckoning.lock().unaccounted)
+    }
+
     /// Gives free pages back, and has what is left of the rss beyond the live heap told from pages that carried more.
     pub(super) fn trim(&self, always: bool) {
-        if self.pages.trim(always)
+        if self.pages.trim(self.live(), always)
             && let Some(rss) = pages::rss()
         {
             self.reckon(|reckoning, used| reckoning.trimmed(rss, used));
@@ -131,7 +157,7 @@ impl Core {
             let over = self.line.used().saturating_sub(self.line.room());
             Some(ByteSize::bytes(over)).filter(|&over| over > ByteSize::ZERO)
         };
-        if self.pages.are_in_the_way() {
+        if self.pages.are_in_the_way(self.live()) {
             self.trim(false);
         }
         overdrawn().is_none() || self.reclaim(asker, Rank::HIGHEST, overdrawn)

@@ -2,7 +2,7 @@
 //!
 //! What a reclaimer frees is released to the budget at once, but the allocator keeps its pages, in pieces and in arenas
 //! where a large block may not fit: then the process grows by what is reserved though the reserved bytes do not. So a
-//! large reservation has to fit beside the anonymous pages there are, less those that an earlier large one has left.
+//! large reservation has to fit beside the anonymous pages there are and are still to come ([`Outlook`]).
 //! If it does not, the allocator gives free pages back; if that is not enough, others do.
 //!
 //! An allocator that never gave anything back when asked may keep pages of any size free, which nobody can see from
@@ -11,6 +11,9 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use crate::os;
+use crate::sync::Mutex;
+
+use super::outlook::{Outlook, Seen};
 
 /// Reservations from this part of the limit on are large.
 const LARGE: u64 = 32;
@@ -24,14 +27,15 @@ pub(super) struct Pages {
     large: u64,
     /// Whether there were more when last looked at.
     over: AtomicBool,
+    /// Whether so many are free beside too many that a trim is due, outside of all locks.
+    crowded: AtomicBool,
+    /// The kernel's tick when that was looked at.
+    looked: AtomicU64,
     /// Whether a trim ever gave something back.
     helps: AtomicBool,
-    /// What the last trim left.
-    left: AtomicU64,
-    /// What large reservations have left since, for other large ones.
-    vacant: AtomicU64,
-    /// How many there were when the last large one was taken.
-    before: AtomicU64,
+    /// What the last trim left beside the live heap, or less by now: a trim is of no use for that.
+    useless: AtomicU64,
+    outlook: Mutex<Outlook>,
 }
 
 impl Pages {
@@ -42,10 +46,11 @@ impl Pages {
             most,
             large: large.next_power_of_two(),
             over: AtomicBool::new(false),
+            crowded: AtomicBool::new(false),
+            looked: AtomicU64::new(0),
             helps: AtomicBool::new(false),
-            left: AtomicU64::new(0),
-            vacant: AtomicU64::new(0),
-            before: AtomicU64::new(0),
+            useless: AtomicU64::new(0),
+            outlook: Mutex::new(Outlook::default()),
         }
     }
 
@@ -60,16 +65,32 @@ impl Pages {
         (used ^ (used - n)) >= self.large
     }
 
-    /// A large reservation was taken, and its pages will be.
-    pub(super) fn taken(&self, n: u64) {
-        let _before = self.vacant.fetch_update(Relaxed, Relaxed, |vacant| Some(vacant.saturating_sub(n)));
-        self.before.store(anonymous().unwrap_or(0), Relaxed);
+    /// Takes a large reservation of `n` bytes if it fits where so many bytes of heap are live.
+    pub(super) fn take_if_fit(&self, n: u64, live: u64) -> bool {
+        let Some(seen) = seen() else { return true };
+        let mut outlook = self.outlook.lock();
+        let fits = outlook.over(n, live, self.most, seen) == 0;
+        if fits {
+            outlook.take(n, live, seen);
+        }
+        fits
     }
 
-    /// A large reservation was released. Its pages are vacant unless they went back at once, as mappings do.
-    pub(super) fn left(&self, n: u64) {
-        let more = anonymous().unwrap_or(0).saturating_sub(self.before.load(Relaxed));
-        let _before = self.vacant.fetch_update(Relaxed, Relaxed, |vacant| Some(vacant.saturating_add(n).min(more)));
+    /// Takes it though it does not fit.
+    pub(super) fn take(&self, n: u64, live: u64) {
+        if let Some(seen) = seen() {
+            self.outlook.lock().take(n, live, seen);
+        }
+    }
+
+    /// Takes it back, as it was refused after all.
+    pub(super) fn give_up(&self, n: u64) {
+        self.outlook.lock().give_up(n);
+    }
+
+    /// A large reservation was released.
+    pub(super) fn leave(&self, n: u64) {
+        self.outlook.lock().leave(n, anonymous().unwrap_or(0));
     }
 
     /// Notes whether there are too many, which needs a look only where the rss, of which they are a part, is above.
@@ -77,34 +98,64 @@ impl Pages {
         self.over.store(rss > self.most && anonymous().is_some_and(|pages| pages > self.most), Relaxed);
     }
 
-    /// Whether there were too many when last looked at, and a trim is worth its time: they have grown since the last.
-    pub(super) fn are_in_the_way(&self) -> bool {
-        self.over.load(Relaxed) && anonymous().is_some_and(|pages| self.have_grown(pages))
+    /// Looks whether small reservations have taken new pages where others lie free; once in a tick at most.
+    pub(super) fn look(&self, live: u64) {
+        let now = os::coarse_monotonic_ms();
+        if self.looked.swap(now, Relaxed) != now {
+            self.crowded.store(self.are_trimmable(live), Relaxed);
+        }
     }
 
-    fn have_grown(&self, pages: u64) -> bool {
-        pages >= self.left.load(Relaxed).saturating_add(self.large)
+    /// Whether there will be too many, and a trim is worth its time.
+    pub(super) fn are_trimmable(&self, live: u64) -> bool {
+        self.soon().is_some_and(|soon| soon > self.most && self.are_worth_a_trim(soon, live))
+    }
+
+    /// Whether a trim was found to be due.
+    #[inline]
+    pub(super) fn are_crowded(&self) -> bool {
+        self.crowded.load(Relaxed)
+    }
+
+    /// Whether there were too many when last looked at, and a trim is worth its time where so many bytes are live.
+    pub(super) fn are_in_the_way(&self, live: u64) -> bool {
+        self.over.load(Relaxed) && self.soon().is_some_and(|soon| self.are_worth_a_trim(soon, live))
+    }
+
+    /// Whether pages have become free since the last trim, if there will `soon` be so many. Their number alone does not
+    /// tell: when a value goes whose pages stay, or comes into free ones, it is as it was.
+    fn are_worth_a_trim(&self, soon: u64, live: u64) -> bool {
+        let beside = soon.saturating_sub(live);
+        let useless = self.useless.fetch_min(beside, Relaxed).min(beside);
+        beside - useless >= self.large
+    }
+
+    /// How many there will be: what is live counts before it is touched.
+    fn soon(&self) -> Option<u64> {
+        seen().map(|seen| self.outlook.lock().soon(seen))
     }
 
     /// How much `n` bytes are too many by, where so many bytes of heap are live.
     pub(super) fn missing(&self, n: u64, live: u64) -> Option<u64> {
-        let pages = anonymous()?;
-        let vacant = self.vacant.load(Relaxed).min(pages.saturating_sub(live)).min(n);
-        let over = pages.saturating_add(n - vacant).saturating_sub(self.most);
-        Some(over).filter(|&over| over > 0)
+        let seen = seen()?;
+        Some(self.outlook.lock().over(n, live, self.most, seen)).filter(|&over| over > 0)
     }
 
     /// Has the allocator give back free pages; tells whether it did anything. Unless `always`, only if it is worth it.
-    pub(super) fn trim(&self, always: bool) -> bool {
-        let Some(before) = anonymous().filter(|&pages| always || self.have_grown(pages)) else { return false };
+    pub(super) fn trim(&self, live: u64, always: bool) -> bool {
+        self.crowded.store(false, Relaxed);
+        let worth = || self.soon().is_some_and(|soon| self.are_worth_a_trim(soon, live));
+        let Some(before) = anonymous().filter(|_| always || worth()) else { return false };
         if os::trim().is_err() {
             return false;
         }
-        let after = anonymous().unwrap_or(before);
-        self.left.store(after, Relaxed);
-        self.over.store(after > self.most, Relaxed);
-        self.vacant.store(0, Relaxed);
-        let helped = after.saturating_add(SOMETHING) <= before;
+        let after = Seen { pages: anonymous().unwrap_or(before), now: os::coarse_monotonic_ms() };
+        let mut outlook = self.outlook.lock();
+        outlook.trimmed(before, after);
+        self.useless.store(outlook.soon(after).saturating_sub(live), Relaxed);
+        drop(outlook);
+        self.over.store(after.pages > self.most, Relaxed);
+        let helped = after.pages.saturating_add(SOMETHING) <= before;
         if helped {
             self.helps.store(true, Relaxed);
         }
@@ -120,6 +171,11 @@ impl Pages {
 /// The resident set size in bytes.
 pub(super) fn rss() -> Option<u64> {
     os::rss().ok().map(|rss| rss.total.as_u64())
+}
+
+/// The anonymous pages now.
+fn seen() -> Option<Seen> {
+    Some(Seen { pages: anonymous()?, now: os::coarse_monotonic_ms() })
 }
 
 /// Those that no file backs: the kernel cannot drop them.

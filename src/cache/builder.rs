@@ -282,7 +282,8 @@ impl<K, V, S> CacheBuilder<K, V, S> {
     /// Charges what the cache holds to an account, and gives back when others of the budget need it, at
     /// [`Rank::CACHE`].
     ///
-    /// The cache evicts its own entries before it asks others; see the [module](super).
+    /// The cache evicts its own entries before it asks others; see the [module](super). An insert that finds free pages in
+    /// the way of the kernel's limit has them given back, without the cache's lock: some milliseconds, once for many.
     ///
     /// # Examples
     ///

@@ -87,8 +87,12 @@ impl<K: Eq, V, S> Shared<K, V, S> {
                 None
             };
             let left = if asks.is_none() { arrival.mark.take().and_then(|mark| mark.take_off(state)) } else { None };
+            let untidy = state.untidy();
             drop(locked);
             drop(left);
+            if let Some(account) = untidy {
+                account.tidy();
+            }
             // The cache is empty and the budget full: others are asked, without the lock.
             let refusal = match asks.map(|(account, needed)| account.try_reserve(ByteSize::bytes(needed))) {
                 Some(Ok(granted)) => {

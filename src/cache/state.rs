@@ -155,6 +155,15 @@ impl<K, V> State<K, V> {
         }
     }
 
+    /// The account, if it wants to have pages given back once the lock is gone.
+    #[inline]
+    pub(super) fn untidy(&self) -> Option<Account> {
+        match &self.charge {
+            Charge::Account(reserved) => Some(reserved.account()).filter(|account| account.is_untidy()).cloned(),
+            Charge::Board(..) => None,
+        }
+    }
+
     /// Takes over what was reserved for what comes in next. The account is the same, so it is never given back.
     pub(super) fn take_over(&mut self, granted: Reservation) {
         if let Charge::Account(reserved) = &mut self.charge {
