@@ -48,6 +48,10 @@ fn what_a_large_reservation_left_is_room_for_the_next() {
     of_128_mb("steady");
 }
 
+fn what_others_were_promised_and_have_not_touched_is_in_the_way() {
+    of_128_mb("promised");
+}
+
 fn small_reservations_that_take_new_pages_have_free_ones_given_back() {
     of_128_mb("small");
 }
@@ -79,9 +83,32 @@ fn free_pages() {
     assert!(rss() > 80, "the pages are kept, or nothing is shown: {} MiB", rss());
     let small = account.try_reserve(ByteSize::kib(64)).unwrap();
     assert!(rss() > 80, "a small reservation does not look: {} MiB", rss());
+    for size in [ByteSize::MAX, ByteSize::MAX, ByteSize::gib(1)] {
+        assert!(account.try_reserve(size).is_err(), "nor does one that can never be granted");
+    }
+    assert!(rss() > 80, "{} MiB", rss());
     let large = account.try_reserve(ByteSize::mib(48)).unwrap();
     assert!(rss() < 40, "they went back: {} MiB", rss());
     drop((small, large, last));
+}
+
+fn promised() {
+    let (budget, account) = experienced();
+    let _cache = budget.account("cache").book(ByteSize::mib(44));
+    let pieces = riddled();
+    let size = ByteSize::mib(12);
+    let first = account.try_reserve(size).unwrap();
+    let refused = account.try_reserve(size).unwrap_err();
+    assert!(refused.available() < size, "some 88 of pages, 12 to come, and room for 10 more: {refused}");
+    let small = account.try_reserve(ByteSize::kib(64)).unwrap();
+    drop(first);
+    let mut parts = account.try_reserve(size).unwrap();
+    let part = parts.split(ByteSize::mib(5)).unwrap();
+    assert!(account.try_reserve(size).is_err());
+    drop((part, small));
+    parts.shrink(ByteSize::mib(3));
+    assert!(account.try_reserve(size).is_ok(), "4 are promised still");
+    drop(pieces);
 }
 
 /// 40 MiB beside 96 that are free, in blocks that no free piece has room for.
@@ -203,6 +230,7 @@ fn main() -> std::process::ExitCode {
             Some("no room") => no_room(),
             Some("too little") => too_little(),
             Some("steady") => steady(),
+            Some("promised") => promised(),
             Some("small") => small(),
             Some("keeps") => keeps(),
             Some("panics") => panics(),
@@ -212,7 +240,7 @@ fn main() -> std::process::ExitCode {
     }
     let why = (!(cfg!(target_env = "gnu") && support::lean()))
         .then_some("needs an allocator that can be trimmed, and an rss that is this program's own");
-    let tests: [(&str, fn()); 7] = [
+    let tests: [(&str, fn()); 8] = [
         ("free_pages_make_room_for_a_large_reservation", free_pages_make_room_for_a_large_reservation),
         (
             "a_large_reservation_is_refused_where_the_pages_leave_no_room",
@@ -220,6 +248,10 @@ fn main() -> std::process::ExitCode {
         ),
         ("who_could_not_give_enough_is_not_asked", who_could_not_give_enough_is_not_asked),
         ("what_a_large_reservation_left_is_room_for_the_next", what_a_large_reservation_left_is_room_for_the_next),
+        (
+            "what_others_were_promised_and_have_not_touched_is_in_the_way",
+            what_others_were_promised_and_have_not_touched_is_in_the_way,
+        ),
         (
             "small_reservations_that_take_new_pages_have_free_ones_given_back",
             small_reservations_that_take_new_pages_have_free_ones_given_back,

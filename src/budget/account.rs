@@ -77,8 +77,8 @@ impl Account {
     /// ```
     #[inline]
     pub fn try_reserve(&self, size: ByteSize) -> Result<Reservation, BudgetExceeded> {
-        self.take(size)?;
-        Ok(Reservation::new(self.clone(), size))
+        let promised = self.take(size)?;
+        Ok(Reservation::new(self.clone(), size, promised))
     }
 
     /// Reserves `size` if it is free, asking nobody: never blocks, and without a report where it is not.
@@ -96,7 +96,7 @@ impl Account {
     #[inline]
     #[must_use = "what is reserved is given back when this is dropped"]
     pub fn reserve_if_free(&self, size: ByteSize) -> Option<Reservation> {
-        self.take_if_free(size).then(|| Reservation::new(self.clone(), size))
+        self.take_if_free(size).then(|| Reservation::new(self.clone(), size, ByteSize::ZERO))
     }
 
     /// Enters `size` that is there already, such as a load whose cost was not known: it may overdraw the budget.
@@ -116,7 +116,7 @@ impl Account {
     /// ```
     pub fn book(&self, size: ByteSize) -> Reservation {
         let booked = self.enter(size);
-        Reservation::new(self.clone(), booked)
+        Reservation::new(self.clone(), booked, ByteSize::ZERO)
     }
 
     /// Asks others for memory back until the budget is no longer overdrawn, as [`MemoryBudget::relieve`], sparing this
@@ -252,22 +252,21 @@ impl Account {
         true
     }
 
+    /// Takes the bytes, and tells how many of them are counted as promised pages: all if they are large, else none.
     #[inline]
-    pub(super) fn take(&self, size: ByteSize) -> Result<(), BudgetExceeded> {
+    pub(super) fn take(&self, size: ByteSize) -> Result<ByteSize, BudgetExceeded> {
         let (core, n) = (&*self.0.core, size.as_u64());
-        let large = core.pages.is_large(n);
-        if large {
-            core.fit_pages(self.0.index, n)?;
-        }
+        let claim = if core.pages.is_large(n) { core.fit_pages(self.0.index, n)? } else { None };
+        let promised = if claim.is_some() { size } else { ByteSize::ZERO };
         if self.take_if_free(size) {
             self.tidy();
-            return Ok(());
+            return Ok(promised);
         }
         let taken = core.take_reclaimed(self.0.index, n);
-        if large {
-            core.settle(n, taken.is_ok());
+        if let Some(claim) = claim {
+            core.settle(claim, taken.is_ok());
         }
-        taken
+        taken.map(|()| promised)
     }
 
     /// Gives free pages back where small reservations have taken new ones instead. Not under a lock.
@@ -290,11 +289,11 @@ impl Account {
     }
 
     #[inline]
-    pub(super) fn give(&self, size: ByteSize) {
-        let (core, n) = (&*self.0.core, size.as_u64());
-        core.line.give(self.slot(), n);
-        if core.pages.is_large(n) {
-            core.pages.leave(n);
+    pub(super) fn give(&self, size: ByteSize, promised: ByteSize) {
+        let core = &*self.0.core;
+        core.line.give(self.slot(), size.as_u64());
+        if promised > ByteSize::ZERO {
+            core.pages.leave(promised.as_u64());
         }
     }
 

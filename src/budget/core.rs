@@ -8,6 +8,7 @@ use crate::size::ByteSize;
 use super::baseline::Reckoning;
 use super::books::Slot;
 use super::error::Refusal;
+use super::outlook::Claim;
 use super::reclaim::{self, Reclaiming};
 use super::{ACCOUNTS, BudgetExceeded, Core, Entry, OTHER, Pressure, Rank, pages};
 
@@ -60,26 +61,26 @@ impl Core {
         self.pages.note(rss);
     }
 
-    /// Sees to it that a large reservation fits beside the pages, and has it counted there.
+    /// Sees to it that a large reservation fits beside the pages, and has it counted there; `None` where it is not.
     #[cold]
-    pub(super) fn fit_pages(&self, asker: usize, n: u64) -> Result<(), BudgetExceeded> {
-        let missing = || self.pages.missing(n, self.live());
-        let anyway = || self.pages.take(n, self.live());
+    pub(super) fn fit_pages(&self, asker: usize, n: u64) -> Result<Option<Claim>, BudgetExceeded> {
         // What is beyond the room is refused for that, when it is taken.
         if n > self.line.room() {
-            anyway();
-            return Ok(());
+            return Ok(None);
         }
-        if self.pages.take_if_fit(n, self.live()) {
-            return Ok(());
+        let claim = || self.pages.claim(n, self.live());
+        if let Ok(claimed) = claim() {
+            return Ok(claimed);
         }
-        self.trim(false);
-        let Some(over) = missing().filter(|_| self.pages.are_trimmed()) else {
-            anyway();
-            return Ok(());
+        // What was promised long ago and lies untouched hides what is free.
+        self.trim(!self.pages.are_resting());
+        let over = match claim() {
+            Ok(claimed) => return Ok(claimed),
+            Err(_) if !self.pages.are_trimmed() => return Ok(self.pages.claim_anyway(n, self.live())),
+            Err(over) => over,
         };
         // Who holds less than that is not asked in vain.
-        let mut used = self.line.used();
+        let (mut used, mut claimed) = (self.line.used(), None);
         let granted = used.saturating_sub(self.kept_from(asker)) >= over
             && self.reclaim(Some(asker), Rank::HIGHEST, || {
                 let now = self.line.used();
@@ -87,22 +88,28 @@ impl Core {
                     self.trim(true);
                 }
                 used = now;
-                missing().map(ByteSize::bytes)
+                // Not again once it is granted.
+                match claim() {
+                    Ok(new) => {
+                        claimed = new;
+                        None
+                    }
+                    Err(over) => Some(ByteSize::bytes(over)),
+                }
             });
         if granted {
-            anyway();
-            return Ok(());
+            return Ok(claimed);
         }
-        let beside = ByteSize::bytes(n.saturating_sub(missing().unwrap_or(0)));
+        let beside = ByteSize::bytes(n.saturating_sub(self.pages.missing(n, self.live())));
         let refusal = self.refusal(asker, n);
         Err(Refusal { available: refusal.available.min(beside), ..refusal }.into())
     }
 
     /// A large reservation was granted at the cost of others, whose pages are in its way, or it was refused.
     #[cold]
-    pub(super) fn settle(&self, n: u64, granted: bool) {
+    pub(super) fn settle(&self, claim: Claim, granted: bool) {
         if !granted {
-            self.pages.give_up(n);
+            self.pages.give_up(claim);
         } else if self.pages.are_trimmable(self.live()) {
             self.trim(false);
         }
@@ -157,7 +164,7 @@ impl Core {
             let over = self.line.used().saturating_sub(self.line.room());
             Some(ByteSize::bytes(over)).filter(|&over| over > ByteSize::ZERO)
         };
-        if self.pages.are_in_the_way(self.live()) {
+        if self.pages.are_in_the_way(|| self.live()) {
             self.trim(false);
         }
         overdrawn().is_none() || self.reclaim(asker, Rank::HIGHEST, overdrawn)

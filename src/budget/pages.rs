@@ -13,12 +13,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use crate::os;
 use crate::sync::Mutex;
 
-use super::outlook::{Outlook, Seen};
+use super::outlook::{Claim, Outlook, Seen};
 
 /// Reservations from this part of the limit on are large.
 const LARGE: u64 = 32;
 /// A trim that gave back less did nothing.
 const SOMETHING: u64 = 64 << 10;
+/// After one that gave back less than is large, none is worth it for so many milliseconds; one takes about ten.
+const REST: u64 = 100;
 
 pub(super) struct Pages {
     /// What the anonymous pages should not pass; `u64::MAX` where the limit is not the kernel's.
@@ -35,6 +37,9 @@ pub(super) struct Pages {
     helps: AtomicBool,
     /// What the last trim left beside the live heap, or less by now: a trim is of no use for that.
     useless: AtomicU64,
+    /// Until when none is worth it, by the kernel's ticks.
+    resting: AtomicU64,
+    trimming: Mutex<()>,
     outlook: Mutex<Outlook>,
 }
 
@@ -50,6 +55,8 @@ impl Pages {
             looked: AtomicU64::new(0),
             helps: AtomicBool::new(false),
             useless: AtomicU64::new(0),
+            resting: AtomicU64::new(0),
+            trimming: Mutex::new(()),
             outlook: Mutex::new(Outlook::default()),
         }
     }
@@ -65,32 +72,36 @@ impl Pages {
         (used ^ (used - n)) >= self.large
     }
 
-    /// Takes a large reservation of `n` bytes if it fits where so many bytes of heap are live.
-    pub(super) fn take_if_fit(&self, n: u64, live: u64) -> bool {
-        let Some(seen) = seen() else { return true };
+    /// Counts a large reservation of `n` bytes if it fits where so many bytes of heap are live, else tells by how much
+    /// it does not. `None` where the pages are not known.
+    pub(super) fn claim(&self, n: u64, live: u64) -> Result<Option<Claim>, u64> {
+        let Some(seen) = seen() else { return Ok(None) };
         let mut outlook = self.outlook.lock();
-        let fits = outlook.over(n, live, self.most, seen) == 0;
-        if fits {
-            outlook.take(n, live, seen);
-        }
-        fits
-    }
-
-    /// Takes it though it does not fit.
-    pub(super) fn take(&self, n: u64, live: u64) {
-        if let Some(seen) = seen() {
-            self.outlook.lock().take(n, live, seen);
+        match outlook.over(n, live, self.most, seen) {
+            0 => Ok(Some(outlook.take(n, live, seen))),
+            over => Err(over),
         }
     }
 
-    /// Takes it back, as it was refused after all.
-    pub(super) fn give_up(&self, n: u64) {
-        self.outlook.lock().give_up(n);
+    /// Counts it though it does not fit.
+    pub(super) fn claim_anyway(&self, n: u64, live: u64) -> Option<Claim> {
+        seen().map(|seen| self.outlook.lock().take(n, live, seen))
     }
 
-    /// A large reservation was released.
+    /// It was refused after all.
+    pub(super) fn give_up(&self, claim: Claim) {
+        self.outlook.lock().give_up(claim);
+    }
+
+    /// What was counted was released.
     pub(super) fn leave(&self, n: u64) {
-        self.outlook.lock().leave(n, anonymous().unwrap_or(0));
+        let pages = anonymous().unwrap_or(0);
+        self.outlook.lock().leave(n, pages);
+    }
+
+    /// How much `n` bytes are too many by, where so many bytes of heap are live.
+    pub(super) fn missing(&self, n: u64, live: u64) -> u64 {
+        seen().map_or(0, |seen| self.outlook.lock().over(n, live, self.most, seen))
     }
 
     /// Notes whether there are too many, which needs a look only where the rss, of which they are a part, is above.
@@ -118,8 +129,8 @@ impl Pages {
     }
 
     /// Whether there were too many when last looked at, and a trim is worth its time where so many bytes are live.
-    pub(super) fn are_in_the_way(&self, live: u64) -> bool {
-        self.over.load(Relaxed) && self.soon().is_some_and(|soon| self.are_worth_a_trim(soon, live))
+    pub(super) fn are_in_the_way(&self, live: impl FnOnce() -> u64) -> bool {
+        self.over.load(Relaxed) && self.soon().is_some_and(|soon| self.are_worth_a_trim(soon, live()))
     }
 
     /// Whether pages have become free since the last trim, if there will `soon` be so many. Their number alone does not
@@ -127,7 +138,12 @@ impl Pages {
     fn are_worth_a_trim(&self, soon: u64, live: u64) -> bool {
         let beside = soon.saturating_sub(live);
         let useless = self.useless.fetch_min(beside, Relaxed).min(beside);
-        beside - useless >= self.large
+        beside - useless >= self.large && !self.are_resting()
+    }
+
+    /// Whether a trim was of little use just now.
+    pub(super) fn are_resting(&self) -> bool {
+        os::coarse_monotonic_ms() < self.resting.load(Relaxed)
     }
 
     /// How many there will be: what is live counts before it is touched.
@@ -135,15 +151,11 @@ impl Pages {
         seen().map(|seen| self.outlook.lock().soon(seen))
     }
 
-    /// How much `n` bytes are too many by, where so many bytes of heap are live.
-    pub(super) fn missing(&self, n: u64, live: u64) -> Option<u64> {
-        let seen = seen()?;
-        Some(self.outlook.lock().over(n, live, self.most, seen)).filter(|&over| over > 0)
-    }
-
     /// Has the allocator give back free pages; tells whether it did anything. Unless `always`, only if it is worth it.
     pub(super) fn trim(&self, live: u64, always: bool) -> bool {
         self.crowded.store(false, Relaxed);
+        // One at a time: the others would find nothing, and a hook that reserves would not come to an end.
+        let Some(_alone) = self.trimming.try_lock() else { return false };
         let worth = || self.soon().is_some_and(|soon| self.are_worth_a_trim(soon, live));
         let Some(before) = anonymous().filter(|_| always || worth()) else { return false };
         if os::trim().is_err() {
@@ -155,6 +167,9 @@ impl Pages {
         self.useless.store(outlook.soon(after).saturating_sub(live), Relaxed);
         drop(outlook);
         self.over.store(after.pages > self.most, Relaxed);
+        if after.pages.saturating_add(self.large) > before {
+            self.resting.store(after.now.saturating_add(REST), Relaxed);
+        }
         let helped = after.pages.saturating_add(SOMETHING) <= before;
         if helped {
             self.helps.store(true, Relaxed);

@@ -8,8 +8,8 @@ use super::{Account, BudgetExceeded};
 
 /// Bytes of a budget, reserved under an account until this is dropped.
 ///
-/// It is no memory: who holds it may allocate as much. Dropping it never blocks, asks nobody, and costs three atomic
-/// subtractions.
+/// It is no memory: who holds it may allocate as much. Dropping it asks nobody, waits for nobody's code, and costs three
+/// atomic subtractions; of a large one ([rule 8](super)) a look at the pages too.
 ///
 /// # Examples
 ///
@@ -31,12 +31,14 @@ pub struct Reservation {
     account: Account,
     /// What goes back to the account in the end.
     size: ByteSize,
+    /// The part that is counted as promised pages.
+    promised: ByteSize,
 }
 
 impl Reservation {
-    /// Takes over bytes that are on the account already.
-    pub(super) const fn new(account: Account, size: ByteSize) -> Self {
-        Self { account, size }
+    /// Takes over bytes that are on the account already, of which so many are counted as promised pages.
+    pub(super) const fn new(account: Account, size: ByteSize, promised: ByteSize) -> Self {
+        Self { account, size, promised }
     }
 
     /// Tells how much is reserved.
@@ -84,7 +86,8 @@ impl Reservation {
     /// ```
     #[inline]
     pub fn try_grow(&mut self, more: ByteSize) -> Result<(), BudgetExceeded> {
-        self.account.take(more)?;
+        let promised = self.account.take(more)?;
+        self.promised = self.promised.saturating_add(promised);
         // Never saturates: the budget's sum is below 2^63.
         self.size = self.size.saturating_add(more);
         Ok(())
@@ -141,7 +144,9 @@ impl Reservation {
     pub fn shrink(&mut self, less: ByteSize) -> ByteSize {
         let given = less.min(self.size);
         self.size = self.size.saturating_sub(given);
-        self.account.give(given);
+        let promised = given.min(self.promised);
+        self.promised = self.promised.saturating_sub(promised);
+        self.account.give(given, promised);
         given
     }
 
@@ -181,7 +186,9 @@ impl Reservation {
     #[must_use = "what is split off is given back when this is dropped"]
     pub fn split(&mut self, size: ByteSize) -> Option<Self> {
         self.size = self.size.checked_sub(size)?;
-        Some(Self::new(self.account.clone(), size))
+        let promised = size.min(self.promised);
+        self.promised = self.promised.saturating_sub(promised);
+        Some(Self::new(self.account.clone(), size, promised))
     }
 
     /// Takes over what `other` has reserved under the same account. Asks nothing of the budget.
@@ -205,7 +212,8 @@ impl Reservation {
             return Err(other);
         }
         self.size = self.size.saturating_add(other.size);
-        other.size = ByteSize::ZERO;
+        self.promised = self.promised.saturating_add(other.promised);
+        (other.size, other.promised) = (ByteSize::ZERO, ByteSize::ZERO);
         Ok(())
     }
 }
@@ -213,12 +221,15 @@ impl Reservation {
 impl Drop for Reservation {
     #[inline]
     fn drop(&mut self) {
-        self.account.give(self.size);
+        self.account.give(self.size, self.promised);
     }
 }
 
 impl fmt::Debug for Reservation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Reservation").field("account", &self.account.name()).field("size", &self.size).finish()
+        f.debug_struct("Reservation")
+            .field("account", &self.account.name())
+            .field("size", &self.size)
+            .finish_non_exhaustive()
     }
 }
