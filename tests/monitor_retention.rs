@@ -10,8 +10,6 @@
 
 mod support;
 
-use std::time::Duration;
-
 use plimsoll::budget::MemoryBudget;
 use plimsoll::monitor::{InvocationReport, LeakVerdict, Monitor, Remedy, ReportPolicy, TrimPolicy};
 use plimsoll::{ByteSize, TrackingAllocator};
@@ -73,7 +71,7 @@ fn pages_that_glibc_keeps_are_retained_until_they_are_given_back() {
         let report = invoke(&trims, || ());
         let trimmed = report.trimmed.unwrap();
         assert!(report.rss.unwrap() < ByteSize::mib(10), "{report}");
-        assert!(trimmed.given_back > ByteSize::mib(25) && trimmed.duration > Duration::ZERO, "{report}");
+        assert!(trimmed.given_back > ByteSize::mib(25) && trimmed.duration.as_micros() > 0, "{report}");
         assert!(report.to_string().contains(&format!(" | trimmed {} in ", trimmed.given_back)), "{report}");
         assert_eq!(invoke(&trims, || ()).trimmed, None, "there is nothing left");
         for _ in 0..40 {
