@@ -407,7 +407,7 @@ impl MemoryBudget {
     /// reserved, and after an [`Account::book`]. High pressure alone takes nothing from anyone. Inside a reclaimer,
     /// nobody is asked. Costs three loads if there is nothing to do. Where the limit was found in the environment, and
     /// more anonymous pages than that were there when last looked at, free ones are [given back](crate::os::trim) first,
-    /// which takes milliseconds; not again until they have grown by a thirty-second of the limit.
+    /// which takes milliseconds; not again until a thirty-second of the limit has become free beside the live heap.
     ///
     /// # Examples
     ///
