@@ -72,8 +72,10 @@ impl Core {
         if let Ok(claimed) = claim() {
             return Ok(claimed);
         }
-        // What was promised long ago and lies untouched hides what is free.
-        self.trim(!self.pages.are_resting());
+        // Whatever seems free: what was promised long ago and lies untouched hides it.
+        if !self.pages.are_resting() {
+            self.trim(true);
+        }
         let over = match claim() {
             Ok(claimed) => return Ok(claimed),
             Err(_) if !self.pages.are_trimmed() => return Ok(self.pages.claim_anyway(n, self.live())),

@@ -31,10 +31,10 @@
 //!    [`MemoryBudget::rebaseline`] says how much that is: at the start of each invocation.
 //! 8. Where the limit was found in the environment, the kernel has the last word. A reservation of about a thirty-second
 //!    of the limit or more has to fit beside the anonymous pages of the process, less those that an earlier large one has
-//!    left, and with those that others were promised lately and have not touched. If it does not, the
-//!    allocator gives free pages [back](crate::os::trim), then others are asked, then it is refused: an allocator keeps
-//!    pages of values that are gone, and what small values leave between those that stay is no room for a large one. An
-//!    allocator that gives nothing back when asked is not judged by its pages.
+//!    left, and with those that others were promised lately and have not touched. If it does not, the allocator gives
+//!    free pages [back](crate::os::trim), then others are asked, then it is refused: an allocator keeps pages of values
+//!    that are gone, and what small values leave between those that stay is no room for a large one. An allocator that
+//!    gives nothing back when asked is not judged by its pages.
 //! 9. Small reservations are not held against the pages, each by itself. Where many of them have taken new pages past
 //!    the limit while others lie free, [`Account::try_reserve`], [`Reservation::try_grow`] and a cache's insert give the
 //!    free ones back.

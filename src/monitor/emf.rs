@@ -391,9 +391,9 @@ impl fmt::Display for Json<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Outcome;
     use std::time::Duration;
 
+    use super::super::Outcome;
     use super::*;
     use crate::heap::LoadLines;
     use crate::monitor::{Remedy, RequestId};
