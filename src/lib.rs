@@ -51,6 +51,7 @@ pub mod budget;
 pub mod cache;
 pub mod clock;
 pub mod env;
+mod error_chain;
 mod flight;
 pub mod guide;
 pub mod heap;

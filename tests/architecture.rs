@@ -15,7 +15,7 @@ const LAYERS: [&[&str]; 5] = [
 ];
 
 /// The lowest layer, whose modules may import those before them.
-const BASE: &[&str] = &["sync", "unwind", "size", "os", "clock", "weigh", "env", "board"];
+const BASE: &[&str] = &["error_chain", "sync", "unwind", "size", "os", "clock", "weigh", "env", "board"];
 
 /// Where unsafe code may stand: folders, by the slash at their end, and files.
 const UNSAFE: [&str; 4] = ["heap/", "os/", "os.rs", "stream/simd.rs"];
@@ -209,6 +209,66 @@ fn public_end(tokens: &[&str], start: usize) -> usize {
     tokens.len()
 }
 
+/// Returns the names of the types that derive `Debug` and implement `Error`, by a derive or by hand.
+fn errors_with_derived_debug<'a>(tokens: &[&'a str]) -> Vec<&'a str> {
+    let by_hand: Vec<&str> = (2..tokens.len())
+        .filter(|&i| tokens[i - 2] == "Error" && tokens[i - 1] == "for")
+        .filter_map(|i| path_end(tokens, i))
+        .collect();
+    let mut found = Vec::new();
+    let mut derives: Vec<&str> = Vec::new();
+    let mut i = 0;
+    while i < tokens.len() {
+        match tokens[i] {
+            // An attribute: `#[derive(..)]`, or `#[cfg_attr(.., derive(..))]`.
+            "#" if tokens.get(i + 1) == Some(&"[") => {
+                let end = group_end(tokens, i + 1);
+                for start in (i..end).filter(|&at| tokens[at] == "derive") {
+                    // The last name of each path: `Error` of `thiserror::Error`.
+                    let inside = start + 1..group_end(tokens, start + 1).min(end);
+                    derives.extend(
+                        inside.filter(|&at| matches!(tokens.get(at + 1), Some(&("," | ")")))).map(|at| tokens[at]),
+                    );
+                }
+                i = end;
+                continue;
+            }
+            "struct" | "enum" | "union" if !derives.is_empty() => {
+                let name = tokens.get(i + 1).copied().unwrap_or_default();
+                let is_error = derives.contains(&"Error") || by_hand.contains(&name);
+                if is_error && derives.contains(&"Debug") {
+                    found.push(name);
+                }
+                derives.clear();
+            }
+            _ => {}
+        }
+        i += 1;
+    }
+    found
+}
+
+/// Returns the last name of the path at `start`: `LoadFailure` of `super::LoadFailure<E>`.
+fn path_end<'a>(tokens: &[&'a str], start: usize) -> Option<&'a str> {
+    let mut i = start;
+    while matches!(tokens.get(i + 1), Some(&"::")) {
+        i += 2;
+    }
+    tokens.get(i).copied()
+}
+
+/// Returns the index after the bracket that closes the one at `start`.
+fn group_end(tokens: &[&str], start: usize) -> usize {
+    let mut nesting = 0;
+    for (i, token) in tokens.iter().enumerate().skip(start) {
+        nesting += i32::from(matches!(*token, "(" | "[" | "{")) - i32::from(matches!(*token, ")" | "]" | "}"));
+        if nesting == 0 {
+            return i + 1;
+        }
+    }
+    tokens.len()
+}
+
 /// What is wrong with the file at `path`, which is below `src`.
 fn faults(path: &str, source: &str) -> Vec<String> {
     let code = code(source);
@@ -231,6 +291,9 @@ fn faults(path: &str, source: &str) -> Vec<String> {
         {
             faults.push(format!("`{name}` in a public item"));
         }
+    }
+    for name in errors_with_derived_debug(&tokens) {
+        faults.push(format!("the error `{name}` derives `Debug`: use `debug_as_chain!`"));
     }
 
     if path == "lib.rs" {
@@ -431,5 +494,32 @@ fn private_crates_stay_out_of_the_public_api() {
         "pub enum E { A } fn f(x: lru::LruCache<u8, u8>) {}",
     ] {
         accepts("cache/mod.rs", source);
+    }
+}
+
+#[test]
+fn error_type_with_derived_debug_is_rejected() {
+    for source in [
+        "#[derive(Debug, thiserror::Error)] pub enum E { #[error(\"a\")] A }",
+        "#[derive(Clone, thiserror::Error, PartialEq, Debug,)] #[error(\"a\")] #[non_exhaustive] pub(super) struct E;",
+        "use thiserror::Error; #[derive(Debug, Error)] pub struct E(u8);",
+        "#[derive(std::fmt::Debug)] #[derive(thiserror::Error)] pub struct E(u8);",
+        "#[derive(thiserror::Error)] #[error(\"a\")] #[derive(Debug)] pub struct E(u8);",
+        "#[cfg_attr(test, derive(Debug))] #[derive(thiserror::Error)] pub struct E(u8);",
+        "#[derive(Debug)] pub struct E<T>(T); impl<T: Error> std::error::Error for E<T> {}",
+        "impl Error for self::E {} #[derive(Debug)] enum E {}",
+        "mod inner { fn f() { #[derive(Debug, thiserror::Error)] enum E {} } }",
+    ] {
+        rejects("cache/error.rs", source, "the error `E` derives `Debug`");
+    }
+    rejects("monitor/emf.rs", "#[derive(Debug, thiserror::Error)] pub enum E {}", "the error `E`");
+    for source in [
+        "#[derive(Clone, thiserror::Error)] #[error(\"a\")] pub struct E; debug_as_chain!(E);",
+        "#[derive(Debug)] pub struct Report; #[derive(thiserror::Error)] pub enum E { A(Report) }",
+        "#[derive(thiserror::Error)] pub enum E {} #[derive(Debug)] pub struct Report { error: E }",
+        "#[derive(Debug)] pub struct Report; pub struct E(Report); impl Error for E {}",
+        "// #[derive(Debug, thiserror::Error)]\nconst A: &str = \"#[derive(Debug, thiserror::Error)] enum E {}\";",
+    ] {
+        accepts("cache/error.rs", source);
     }
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::env::{EnvError, MemoryLimit};
+use crate::error_chain::debug_as_chain;
 use crate::size::ByteSize;
 
 use super::MemoryBudget;
@@ -250,7 +251,7 @@ impl fmt::Display for Basis {
 ///     "pressure is high at 90 % and critical at 80 %: expected 0 < high < critical <= 100"
 /// );
 /// ```
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum BudgetError {
     /// The environment does not say how much memory there is, and no limit was given.
@@ -270,3 +271,5 @@ pub enum BudgetError {
         critical: u8,
     },
 }
+
+debug_as_chain!(BudgetError);

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::error_chain::debug_as_chain;
 use crate::size::ByteSize;
 
 /// A request for memory that the budget does not grant, even after everyone who could was asked to give some back.
@@ -29,12 +30,14 @@ use crate::size::ByteSize;
 /// assert_eq!(refused.holders().next(), Some(("sessions", ByteSize::mib(90))));
 /// # Ok::<(), plimsoll::BudgetExceeded>(())
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[error(transparent)]
 pub struct BudgetExceeded(Box<Refusal>);
 
+debug_as_chain!(BudgetExceeded);
+
 /// What is known of a refusal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) struct Refusal {
     pub(super) requester: &'static str,
     pub(super) requested: ByteSize,
@@ -47,6 +50,8 @@ pub(super) struct Refusal {
     /// Made inside a reclaimer, so that nobody could be asked.
     pub(super) reentrant: bool,
 }
+
+debug_as_chain!(Refusal);
 
 impl From<Refusal> for BudgetExceeded {
     #[cold]

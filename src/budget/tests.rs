@@ -1,7 +1,7 @@
 //! What only the inside can show: how the room is reckoned, and what a limit found in the environment becomes.
 
-use super::{Basis, Reckoning};
-use crate::env::{ENVIRONMENT_SHARE, MemoryLimit};
+use super::{Basis, BudgetError, Reckoning};
+use crate::env::{ENVIRONMENT_SHARE, EnvError, MemoryLimit};
 use crate::size::ByteSize;
 
 fn reckoning() -> Reckoning {
@@ -93,4 +93,14 @@ fn a_limit_found_leaves_the_environment_its_share_and_a_margin() {
     );
     let nothing = Basis::of(found, ByteSize::mib(100), ByteSize::mib(100));
     assert_eq!(nothing.limit(), ByteSize::ZERO);
+}
+
+#[test]
+fn budget_error_debug_prints_the_cause() {
+    let error = BudgetError::Environment { source: EnvError::NoLimitKnown };
+    assert_eq!(
+        format!("{error:?}"),
+        "no memory size for the budget: name one with limit(): no memory limit is known: \
+         AWS_LAMBDA_FUNCTION_MEMORY_SIZE is not set and no cgroup has a limit"
+    );
 }

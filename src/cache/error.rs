@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::budget::BudgetExceeded;
+use crate::error_chain::{debug_as_chain, fmt_chain};
 use crate::size::ByteSize;
 
 /// A key and a value that the cache did not take; [`into_entry`](Self::into_entry) gives them back.
@@ -48,10 +49,10 @@ impl<K, V> InsertError<K, V> {
     }
 }
 
-/// Keys and values are not printed: they may be secrets.
+/// Prints the message. Keys and values are not printed, because they may be secrets.
 impl<K, V> fmt::Debug for InsertError<K, V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("InsertError").field("refusal", &self.refusal).finish_non_exhaustive()
+        fmt_chain(self, f)
     }
 }
 
@@ -67,7 +68,7 @@ impl<K, V> fmt::Debug for InsertError<K, V> {
 /// assert!(matches!(refused.refusal(), Refusal::TooLarge { limit, .. } if *limit == ByteSize::kib(4)));
 /// # Ok::<(), plimsoll::cache::CacheError>(())
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Refusal {
     /// The entry alone is larger than the cache may be. Nothing was evicted for it.
@@ -104,6 +105,8 @@ pub enum Refusal {
     },
 }
 
+debug_as_chain!(Refusal);
+
 /// Why there is no value.
 ///
 /// All who waited for one load get the same error.
@@ -135,13 +138,15 @@ pub enum LoadError<E> {
     Panicked,
 }
 
+/// Prints the message and the `Debug` text of its cause.
+// The bound `E: Error` would print the causes of `E`, but types such as `String` and `Box<dyn Error>` do not meet it.
 impl<E: fmt::Debug> fmt::Debug for LoadError<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")?;
         match self {
-            Self::Failed(error) => f.debug_tuple("Failed").field(error).finish(),
-            Self::NoRoom(refused) => f.debug_tuple("NoRoom").field(refused).finish(),
-            Self::Reentrant => f.write_str("Reentrant"),
-            Self::Panicked => f.write_str("Panicked"),
+            Self::Failed(error) => write!(f, ": {error:?}"),
+            Self::NoRoom(refused) => write!(f, ": {refused:?}"),
+            Self::Reentrant | Self::Panicked => Ok(()),
         }
     }
 }
@@ -171,7 +176,7 @@ impl<E> Clone for LoadError<E> {
 ///     "cache orders: a time to live of 0ns is below the clock's resolution of 10ms"
 /// );
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CacheError {
     /// Neither entries nor bytes are bounded.
@@ -209,3 +214,5 @@ pub enum CacheError {
         cache: &'static str,
     },
 }
+
+debug_as_chain!(CacheError);

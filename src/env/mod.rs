@@ -7,6 +7,7 @@ mod cgroup;
 
 use std::{env, ffi::OsString, fmt, io, num::NonZeroU32, path::Path};
 
+use crate::error_chain::debug_as_chain;
 use crate::size::{ByteSize, quotable};
 
 const MEMORY_SIZE: &str = "AWS_LAMBDA_FUNCTION_MEMORY_SIZE";
@@ -318,7 +319,7 @@ impl Range {
 /// let off_lambda = LambdaEnv::from_lookup(|_| None);
 /// assert!(matches!(off_lambda, Err(EnvError::Missing { name: "AWS_LAMBDA_FUNCTION_MEMORY_SIZE", .. })));
 /// ```
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum EnvError {
     /// A variable that Lambda always sets is not set: this is no Lambda function.
@@ -396,6 +397,8 @@ pub enum EnvError {
     #[error("no memory limit is known: {MEMORY_SIZE} is not set and no cgroup has a limit")]
     NoLimitKnown,
 }
+
+debug_as_chain!(EnvError);
 
 /// The memory limit of this process, and who set it.
 ///

@@ -13,6 +13,7 @@
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering::SeqCst};
 
 use crate::env::ENVIRONMENT_SHARE;
+use crate::error_chain::debug_as_chain;
 use crate::os;
 use crate::size::ByteSize;
 
@@ -64,7 +65,7 @@ pub struct LoadLines {
 /// let wrong = LoadLines::new(ByteSize::mib(128)).percents(&[90, 70]);
 /// println!("{}", wrong.unwrap_err());
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum LoadLinesError {
     /// There are none, or more than there is room for.
@@ -82,6 +83,8 @@ pub enum LoadLinesError {
         percent: u8,
     },
 }
+
+debug_as_chain!(LoadLinesError);
 
 impl LoadLines {
     /// What Lambda's own processes take of the memory size, about.

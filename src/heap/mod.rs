@@ -61,6 +61,7 @@ pub use lines::{LoadLines, LoadLinesError, MAX_LOAD_LINES, crossed_load_line, se
 pub(crate) use note::{CONTEXT_LEN, note_growth, set_context};
 pub use scope::{HeapDelta, assert_peak, scope, scope_async};
 
+use crate::error_chain::debug_as_chain;
 use crate::size::ByteSize;
 use thread::LEDGER;
 
@@ -74,10 +75,12 @@ use thread::LEDGER;
 /// let forgotten = heap::stats().unwrap_err(); // no `#[global_allocator]` in this program
 /// assert!(forgotten.to_string().starts_with("the heap is not tracked"));
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the heap is not tracked: `plimsoll::TrackingAllocator` is not installed as `#[global_allocator]`")]
 #[non_exhaustive]
 pub struct NotInstalled;
+
+debug_as_chain!(NotInstalled);
 
 /// The heap of the process at one moment, in bytes asked of the allocator.
 ///

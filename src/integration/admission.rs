@@ -9,6 +9,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::budget::{Account, BudgetExceeded, MemoryBudget, Reservation};
+use crate::error_chain::debug_as_chain;
 use crate::size::ByteSize;
 
 /// The account that pays for what is admitted.
@@ -224,9 +225,11 @@ impl<F, A: Refuse<T, E>, T, E> fmt::Debug for AdmissionFuture<F, A, T, E> {
 /// ```text
 /// over memory: requests asked for 24.0 MiB, 9.6 MiB are free of a 109.6 MiB budget: held by model 64.0 MiB, requests 24.0 MiB, orders 12.0 MiB
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[error("over memory: {0}")]
 pub struct OverMemory(BudgetExceeded);
+
+debug_as_chain!(OverMemory);
 
 impl OverMemory {
     /// Tells what each request is promised: the layer's floor.
@@ -272,7 +275,7 @@ impl OverMemory {
 /// # }).map_err(|error| error.to_string())?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AdmissionError<E> {
     /// The layer did not let the request in.
@@ -281,6 +284,17 @@ pub enum AdmissionError<E> {
     /// The service itself failed.
     #[error(transparent)]
     Service(E),
+}
+
+/// Prints the `Debug` text of the error inside.
+// The bound `E: Error` would print the causes of `E`, but the boxed errors of services do not meet it.
+impl<E: fmt::Debug> fmt::Debug for AdmissionError<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OverMemory(over) => fmt::Debug::fmt(over, f),
+            Self::Service(error) => fmt::Debug::fmt(error, f),
+        }
+    }
 }
 
 /// How an [`AdmissionLayer`] answers what it does not let in.

@@ -21,7 +21,7 @@ use crate::budget::BudgetExceeded;
 ///     other => panic!("{other:?}"),
 /// }
 /// ```
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum LazyError<E> {
     /// The load failed: now, or before and it is not yet time to try again.
@@ -51,6 +51,18 @@ pub enum LazyError<E> {
         /// The resource's name.
         name: &'static str,
     },
+}
+
+/// Prints the message and the `Debug` text of its cause.
+// The bound `E: Error` would print the causes of `E`, but types such as `String` and `Box<dyn Error>` do not meet it.
+impl<E: fmt::Debug> fmt::Debug for LazyError<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Failed(failure) => write!(f, "{failure:?}"),
+            Self::OverBudget { source, .. } => write!(f, "{self}: {source:?}"),
+            Self::Reentrant { .. } | Self::Panicked { .. } => write!(f, "{self}"),
+        }
+    }
 }
 
 // Not derived: an error that is shared need not be one that can be cloned.
@@ -83,7 +95,6 @@ impl<E> Clone for LazyError<E> {
 /// assert!(failure.retry_in > std::time::Duration::ZERO);
 /// # Ok::<(), &str>(())
 /// ```
-#[derive(Debug)]
 #[non_exhaustive]
 pub struct LoadFailure<E> {
     /// The resource's name.
@@ -105,6 +116,13 @@ pub struct LoadFailure<E> {
 impl<E> Clone for LoadFailure<E> {
     fn clone(&self) -> Self {
         Self { error: Arc::clone(&self.error), ..*self }
+    }
+}
+
+/// Prints the message and the `Debug` text of [`error`](Self::error).
+impl<E: fmt::Debug> fmt::Debug for LoadFailure<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}: {:?}", self.error)
     }
 }
 

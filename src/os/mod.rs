@@ -40,6 +40,7 @@ use elsewhere as host;
 #[cfg(target_os = "linux")]
 use linux as host;
 
+use crate::error_chain::debug_as_chain;
 use crate::size::ByteSize;
 use crate::unwind::contained;
 
@@ -84,7 +85,7 @@ pub struct Rss {
 ///     Err(other) => eprintln!("{other}"),
 /// }
 /// ```
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum OsError {
     /// This platform has no such thing; asking again will not help.
@@ -113,6 +114,8 @@ pub enum OsError {
         what: &'static str,
     },
 }
+
+debug_as_chain!(OsError);
 
 /// Tells the resident set size of this process now.
 ///

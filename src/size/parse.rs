@@ -2,6 +2,8 @@
 
 use std::str::FromStr;
 
+use crate::error_chain::debug_as_chain;
+
 use super::{ByteSize, GB, GIB, KB, KIB, MB, MIB, TB, TIB};
 
 /// Tells why a text is not a [`ByteSize`].
@@ -16,7 +18,7 @@ use super::{ByteSize, GB, GIB, KB, KIB, MB, MIB, TB, TIB};
 /// let wrong = "128M".parse::<ByteSize>().unwrap_err();
 /// println!("{wrong}");
 /// ```
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ParseByteSizeError {
     /// There is nothing but white space.
@@ -69,6 +71,8 @@ pub enum ParseByteSizeError {
         text: Box<str>,
     },
 }
+
+debug_as_chain!(ParseByteSizeError);
 
 /// The longest text read; the longest printed has 32 bytes.
 const MAX_TEXT: usize = 48;

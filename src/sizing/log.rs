@@ -4,6 +4,8 @@ use std::collections::VecDeque;
 use std::error::Error;
 use std::fmt;
 
+use crate::error_chain::debug_as_chain;
+
 use super::pretty::{Collected, Pretty};
 use super::report_line::{InitReport, Marks, ReportLine, RestoreReport};
 use super::scan::{self, Found};
@@ -54,11 +56,12 @@ pub enum Entry {
 /// assert_eq!(faults[0].to_string(), "line 1: `Duration` is followed by no number of ms");
 /// # Ok::<(), plimsoll::sizing::ReadLogError>(())
 /// ```
-#[derive(Debug)]
 pub struct MalformedLine {
     line: u64,
     fault: Fault,
 }
+
+debug_as_chain!(MalformedLine);
 
 #[derive(Debug)]
 pub(super) enum Fault {

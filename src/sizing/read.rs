@@ -2,6 +2,7 @@
 
 use std::io::Read;
 
+use crate::error_chain::debug_as_chain;
 use crate::size::ByteSize;
 use crate::stream::{BuildError, LineReader, Oversize, StreamError};
 
@@ -31,7 +32,7 @@ pub const MAX_LINE: ByteSize = ByteSize::mib(1);
 /// }
 /// assert!(matches!(read_log(Broken, |_entry| {}), Err(ReadLogError::Stream(_))));
 /// ```
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum ReadLogError {
     /// The reader has no memory for its buffers.
@@ -41,6 +42,8 @@ pub enum ReadLogError {
     #[error("the log ends early")]
     Stream(#[from] StreamError),
 }
+
+debug_as_chain!(ReadLogError);
 
 /// Reads a whole log and tells `each` what is in it, in order.
 ///

@@ -2,6 +2,7 @@
 
 use std::ops::RangeInclusive;
 
+use crate::error_chain::debug_as_chain;
 use crate::size::ByteSize;
 
 use super::advice::{Candidate, Caveat, Fit, Recommendation, Untried, mb};
@@ -80,7 +81,7 @@ pub struct Sizing {
 /// let nothing = Sizing::new(Pricing::us_east_1(Architecture::X86)).recommend(&Profile::new());
 /// assert!(matches!(nothing, Err(SizingError::NoMemory)));
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SizingError {
     /// No report tells both a memory size and the memory used.
@@ -103,6 +104,8 @@ pub enum SizingError {
         needed: ByteSize,
     },
 }
+
+debug_as_chain!(SizingError);
 
 impl Sizing {
     /// Recommends by cost at these prices, with 20 to 30 % headroom.

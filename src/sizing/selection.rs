@@ -6,6 +6,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::error_chain::debug_as_chain;
 use crate::size::ByteSize;
 
 /// By what a size is chosen.
@@ -48,10 +49,12 @@ impl fmt::Display for Strategy {
 /// let wrong: Result<Strategy, ParseStrategyError> = "cheapest".parse();
 /// println!("{}", wrong.unwrap_err());
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a strategy is `cost`, `speed`, `balanced` or `balanced:WEIGHT` with a weight from 0 (speed) to 1 (cost)")]
 #[non_exhaustive]
 pub struct ParseStrategyError;
+
+debug_as_chain!(ParseStrategyError);
 
 impl FromStr for Strategy {
     type Err = ParseStrategyError;

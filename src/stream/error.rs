@@ -4,6 +4,7 @@ use std::collections::TryReserveError;
 use std::io;
 
 use crate::budget::BudgetExceeded;
+use crate::error_chain::debug_as_chain;
 use crate::size::ByteSize;
 
 use super::charge::NoRoom;
@@ -26,7 +27,7 @@ use super::charge::NoRoom;
 /// assert!(lines.next_record()?.is_some(), "the next good record follows");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum StreamError {
     /// The input failed. Bytes that came before are kept, so a call after `WouldBlock` or a timeout goes on.
@@ -100,6 +101,8 @@ pub enum StreamError {
     },
 }
 
+debug_as_chain!(StreamError);
+
 impl StreamError {
     pub(super) fn no_room(offset: u64, number: u64, why: NoRoom) -> Self {
         match why {
@@ -150,7 +153,7 @@ impl StreamError {
 /// let wrong = LineReader::builder(ByteSize::kib(1)).chunk(ByteSize::ZERO).build(std::io::empty());
 /// assert!(matches!(wrong, Err(BuildError::EmptyChunk)));
 /// ```
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum BuildError {
     /// A chunk of 0 bytes would read nothing for ever.
@@ -173,6 +176,8 @@ pub enum BuildError {
         source: BudgetExceeded,
     },
 }
+
+debug_as_chain!(BuildError);
 
 impl From<NoRoom> for BuildError {
     fn from(why: NoRoom) -> Self {

@@ -4,6 +4,7 @@ use std::io::{self, BufRead, BufReader, Read};
 
 use flate2::bufread::MultiGzDecoder;
 
+use crate::error_chain::debug_as_chain;
 use crate::size::ByteSize;
 
 /// Compressed bytes read at a time.
@@ -97,7 +98,7 @@ pub struct GzipReader<R> {
 /// let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<GzipError>());
 /// assert!(cause.is_some(), "{error}");
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum GzipError {
     /// The input ends inside a member.
@@ -130,6 +131,8 @@ pub enum GzipError {
         limit: ByteSize,
     },
 }
+
+debug_as_chain!(GzipError);
 
 /// A reader that knows how much was read, and keeps its errors from the decoder: that goes on after `WouldBlock` alone.
 ///

@@ -2,6 +2,7 @@
 
 use std::any::Any;
 
+use crate::error_chain::debug_as_chain;
 use crate::unwind::let_go;
 
 use super::super::error::{BuildError, StreamError};
@@ -55,7 +56,7 @@ pub struct ParallelReport {
 /// assert_eq!(stopped.committed(), 2); // resume at the second line
 /// # Ok::<(), plimsoll::stream::BuildError>(())
 /// ```
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum ParallelError {
     /// The buffers cannot be had.
@@ -116,6 +117,8 @@ pub enum ParallelError {
         message: String,
     },
 }
+
+debug_as_chain!(ParallelError);
 
 impl ParallelError {
     /// Tells where to resume.
