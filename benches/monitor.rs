@@ -11,9 +11,8 @@ use plimsoll::{ByteSize, Monitor, TrackingAllocator, board};
 static GLOBAL: TrackingAllocator = TrackingAllocator::new();
 
 fn invocation(criterion: &mut Criterion) {
-    let monitor = Monitor::builder().memory_size(ByteSize::mib(1024)).report(ReportPolicy::Off).build();
+    let monitor = Monitor::builder().memory_size(ByteSize::mib(1024)).report(ReportPolicy::Off).install();
     let monitor = monitor.expect("constant settings");
-    monitor.install().expect("a handler of SIGABRT");
     for name in ["orders", "sessions", "index"] {
         board::holder(name).set(ByteSize::mib(1));
     }

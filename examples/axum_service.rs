@@ -1,23 +1,22 @@
-//! An axum service as there are many, with its memory reported: the lines marked `plimsoll` are the whole hook-in.
+//! An axum service with its memory reported. The three lines marked `plimsoll` are all that it takes.
 //!
 //! ```text
-//! cargo run --release --features tower --example axum_service -- 8080
+//! cargo run --release --features axum --example axum_service -- 8080
 //! curl -d 'the text to count' http://127.0.0.1:8080/words
 //! curl http://127.0.0.1:8080/memory
 //! ```
 //!
-//! The report's policy is for a service with many requests at once: a line when something changes. `PLIMSOLL=each` or
-//! `PLIMSOLL='every(1000)'` in the environment says otherwise.
+//! Each request prints a line. `PLIMSOLL_REPORT=on-change` or `PLIMSOLL_REPORT=every:1000` in the environment suits a
+//! service with many requests.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use axum::extract::{DefaultBodyLimit, Path, Request, State};
+use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use plimsoll::monitor::{MonitorError, ReportPolicy, RequestId};
-use plimsoll::{ByteSize, Monitor, ReportLayer, TrackingAllocator};
+use plimsoll::{Monitor, TrackingAllocator};
 use tokio::net::TcpListener;
 use tokio::sync::RwLock;
 
@@ -56,35 +55,17 @@ async fn write_note(State(notes): State<Notes>, Path(name): Path<String>, text: 
     StatusCode::NO_CONTENT
 }
 
-/// A monitor for the container's limit, or for 512 MiB where there is none.
-fn monitor() -> Result<Monitor, MonitorError> {
-    let build = |builder: plimsoll::monitor::MonitorBuilder| builder.report(ReportPolicy::OnChange).build();
-    let monitor = match build(Monitor::builder()) {
-        Err(MonitorError::MemorySize { .. }) => {
-            build(Monitor::builder().memory_size(ByteSize::mib(512)).environment_share(ByteSize::ZERO))?
-        }
-        other => other?,
-    };
-    monitor.install()?;
-    Ok(monitor)
-}
-
-fn request_id(request: &Request) -> RequestId {
-    let id = request.headers().get("x-request-id").and_then(|value| value.to_str().ok());
-    RequestId::new(id.unwrap_or_else(|| request.uri().path()))
-}
-
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let port: u16 = std::env::args().nth(1).map_or(Ok(8080), |port| port.parse())?;
-    let monitor = monitor()?; // plimsoll
+    let monitor = Monitor::install_from_env(); // plimsoll
     let picture = monitor.clone();
     let service = Router::new()
         .route("/words", post(words))
         .route("/notes/{name}", get(read_note).put(write_note))
         .route("/memory", get(async move || picture.snapshot().to_string()))
         .layer(DefaultBodyLimit::max(MAX_BODY))
-        .layer(ReportLayer::with_id(&monitor, request_id)) // plimsoll
+        .layer(monitor.http()) // plimsoll
         .with_state(Notes::default());
     axum::serve(TcpListener::bind(("127.0.0.1", port)).await?, service).await?;
     Ok(())

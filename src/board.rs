@@ -20,10 +20,11 @@ use std::fmt::{self, Write};
 use std::ops::Deref;
 use std::sync::OnceLock;
 use std::sync::atomic::{
-    AtomicI64,
+    AtomicBool, AtomicI64,
     Ordering::{Acquire, Relaxed, Release},
 };
 
+use crate::log::warn;
 use crate::size::ByteSize;
 use crate::sync::{AtomicU64, AtomicUsize};
 
@@ -172,8 +173,23 @@ pub fn holder(name: &'static str) -> Holder {
     let entry = if name == "other" { None } else { ENTRIES.iter().find(own) };
     Holder(entry.unwrap_or_else(|| {
         OTHER.name.get_or_init(|| "other");
+        if name != "other" {
+            warn_full(name);
+        }
         &OTHER
     }))
+}
+
+/// Warns, once in the life of the process, that `name` shares the name `other`.
+fn warn_full(name: &'static str) {
+    static WARNED: AtomicBool = AtomicBool::new(false);
+    if !WARNED.swap(true, Relaxed) {
+        warn(format_args!(
+            "all {SLOTS} names on the board are taken: `{}` and later names are counted as `other`; use few constant names, \
+             not one for each tenant",
+            Clean(name)
+        ));
+    }
 }
 
 impl Holder {

@@ -57,6 +57,7 @@ pub mod guide;
 pub mod heap;
 pub mod integration;
 pub mod lazy;
+mod log;
 pub mod monitor;
 pub mod os;
 pub mod size;

@@ -15,7 +15,7 @@ const LAYERS: [&[&str]; 5] = [
 ];
 
 /// The lowest layer, whose modules may import those before them.
-const BASE: &[&str] = &["error_chain", "sync", "unwind", "size", "os", "clock", "weigh", "env", "board"];
+const BASE: &[&str] = &["error_chain", "sync", "unwind", "size", "os", "log", "clock", "weigh", "env", "board"];
 
 /// Where unsafe code may stand: folders, by the slash at their end, and files.
 const UNSAFE: [&str; 4] = ["heap/", "os/", "os.rs", "stream/simd.rs"];

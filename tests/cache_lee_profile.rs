@@ -46,9 +46,8 @@ fn function() -> Function {
         .report(ReportPolicy::Off)
         .budget(&budget)
         .cache(&digests)
-        .build()
+        .install()
         .unwrap();
-    monitor.install().unwrap();
     Function { monitor, budget, digests }
 }
 
@@ -66,7 +65,7 @@ fn flood(function: &Function, round: usize) {
 fn a_function_of_128_mb_keeps_its_cache_under_5_mb_in_a_flood_and_alerts_at_115_mb() {
     let ended = support::in_child(|| {
         let function = function();
-        let lines = *function.monitor.load_lines();
+        let lines = *function.monitor.load_lines().unwrap();
         let before = support::live();
         for round in 0..50 {
             let invocation = function.monitor.start("flood");

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use plimsoll::heap::{self, LoadLines};
 use plimsoll::monitor::{
-    Emf, EmfError, InvocationReport, MonitorBuilder, Outcome, ReportPolicy, RequestId, ResourceCounts,
+    Emf, EmfError, InvocationReport, Label, MonitorBuilder, Outcome, ReportPolicy, RequestId, ResourceCounts,
 };
 use plimsoll::{ByteDelta, ByteSize, MemoryBudget, Monitor, Pressure, TrackingAllocator};
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
@@ -168,10 +168,10 @@ fn a_report_reads_as_documented() {
     let monitor = builder().budget(&budget).build().unwrap();
     let mut report = monitor.start("r-1").finish();
     drop(held);
-    report.lines = LoadLines::new(ByteSize::mib(128));
-    report.peak.at_most = ByteSize::mib(29);
-    report.live = ByteSize::mib(20);
-    report.growth = ByteDelta::bytes(-3);
+    report.lines = Some(LoadLines::new(ByteSize::mib(128)));
+    report.heap.as_mut().unwrap().peak.at_most = ByteSize::mib(29);
+    report.heap.as_mut().unwrap().live = ByteSize::mib(20);
+    report.heap.as_mut().unwrap().growth = ByteDelta::bytes(-3);
     report.rss = Some(ByteSize::mib(40));
     report.peak_rss = Some(ByteSize::bytes((52 << 20) - 1));
     report.highest_rss = ByteSize::mib(60);
@@ -181,7 +181,7 @@ fn a_report_reads_as_documented() {
         reserved.room = ByteSize::mib(100);
         reserved.pressure = Pressure::High;
     }
-    report.unaccounted = ByteSize::ZERO;
+    report.heap.as_mut().unwrap().unaccounted = ByteSize::ZERO;
     let mut document = read(&emf().namespace("Shop/Lambda").unwrap(), &report);
     assert!(document["_aws"]["Timestamp"].take().as_u64().unwrap() > 1_700_000_000_000, "in milliseconds");
     let metric = |name: &str, unit: &str| json!({ "Name": name, "Unit": unit });
@@ -275,17 +275,18 @@ fn some<T>(random: &mut Random, value: impl FnOnce(&mut Random) -> T) -> Option<
 fn any_report(random: &mut Random, model: &InvocationReport) -> InvocationReport {
     let mut report = *model;
     report.id = RequestId::new(name(random));
+    report.label = Label::new(name(random));
     report.outcome = if random.below(2) == 0 { Outcome::Finished } else { Outcome::Unfinished };
-    report.live = size(random);
-    report.peak.at_most = size(random);
-    report.growth = ByteDelta::bytes(figure(random).cast_signed());
+    report.heap.as_mut().unwrap().live = size(random);
+    report.heap.as_mut().unwrap().peak.at_most = size(random);
+    report.heap.as_mut().unwrap().growth = ByteDelta::bytes(figure(random).cast_signed());
     report.rss = some(random, size);
     report.peak_rss = some(random, size);
     report.highest_rss = size(random);
-    report.lines = LoadLines::new(size(random)).environment_share(size(random));
+    report.lines = Some(LoadLines::new(size(random)).environment_share(size(random)));
     report.crossed = some(random, |random| 1 + u8::try_from(random.below(100)).unwrap());
     report.refused = figure(random);
-    report.unaccounted = size(random);
+    report.heap.as_mut().unwrap().unaccounted = size(random);
     report.duration = Duration::from_micros(figure(random));
     report.concurrent = random.below(2) == 0;
     report.invocations = figure(random);
@@ -327,12 +328,14 @@ fn the_longest_names_and_figures_fit_a_line() {
     heap::set_limit(ByteSize::MAX).unwrap();
     let mut report = invocation.finish();
     report.id = RequestId::new(&"i".repeat(100));
+    report.label = Label::new(&"l".repeat(100));
     report.outcome = Outcome::Unfinished;
-    report.lines = LoadLines::new(ByteSize::mib(1)).environment_share(ByteSize::MAX);
-    (report.peak.at_most, report.live, report.unaccounted) = (ByteSize::MAX, ByteSize::MAX, ByteSize::MAX);
+    report.lines = Some(LoadLines::new(ByteSize::mib(1)).environment_share(ByteSize::MAX));
+    let heap = report.heap.as_mut().unwrap();
+    (heap.peak.at_most, heap.live, heap.unaccounted) = (ByteSize::MAX, ByteSize::MAX, ByteSize::MAX);
     (report.rss, report.peak_rss, report.highest_rss) = (Some(ByteSize::MAX), Some(ByteSize::MAX), ByteSize::MAX);
     (report.refused, report.duration, report.invocations) = (u64::MAX, Duration::MAX, u64::MAX);
-    report.growth = ByteDelta::bytes(i64::MIN);
+    report.heap.as_mut().unwrap().growth = ByteDelta::bytes(i64::MIN);
     report.crossed = Some(100);
     report.holders = [Some(("\"".repeat(99).leak(), ByteSize::MAX)); 3];
     report.resources.loaded = usize::MAX;
@@ -397,7 +400,7 @@ fn each_report_is_one_line_in_one_write() {
             // SAFETY: no other thread of the child reads it.
             unsafe { std::env::set_var(name, value) };
         }
-        let monitor = Monitor::builder().report(ReportPolicy::Off).emf(Emf::from_env().unwrap()).build().unwrap();
+        let monitor = Monitor::builder().report(ReportPolicy::Off).emf(Emf::from_env().unwrap()).install().unwrap();
         let (_, delta) = heap::scope(|| monitor.start("r-1").finish());
         assert_eq!(delta.unwrap().allocated, ByteSize::ZERO, "nor does the write");
         drop(monitor.start("r-2"));

@@ -244,9 +244,7 @@ fn eight_threads_crossing_at_once_alarm_once() {
 }
 
 fn monitor() -> Monitor {
-    let monitor = Monitor::builder().memory_size(ByteSize::mib(1024)).build().unwrap();
-    monitor.install().unwrap();
-    monitor
+    Monitor::builder().memory_size(ByteSize::mib(1024)).install().unwrap()
 }
 
 fn die_over_a_refusal(backtrace: &str) {

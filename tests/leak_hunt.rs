@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::Output;
 
 fn example(arguments: &[&str]) -> Output {
-    child::command(&child::example("leak_hunt")).args(arguments).env_remove("PLIMSOLL").output().unwrap()
+    child::command(&child::example("leak_hunt")).args(arguments).env_remove("PLIMSOLL_REPORT").output().unwrap()
 }
 
 /// The lines: the invocation's number, and what is said of it.

@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 
-use plimsoll::monitor::{Monitor, MonitorError, ReportPolicy};
+use plimsoll::monitor::{BuildError, Monitor, ReportPolicy};
 use plimsoll::{ByteSize, LazyResource, MemoryBudget, TrackingAllocator};
 
 #[global_allocator]
@@ -63,7 +63,7 @@ fn resources_are_named_charged_unloaded_and_reported() {
     assert!(line("broken").contains("resource broken: failed, 1 failed attempts"), "{picture}");
 
     let again = builder().resource(&MODEL, account("elsewhere")).build();
-    assert!(matches!(again, Err(MonitorError::Resource { name: "model", .. })));
+    assert!(matches!(again, Err(BuildError::Resource { name: "model", .. })));
 }
 
 #[test]

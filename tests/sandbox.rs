@@ -102,7 +102,7 @@ impl Ended {
         let cage = Cage::new(CAGE_MIB).unwrap();
         let api = RuntimeApi::serve(events);
         let mut command = cage.command(program);
-        api.environment(command.args(arguments), 128).env("PLIMSOLL", "off").env("RUST_BACKTRACE", "0");
+        api.environment(command.args(arguments), 128).env("PLIMSOLL_REPORT", "off").env("RUST_BACKTRACE", "0");
         let mut function = Function(command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap());
         let mut stderr = function.0.stderr.take().unwrap();
         let said = std::thread::spawn(move || {

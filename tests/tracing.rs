@@ -89,7 +89,7 @@ fn report() -> InvocationReport {
     let builder = Monitor::builder().memory_size(ByteSize::mib(128)).report(ReportPolicy::Off);
     let mut report = builder.build().expect("constant settings").start("r-1").finish();
     // Whatever the process really lies at.
-    report.lines = LoadLines::new(ByteSize::mib(128));
+    report.lines = Some(LoadLines::new(ByteSize::mib(128)));
     report.crossed = None;
     report
 }
@@ -103,10 +103,10 @@ fn every_figure_is_a_field_of_its_own_type() {
     let invocation = monitor.start("r-1");
     let _held = budget.account("orders").book(ByteSize::mib(85));
     let mut report = invocation.finish();
-    report.peak.at_most = ByteSize::mib(58);
-    report.live = ByteSize::mib(80);
-    report.growth = ByteDelta::bytes(-3);
-    report.unaccounted = ByteSize::bytes(9);
+    report.heap.as_mut().unwrap().peak.at_most = ByteSize::mib(58);
+    report.heap.as_mut().unwrap().live = ByteSize::mib(80);
+    report.heap.as_mut().unwrap().growth = ByteDelta::bytes(-3);
+    report.heap.as_mut().unwrap().unaccounted = ByteSize::bytes(9);
     (report.rss, report.peak_rss, report.highest_rss) =
         (Some(ByteSize::bytes(1)), Some(ByteSize::bytes(2)), ByteSize::bytes(3));
     report.duration = Duration::from_micros(17);

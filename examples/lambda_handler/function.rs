@@ -62,8 +62,7 @@ impl Function {
             .cache(&digests)
             .at_end(move || _ = swept.sweep(SWEPT))
             .trim(true)
-            .build()?;
-        monitor.install()?;
+            .install()?;
         let in_the_making = budget.account("in the making");
         Ok(Self { buckets: Buckets::from_env(), digests, in_the_making, budget, monitor })
     }

@@ -15,7 +15,7 @@ use std::io::{self, Write};
 use std::mem::discriminant;
 use std::process::ExitCode;
 
-use plimsoll::monitor::{InvocationReport, LeakVerdict, ReportPolicy};
+use plimsoll::monitor::{InvocationHeap, InvocationReport, LeakVerdict, ReportPolicy};
 use plimsoll::{ByteSize, Monitor, TrackingAllocator};
 
 use crate::arguments::{Arguments, HELP, Parsed};
@@ -61,7 +61,7 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     // Its own lines would be hundreds; what changes is printed here.
     let monitor = Monitor::builder().memory_size(arguments.memory).report(ReportPolicy::Off).build()?;
     let mut handler = Handler::new(arguments);
-    let capacity = monitor.load_lines().capacity();
+    let capacity = monitor.load_lines().ok_or("no memory limit")?.capacity();
     let mut hunt = Hunt { points: Vec::with_capacity(arguments.invocations), capacity };
     let mut said = None;
     for number in 1..=arguments.invocations {
@@ -73,8 +73,9 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         if said.replace(kind) != Some(kind) || number == arguments.invocations {
             print(&line(number, &report))?;
         }
-        hunt.points.push(Point { live: report.live, unaccounted: report.unaccounted, verdict: report.verdict });
-        if report.live.max(report.rss.unwrap_or_default()) > capacity {
+        let InvocationHeap { live, unaccounted, .. } = report.heap.ok_or("the heap is not tracked")?;
+        hunt.points.push(Point { live, unaccounted, verdict: report.verdict });
+        if live.max(report.rss.unwrap_or_default()) > capacity {
             print(&format!("{number:>6}  over {capacity}: Lambda would have killed it\n"))?;
             break;
         }
@@ -87,8 +88,10 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
 
 fn line(number: usize, report: &InvocationReport) -> String {
     let rss = report.rss.map_or_else(|| "not known".to_owned(), |rss| rss.to_string());
-    let InvocationReport { live, unaccounted, verdict, .. } = report;
-    format!("{number:>6}  {verdict}  (heap {live}, unaccounted {unaccounted}, rss {rss})\n")
+    let heap = report
+        .heap
+        .map_or_else(|| "not known".to_owned(), |heap| format!("{}, unaccounted {}", heap.live, heap.unaccounted));
+    format!("{number:>6}  {}  (heap {heap}, rss {rss})\n", report.verdict)
 }
 
 /// Prints to standard output. A reader that went away, as `head` does, is no failure.

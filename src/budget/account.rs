@@ -234,6 +234,11 @@ impl Account {
         MemoryBudget { core: Arc::clone(&self.0.core) }
     }
 
+    /// Returns `true` if the account is one of `budget`.
+    pub(crate) fn belongs_to(&self, budget: &MemoryBudget) -> bool {
+        Arc::ptr_eq(&self.0.core, &budget.core)
+    }
+
     #[inline]
     fn slot(&self) -> &Slot<Meter> {
         &self.0.core.entry(self.0.index).slot

@@ -1,8 +1,10 @@
 //! What a budget, its accounts and their reservations share at work: finding room, asking for it, refusing.
 
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use crate::board;
+use crate::board::{self, Clean};
+use crate::log::warn;
 use crate::size::ByteSize;
 
 use super::baseline::Reckoning;
@@ -22,8 +24,13 @@ impl Core {
     /// The index of the account of that name, which is put there unless all places are taken.
     pub(super) fn index_of(&self, name: &'static str) -> usize {
         let own = |entry: &OnceLock<Entry>| entry.get_or_init(|| Entry::new(name)).name == name;
-        let found = if name == OTHER { None } else { self.entries.iter().position(own) };
-        found.unwrap_or(ACCOUNTS)
+        if name == OTHER {
+            return ACCOUNTS;
+        }
+        self.entries.iter().position(own).unwrap_or_else(|| {
+            warn_full(name);
+            ACCOUNTS
+        })
     }
 
     pub(super) fn opened(&self) -> impl Iterator<Item = &Entry> {
@@ -208,5 +215,17 @@ impl Core {
 impl Entry {
     pub(super) fn new(name: &'static str) -> Self {
         Self { name, slot: Slot::new(board::meter(name)) }
+    }
+}
+
+/// Warns, once in the life of the process, that the account `name` is the shared account `other`.
+fn warn_full(name: &'static str) {
+    static WARNED: AtomicBool = AtomicBool::new(false);
+    if !WARNED.swap(true, Relaxed) {
+        warn(format_args!(
+            "all {ACCOUNTS} accounts of the budget are taken: `{}` and later names share the account `{OTHER}`; use few \
+             constant names, not one for each tenant",
+            Clean(name)
+        ));
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::budget::{Account, Rank};
 use crate::clock::{Clock, RESOLUTION};
 use crate::heap;
+use crate::log::warn;
 use crate::size::ByteSize;
 use crate::weigh::HeapSize;
 
@@ -410,7 +411,35 @@ impl<K, V, S> CacheBuilder<K, V, S> {
         if self.by_load && !heap::is_installed() {
             return Err(CacheError::NotTracked { cache });
         }
+        self.warn_of_misuse();
         Ok(Cache::with(self))
+    }
+}
+
+impl<K, V, S> CacheBuilder<K, V, S> {
+    /// Warns of bounds that are valid and hardly intended.
+    fn warn_of_misuse(&self) {
+        let cache = self.name;
+        if self.max_entries == Some(0) {
+            warn(format_args!(
+                "cache `{cache}` stores nothing: max_entries(0) admits no entry, it does not lift the bound"
+            ));
+        }
+        if self.max_bytes == Some(ByteSize::ZERO) {
+            warn(format_args!(
+                "cache `{cache}` stores nothing: max_bytes(0) admits no entry, it does not lift the bound"
+            ));
+        }
+        let Some((bytes, account)) = self.max_bytes.zip(self.account.as_ref().map(|(account, _)| account)) else {
+            return;
+        };
+        let limit = account.budget().limit();
+        // `ByteSize::MAX` is the documented way to leave the bound to the budget.
+        if bytes > limit && bytes < ByteSize::MAX {
+            warn(format_args!(
+                "cache `{cache}` can never hold its max_bytes of {bytes}: the budget of its account has {limit}"
+            ));
+        }
     }
 }
 

@@ -454,6 +454,11 @@ impl MemoryLimit {
         Ok(Self { size, source: LimitSource::Lambda })
     }
 
+    /// Returns `true` if this process is a Lambda function, by the variable that decides about its limit.
+    pub(crate) fn is_on_lambda() -> bool {
+        env::var_os(MEMORY_SIZE).is_some()
+    }
+
     /// The limit of a Lambda function of that memory size.
     #[cfg(test)]
     pub(crate) const fn of_lambda(size: ByteSize) -> Self {

@@ -5,6 +5,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 
+use crate::log::{self, Head, Level, LogFormat};
 use crate::os::{self, OsError};
 use crate::size::ByteSize;
 
@@ -53,23 +54,60 @@ fn say() {
     let heap = super::size(LEDGER.live());
     // No slot is asked for: binding one is no business of a signal handler.
     let peak = super::size(LEDGER.peak(None).at_most);
+    let abort = Abort { limit: (limit != usize::MAX).then(|| super::size(limit)), heap, peak };
     let mut line = Line::new();
-    line.put(format_args!("plimsoll last words: "));
-    note::put_context(&mut line);
-    line.put(format_args!(
-        " {} refused, the largest {}, the last {} ms ago | heap {heap} peak {peak}",
-        refusal::count(),
-        super::size(refusal::largest()),
-        refusal::last_ms_ago(),
-    ));
-    if limit == usize::MAX {
-        line.put(format_args!(" no limit |"));
-    } else {
-        line.put(format_args!(" limit {} |", super::size(limit)));
+    match log::format_if_known() {
+        LogFormat::Text => abort.put_text(&mut line),
+        LogFormat::Json => abort.put_json(&mut line),
     }
-    let unaccounted: ByteSize = note::for_top_holders(heap, |name, bytes| {
-        line.put(format_args!(" {name} {bytes}"));
-    });
-    line.put(format_args!(" unaccounted {unaccounted}"));
     line.write_stderr();
+}
+
+/// The heap when the process aborts.
+struct Abort {
+    limit: Option<ByteSize>,
+    heap: ByteSize,
+    peak: ByteSize,
+}
+
+impl Abort {
+    fn put_text(&self, line: &mut Line) {
+        let Self { limit, heap, peak } = self;
+        line.put(format_args!("plimsoll last words: "));
+        note::put_context(line);
+        line.put(format_args!(
+            " {} refused, the largest {}, the last {} ms ago | heap {heap} peak {peak}",
+            refusal::count(),
+            super::size(refusal::largest()),
+            refusal::last_ms_ago(),
+        ));
+        match limit {
+            Some(limit) => line.put(format_args!(" limit {limit} |")),
+            None => line.put(format_args!(" no limit |")),
+        };
+        let unaccounted = note::for_top_holders(*heap, |name, bytes| {
+            line.put(format_args!(" {name} {bytes}"));
+        });
+        line.put(format_args!(" unaccounted {unaccounted}"));
+    }
+
+    /// Writes the same figures as a JSON record, with sizes in bytes.
+    fn put_json(&self, line: &mut Line) {
+        let Self { limit, heap, peak } = self;
+        line.put(format_args!(r#"{},"request_id":""#, Head::new("abort", Level::Error)));
+        note::put_context(line);
+        line.put(format_args!(
+            r#"","refused":{},"largest_refused":{},"last_refused_ms_ago":{},"heap":{},"peak":{}"#,
+            refusal::count(),
+            refusal::largest(),
+            refusal::last_ms_ago(),
+            heap.as_u64(),
+            peak.as_u64(),
+        ));
+        if let Some(limit) = limit {
+            line.put(format_args!(r#","limit":{}"#, limit.as_u64()));
+        }
+        note::put_holders(line, *heap);
+        line.put(format_args!("}}"));
+    }
 }

@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering::SeqCst};
 
 use crate::env::ENVIRONMENT_SHARE;
 use crate::error_chain::debug_as_chain;
+use crate::log::{Head, Level};
 use crate::os;
 use crate::size::ByteSize;
 
@@ -104,6 +105,12 @@ impl LoadLines {
         Self { memory_size, environment_share: Self::ENVIRONMENT_SHARE, percents: [70, 90, 97, 0] }
     }
 
+    /// Sets the memory size, and keeps the percentages.
+    pub(crate) const fn with_memory_size(mut self, size: ByteSize) -> Self {
+        self.memory_size = size;
+        self
+    }
+
     /// Sets the environment's share; zero where the memory size is the process's alone, as in a container.
     ///
     /// A share as large as the memory size leaves a capacity of zero, and every line is crossed from the start.
@@ -192,7 +199,8 @@ static WAKE_BELOW: AtomicUsize = AtomicUsize::new(0);
 /// again until the load has fallen a twentieth under it:
 ///
 /// ```json
-/// {"plimsoll":"alarm","request_id":"4f1c9a","load_line_percent":97,"heap":117964800,"rss":119013376,
+/// {"plimsoll":"alarm","v":1,"timestamp":"2026-11-29T05:40:08.123Z","level":"ERROR","request_id":"4f1c9a",
+///  "load_line_percent":97,"heap":117964800,"rss":119013376,
 ///  "requested":1048576,"memory_size":134217728,"holders":{"orders":94371840},"unaccounted":23592960,"largest_growth":0}
 /// ```
 ///
@@ -371,17 +379,11 @@ fn alarm(heap: usize, rss: usize, requested: usize) {
     let percent = crossed_load_line().unwrap_or(0);
     let limit = MEMORY_SIZE.load(SeqCst);
     let mut line = Line::new();
-    line.put(format_args!(r#"{{"plimsoll":"alarm","request_id":""#));
+    line.put(format_args!(r#"{},"request_id":""#, Head::new("alarm", Level::Error)));
     note::put_context(&mut line);
     line.put(format_args!(r#"","load_line_percent":{percent},"heap":{heap},"rss":{rss}"#));
     line.put(format_args!(r#","requested":{requested},"memory_size":{limit}"#));
-    line.put(format_args!(r#","holders":{{"#));
-    let mut comma = "";
-    let unaccounted = note::for_top_holders(ByteSize::bytes(heap as u64), |name, bytes| {
-        line.put(format_args!(r#"{comma}"{name}":{}"#, bytes.as_u64()));
-        comma = ",";
-    });
-    let (unaccounted, growth) = (unaccounted.as_u64(), note::largest_growth());
-    line.put(format_args!(r#"}},"unaccounted":{unaccounted},"largest_growth":{growth}}}"#));
+    note::put_holders(&mut line, ByteSize::bytes(heap as u64));
+    line.put(format_args!(r#","largest_growth":{}}}"#, note::largest_growth()));
     line.write_stderr();
 }

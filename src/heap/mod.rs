@@ -147,10 +147,6 @@ pub struct HeapPeak {
     pub at_most: ByteSize,
 }
 
-impl HeapPeak {
-    pub(crate) const ZERO: Self = Self { at_least: ByteSize::ZERO, at_most: ByteSize::ZERO };
-}
-
 /// Reads live and peak heap, the gross sums, refusals and the limit.
 ///
 /// # Errors

@@ -66,3 +66,14 @@ pub(super) fn for_top_holders(live: ByteSize, mut each: impl FnMut(Clean, ByteSi
     }
     live.saturating_sub(held)
 }
+
+/// Writes the JSON members `holders`, the largest of the board, and `unaccounted`, each after a comma. Sizes are in bytes.
+pub(super) fn put_holders(line: &mut Line, heap: ByteSize) {
+    line.put(format_args!(r#","holders":{{"#));
+    let mut comma = "";
+    let unaccounted = for_top_holders(heap, |name, bytes| {
+        line.put(format_args!(r#"{comma}"{name}":{}"#, bytes.as_u64()));
+        comma = ",";
+    });
+    line.put(format_args!(r#"}},"unaccounted":{}"#, unaccounted.as_u64()));
+}

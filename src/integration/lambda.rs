@@ -43,7 +43,7 @@ impl<E: Into<Diagnostic>> From<AdmissionError<E>> for Diagnostic {
 /// use lambda_runtime::{Runtime, service_fn, spawn_graceful_shutdown_handler};
 /// use plimsoll::{Monitor, ReportLayer, integration::lambda};
 ///
-/// let monitor = Monitor::from_env()?;
+/// let monitor = Monitor::install_from_env();
 /// spawn_graceful_shutdown_handler(lambda::final_picture(&monitor)).await;
 /// Runtime::new(service_fn(handler)).layer(ReportLayer::new(&monitor)).run().await
 /// # }
@@ -75,7 +75,7 @@ pub fn final_picture(monitor: &Monitor) -> impl FnOnce() -> Ready<()> + Send + '
 /// use lambda_runtime::{Runtime, service_fn};
 /// use plimsoll::{Monitor, ReportLayer, budget::Rank, integration::lambda};
 ///
-/// let monitor = Monitor::from_env()?;
+/// let monitor = Monitor::install_from_env();
 /// Runtime::new(service_fn(handler))
 ///     .register_snapstart_resource(lambda::snap_start(&monitor, Rank::CACHE))
 ///     .layer(ReportLayer::new(&monitor))

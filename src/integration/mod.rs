@@ -1,7 +1,9 @@
 //! The crate's parts hooked into what services are built on, each behind a feature of its name.
 //!
-//! * `tower`: `ReportLayer` reports each request of a tower service, axum's for one; `AdmissionLayer` lets in only
-//!   those that have memory promised.
+//! * `http`: `Monitor::http`, one layer that reports the requests of any HTTP service: axum,
+//!   `lambda_http`, hyper. With the feature `axum` its reports name the matched route.
+//! * `tower`: `ReportLayer` reports each request of any other tower service; `AdmissionLayer` lets in only those that
+//!   have memory promised.
 //! * `tracing`: each report as an event, `tracing::event`.
 //! * `lambda`: the same layers on `lambda_runtime`, the final picture at its shutdown, `lambda::final_picture`, and a
 //!   small snapshot for `SnapStart`, `lambda::snap_start`.
@@ -11,10 +13,12 @@
 
 #[cfg(feature = "tower")]
 mod admission;
+#[cfg(feature = "http")]
+mod http;
 #[cfg(feature = "lambda")]
 pub mod lambda;
 #[cfg(feature = "tower")]
-mod tower;
+mod report;
 #[cfg(feature = "tracing")]
 pub mod tracing;
 
@@ -22,5 +26,7 @@ pub mod tracing;
 pub use admission::{
     AdmissionError, AdmissionFuture, AdmissionLayer, AdmissionService, ByAnswer, ByError, OverMemory, Refuse,
 };
+#[cfg(feature = "http")]
+pub use http::{HttpLayer, HttpService};
 #[cfg(feature = "tower")]
-pub use tower::{ById, ByTrait, HasRequestId, IdOf, ReportFuture, ReportLayer, ReportService};
+pub use report::{HasRequestId, ReportLayer, ReportService, ResponseFuture};

@@ -25,13 +25,14 @@ macro_rules! emit {
             duration_us = micros($report.duration),
             concurrent = $report.concurrent,
             invocations = $report.invocations,
-            heap_live = $report.live.as_u64(),
-            heap_peak = $report.peak.at_most.as_u64(),
+            label = Some($report.label.as_str()).filter(|label| !label.is_empty()),
+            heap_live = bytes($report.heap.map(|heap| heap.live)),
+            heap_peak = bytes($report.heap.map(|heap| heap.peak.at_most)),
             heap_percent = $report.percent(),
-            heap_growth = $report.growth.as_i64(),
-            heap_unaccounted = $report.unaccounted.as_u64(),
+            heap_growth = $report.heap.map(|heap| heap.growth.as_i64()),
+            heap_unaccounted = bytes($report.heap.map(|heap| heap.unaccounted)),
             allocations_refused = $report.refused,
-            memory_size = $report.lines.memory_size().as_u64(),
+            memory_size = bytes($report.lines.map(|lines| lines.memory_size())),
             rss = bytes($report.rss),
             rss_peak = bytes($report.peak_rss),
             rss_highest = bytes(Some($report.highest_rss).filter(|rss| *rss > ByteSize::ZERO)),
@@ -59,7 +60,7 @@ macro_rules! emit {
 /// are in bytes, and what is not known has no field:
 ///
 /// ```text
-/// request_id outcome duration_us concurrent invocations
+/// request_id label outcome duration_us concurrent invocations
 /// heap_live heap_peak heap_percent heap_growth heap_unaccounted allocations_refused
 /// memory_size rss rss_peak rss_highest fits_mb load_line
 /// budget_reserved budget_room budget_pressure budget_drift          with a budget

@@ -16,7 +16,7 @@ use std::fmt;
 ///         }
 ///     })
 ///     .build()?;
-/// # Ok::<(), plimsoll::monitor::MonitorError>(())
+/// # Ok::<(), plimsoll::monitor::BuildError>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]

@@ -1,85 +1,73 @@
 //! A monitor's settings.
 
 use std::fmt;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 use crate::budget::{Account, MemoryBudget};
 use crate::cache::Cache;
 use crate::clock::Clock;
-use crate::env::EnvError;
+use crate::env::{ENVIRONMENT_SHARE, MemoryLimit};
+use crate::error_chain::debug_as_chain;
 use crate::heap::{self, LoadLines, LoadLinesError, NotInstalled};
 use crate::lazy::Resource;
-use crate::os::{self, OsError};
+use crate::log::{self, LogFormat};
+use crate::os;
 use crate::size::ByteSize;
 
 use super::caches::Caches;
 use super::invocation::{Before, Seen, State};
 use super::leak::Retention;
-use super::policy::{POLICY_VARIABLE, ParsePolicyError, ReportPolicy};
+use super::policy::{self, ReportPolicy};
 use super::report::InvocationReport;
 use super::resources::Resources;
 use super::trim::TrimPolicy;
 use super::window::Window;
-use super::{Hook, Monitor, Observer, Shared, detect};
+use super::{Hook, Monitor, Observer, Shared};
 
-/// A monitor that cannot be built or installed.
+/// An error returned by [`MonitorBuilder::build`] and [`MonitorBuilder::install`]: a setting of the program is invalid.
+///
+/// Nothing in the environment is an error, so a monitor without settings cannot fail: see
+/// [`Monitor::install_from_env`].
 ///
 /// # Examples
 ///
 /// ```standalone_crate
-/// use plimsoll::{ByteSize, Monitor};
+/// use plimsoll::{Monitor, monitor::BuildError};
 ///
-/// let forgotten = Monitor::builder().memory_size(ByteSize::mib(128)).build().unwrap_err();
-/// assert!(matches!(forgotten, plimsoll::monitor::MonitorError::Allocator { .. })); // no `#[global_allocator]` here
+/// let error = Monitor::builder().require_allocator().build().unwrap_err(); // no `#[global_allocator]` here
+/// assert!(matches!(error, BuildError::AllocatorNotInstalled { .. }));
 /// ```
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
-pub enum MonitorError {
-    /// No memory size was given, and none could be found.
-    #[error("the monitor needs a memory size")]
+pub enum BuildError {
+    /// The tracking allocator is [required](MonitorBuilder::require_allocator) and not installed.
+    #[error("the monitor requires the tracking allocator")]
     #[non_exhaustive]
-    MemorySize {
-        /// Why none was found.
-        source: EnvError,
-    },
-    /// The tracking allocator was forgotten.
-    #[error("the monitor needs the heap's books")]
-    #[non_exhaustive]
-    Allocator {
-        /// Says what to install.
+    AllocatorNotInstalled {
+        /// The cause, which names the remedy.
         source: NotInstalled,
     },
-    /// The load lines cannot be.
-    #[error("the monitor's load lines cannot be")]
+    /// The list of load lines is invalid.
+    #[error("invalid load lines for the monitor")]
     #[non_exhaustive]
     LoadLines {
-        /// Says which.
+        /// The cause, which names the invalid value.
         source: LoadLinesError,
     },
-    /// The variable `PLIMSOLL` does not read as a policy.
-    #[error("the variable {POLICY_VARIABLE} cannot be followed")]
-    #[non_exhaustive]
-    Policy {
-        /// Says what it holds.
-        source: ParsePolicyError,
-    },
-    /// A resource's account cannot be what it was told to be.
-    #[error("the resource {name} is charged to another account already")]
+    /// A resource is charged to another account already.
+    #[error("resource `{name}` is charged to another account already")]
     #[non_exhaustive]
     Resource {
         /// The resource's name.
         name: &'static str,
     },
-    /// The handler that says the last words could not be installed.
-    #[error("the last words could not be installed")]
-    #[non_exhaustive]
-    LastWords {
-        /// What the operating system says.
-        source: OsError,
-    },
 }
 
-/// Settings of a [`Monitor`]; what is not set comes from the environment or has the default named with its setter.
+debug_as_chain!(BuildError);
+
+/// Settings of a [`Monitor`]. A setting that is not made has the default named with its setter.
 ///
 /// # Examples
 ///
@@ -87,16 +75,17 @@ pub enum MonitorError {
 /// use plimsoll::{MemoryBudget, Monitor};
 ///
 /// let budget = MemoryBudget::from_env()?;
-/// let monitor = Monitor::builder().budget(&budget).load_lines(&[80, 95]).trim(true).build()?;
-/// monitor.install()?;
+/// let monitor = Monitor::builder().budget(&budget).load_lines(&[80, 95]).trim(true).install()?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[must_use = "a builder does nothing until `build`"]
+#[must_use = "a builder does nothing until `install` or `build`"]
 pub struct MonitorBuilder {
     memory_size: Option<ByteSize>,
     environment_share: Option<ByteSize>,
     percents: Option<Vec<u8>>,
     policy: ReportPolicy,
+    log_format: Option<LogFormat>,
+    require_allocator: bool,
     window: usize,
     clock: Clock,
     hooks: Vec<Hook>,
@@ -115,6 +104,8 @@ impl Default for MonitorBuilder {
             environment_share: None,
             percents: None,
             policy: ReportPolicy::Each,
+            log_format: None,
+            require_allocator: false,
             window: 256,
             clock: Clock::system(),
             hooks: Vec::new(),
@@ -139,7 +130,7 @@ impl MonitorBuilder {
     /// ```no_run
     /// # use plimsoll::{ByteSize, Monitor};
     /// let monitor = Monitor::builder().memory_size(ByteSize::mib(512)).build()?; // on a laptop
-    /// # Ok::<(), plimsoll::monitor::MonitorError>(())
+    /// # Ok::<(), plimsoll::monitor::BuildError>(())
     /// ```
     pub const fn memory_size(mut self, size: ByteSize) -> Self {
         self.memory_size = Some(size);
@@ -156,7 +147,7 @@ impl MonitorBuilder {
     /// ```no_run
     /// # use plimsoll::{ByteSize, Monitor};
     /// let monitor = Monitor::builder().environment_share(ByteSize::mib(60)).build()?; // an extension beside it
-    /// # Ok::<(), plimsoll::monitor::MonitorError>(())
+    /// # Ok::<(), plimsoll::monitor::BuildError>(())
     /// ```
     pub const fn environment_share(mut self, share: ByteSize) -> Self {
         self.environment_share = Some(share);
@@ -173,24 +164,61 @@ impl MonitorBuilder {
     /// ```no_run
     /// # use plimsoll::Monitor;
     /// let monitor = Monitor::builder().load_lines(&[50, 80, 95]).build()?; // the alarm sounds at 95 %
-    /// # Ok::<(), plimsoll::monitor::MonitorError>(())
+    /// # Ok::<(), plimsoll::monitor::BuildError>(())
     /// ```
     pub fn load_lines(mut self, percents: &[u8]) -> Self {
         self.percents = Some(percents.to_vec());
         self
     }
 
-    /// Sets which invocations print a line. Default: each. The variable `PLIMSOLL` overrides it.
+    /// Sets which invocations print a line. Default: each. The variable `PLIMSOLL_REPORT` overrides it.
     ///
     /// # Examples
     ///
     /// ```no_run
     /// # use plimsoll::{Monitor, monitor::ReportPolicy};
     /// let monitor = Monitor::builder().report(ReportPolicy::OnChange).build()?;
-    /// # Ok::<(), plimsoll::monitor::MonitorError>(())
+    /// # Ok::<(), plimsoll::monitor::BuildError>(())
     /// ```
     pub const fn report(mut self, policy: ReportPolicy) -> Self {
         self.policy = policy;
+        self
+    }
+
+    /// Sets the format of the records on standard error, for the whole process. Default: JSON if the function's log format
+    /// is JSON (`AWS_LAMBDA_LOG_FORMAT=JSON`), else text.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # use plimsoll::{Monitor, monitor::LogFormat};
+    /// let monitor = Monitor::builder().log_format(LogFormat::Json).install()?;
+    /// # Ok::<(), plimsoll::monitor::BuildError>(())
+    /// ```
+    pub const fn log_format(mut self, format: LogFormat) -> Self {
+        self.log_format = Some(format);
+        self
+    }
+
+    /// Requires the [`TrackingAllocator`](crate::TrackingAllocator): without it, [`build`](Self::build) and
+    /// [`install`](Self::install) fail. Default: not required; reports then show the rss only, and
+    /// [`install`](Self::install) writes one warning.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::{Monitor, TrackingAllocator};
+    /// # #[global_allocator]
+    /// # static GLOBAL: TrackingAllocator = TrackingAllocator::new();
+    ///
+    /// # fn main() -> Result<(), plimsoll::monitor::BuildError> {
+    /// let monitor = Monitor::builder().require_allocator().install()?;
+    /// assert!(monitor.start("4f1c9a").finish().heap.is_some());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub const fn require_allocator(mut self) -> Self {
+        self.require_allocator = true;
         self
     }
 
@@ -204,7 +232,7 @@ impl MonitorBuilder {
     /// ```no_run
     /// # use plimsoll::Monitor;
     /// let monitor = Monitor::builder().window(1_000).build()?; // 24 kB
-    /// # Ok::<(), plimsoll::monitor::MonitorError>(())
+    /// # Ok::<(), plimsoll::monitor::BuildError>(())
     /// ```
     pub const fn window(mut self, invocations: usize) -> Self {
         self.window = invocations;
@@ -219,7 +247,7 @@ impl MonitorBuilder {
     /// # use plimsoll::{ManualClock, Monitor};
     /// let manual = ManualClock::new();
     /// let monitor = Monitor::builder().clock(manual.clock()).build()?;
-    /// # Ok::<(), plimsoll::monitor::MonitorError>(())
+    /// # Ok::<(), plimsoll::monitor::BuildError>(())
     /// ```
     pub fn clock(mut self, clock: Clock) -> Self {
         self.clock = clock;
@@ -277,7 +305,7 @@ impl MonitorBuilder {
     /// let monitor = Monitor::builder()
     ///     .on_report(|report| println!("{:?} {}", report.duration, report.peak.at_most.as_u64()))
     ///     .build()?;
-    /// # Ok::<(), plimsoll::monitor::MonitorError>(())
+    /// # Ok::<(), plimsoll::monitor::BuildError>(())
     /// ```
     pub fn on_report(mut self, observer: impl Fn(&InvocationReport) + Send + Sync + 'static) -> Self {
         self.observers.push(Box::new(observer));
@@ -318,7 +346,7 @@ impl MonitorBuilder {
     /// # use plimsoll::{ByteSize, Monitor};
     /// // A C library keeps 40 MiB, and that is well.
     /// let monitor = Monitor::builder().retaining_over(ByteSize::mib(56)).build()?;
-    /// # Ok::<(), plimsoll::monitor::MonitorError>(())
+    /// # Ok::<(), plimsoll::monitor::BuildError>(())
     /// ```
     pub const fn retaining_over(mut self, beyond_heap: ByteSize) -> Self {
         self.retaining_over = beyond_heap;
@@ -376,40 +404,96 @@ impl MonitorBuilder {
         self
     }
 
-    /// Builds the monitor. Nothing is in force until [`Monitor::install`].
+    /// Builds the monitor and [installs](Monitor::install) it: the alarm and the abort report are in force.
+    ///
+    /// Writes one line of warning for each finding that makes the monitor less useful than its user may expect:
+    ///
+    /// | finding | effect |
+    /// |---|---|
+    /// | no memory limit is known | sizes without percentages; alarm and admission are off |
+    /// | the tracking allocator is not installed | rss only; no alarm |
+    /// | `PLIMSOLL_REPORT` is empty or invalid | the policy of the program applies |
+    /// | another monitor is installed | the alarm thresholds of this one apply |
+    /// | a resource's account belongs to another budget than the monitor's | the budget's figures miss it |
+    /// | extensions in `/opt/extensions` on AWS Lambda | their memory counts: see [`environment_share`](Self::environment_share) |
     ///
     /// # Errors
     ///
-    /// [`MonitorError`] where no memory size is known, the allocator is not installed, the load lines do not rise, the
-    /// variable `PLIMSOLL` does not read or a resource is charged to an account already.
+    /// [`BuildError`] if a setting of the program is invalid.
     ///
     /// # Examples
     ///
     /// ```no_run
-    /// let monitor = plimsoll::Monitor::builder().build()?;
-    /// monitor.install()?; // what `Monitor::from_env` does too
-    /// # Ok::<(), plimsoll::monitor::MonitorError>(())
+    /// use plimsoll::{Monitor, monitor::ReportPolicy};
+    ///
+    /// let monitor = Monitor::builder().report(ReportPolicy::OnChange).install()?;
+    /// # Ok::<(), plimsoll::monitor::BuildError>(())
     /// ```
-    pub fn build(self) -> Result<Monitor, MonitorError> {
-        let books = heap::stats().map_err(|source| MonitorError::Allocator { source })?;
-        let (memory_size, share) = if let Some(size) = self.memory_size {
-            (size, LoadLines::ENVIRONMENT_SHARE)
-        } else {
-            let limit = detect()?;
-            (limit.size(), limit.environment_share())
-        };
-        let mut lines = LoadLines::new(memory_size).environment_share(self.environment_share.unwrap_or(share));
-        if let Some(percents) = &self.percents {
-            lines = lines.percents(percents).map_err(|source| MonitorError::LoadLines { source })?;
+    pub fn install(self) -> Result<Monitor, BuildError> {
+        let monitor = self.build()?;
+        monitor.install();
+        Ok(monitor)
+    }
+
+    /// Builds the monitor without installing it: for tests, where the alarm of the process is not wanted.
+    ///
+    /// Reports are printed as the policy says. A monitor that reports and is never [installed](Monitor::install) warns
+    /// about it when it is dropped, unless its policy is [`Off`](ReportPolicy::Off), and on AWS Lambda, where it is never
+    /// dropped, at its first report.
+    ///
+    /// # Errors
+    ///
+    /// [`BuildError`] if a setting of the program is invalid.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use plimsoll::{ByteSize, Monitor, monitor::ReportPolicy};
+    ///
+    /// let monitor = Monitor::builder().memory_size(ByteSize::mib(512)).report(ReportPolicy::Off).build()?;
+    /// assert!(monitor.start("test").finish().alerts().next().is_none());
+    /// # Ok::<(), plimsoll::monitor::BuildError>(())
+    /// ```
+    pub fn build(mut self) -> Result<Monitor, BuildError> {
+        if self.require_allocator {
+            heap::stats().map_err(|source| BuildError::AllocatorNotInstalled { source })?;
         }
-        let policy = match std::env::var_os(POLICY_VARIABLE) {
-            Some(text) => text.to_string_lossy().parse().map_err(|source| MonitorError::Policy { source })?,
-            None => self.policy,
-        };
-        let resources = Resources::watch(self.resources)?;
-        // What the init phase allocated and freed again has left pages that carry heap anew.
-        let seen = os::rss().ok().map(|rss| Seen { rss: rss.total, carried: books.peak.at_most });
-        let before = Before { refused: books.refused, seen, caches: self.caches.counts() };
+        let mut template = LoadLines::new(ByteSize::ZERO);
+        if let Some(percents) = &self.percents {
+            template = template.percents(percents).map_err(|source| BuildError::LoadLines { source })?;
+        }
+        let resources = std::mem::take(&mut self.resources);
+        let foreign = resources.iter().filter(|(_, account)| self.is_foreign(account));
+        let warnings: Vec<String> = foreign.map(|(resource, account)| foreign_account(*resource, account)).collect();
+        Ok(self.assemble(template, Resources::watch(resources)?, warnings))
+    }
+
+    /// Returns `true` if `account` belongs to another budget than the monitor's.
+    fn is_foreign(&self, account: &Account) -> bool {
+        self.budget.as_ref().is_some_and(|budget| !account.belongs_to(budget))
+    }
+
+    /// Assembles a monitor from settings that were checked. `template` has the percentages of the load lines.
+    pub(super) fn assemble(self, template: LoadLines, resources: Resources, mut warnings: Vec<String>) -> Monitor {
+        // In any case known from here on, so that no report reads the environment, which allocates.
+        log::set_format(self.log_format.unwrap_or_else(log::format));
+        let policy = policy::from_env(|name| std::env::var_os(name), &mut warnings).unwrap_or(self.policy);
+        let (memory_size, share) = self.limit(&mut warnings);
+        let share = self.environment_share.unwrap_or(share);
+        let on_lambda = MemoryLimit::is_on_lambda();
+        if on_lambda && self.environment_share.is_none() {
+            warnings.extend(extensions(Path::new("/opt/extensions")));
+        }
+        let lines = memory_size.map(|size| template.with_memory_size(size).environment_share(share));
+        let books = heap::stats().ok();
+        if books.is_none() {
+            warnings.push(format!("rss only, no heap figures and no alarm: {NotInstalled}"));
+        }
+        // The pages that carried the peak of the init phase can carry heap again.
+        let carried = books.map_or(ByteSize::ZERO, |books| books.peak.at_most);
+        let seen = os::rss().ok().filter(|_| books.is_some()).map(|rss| Seen { rss: rss.total, carried });
+        let refused = books.map_or(0, |books| books.refused);
+        let before = Before { refused, seen, caches: self.caches.counts() };
         let state = Mutex::new(State::new(Window::new(self.window), before, self.trim));
         let retention = Retention {
             over: self.retaining_over.as_u64(),
@@ -417,9 +501,63 @@ impl MonitorBuilder {
             arenas_bound: std::env::var_os("MALLOC_ARENA_MAX").is_some(),
         };
         let Self { clock, hooks, observers, budget, caches, .. } = self;
-        let shared = Shared { lines, policy, clock, hooks, observers, budget, retention, resources, caches, state };
-        Ok(Monitor { shared: Arc::new(shared) })
+        Monitor {
+            shared: Arc::new(Shared {
+                lines,
+                share,
+                policy,
+                clock,
+                hooks,
+                observers,
+                budget,
+                retention,
+                resources,
+                caches,
+                on_lambda,
+                startup_warnings: Mutex::new(warnings),
+                is_installed: AtomicBool::new(false),
+                is_used: AtomicBool::new(false),
+                state,
+            }),
+        }
     }
+
+    /// Returns the memory size and the environment's share of it; adds a warning if no size is known.
+    fn limit(&self, warnings: &mut Vec<String>) -> (Option<ByteSize>, ByteSize) {
+        if let Some(size) = self.memory_size {
+            return (Some(size), ENVIRONMENT_SHARE);
+        }
+        match MemoryLimit::detect() {
+            Ok(limit) => (Some(limit.size()), limit.environment_share()),
+            Err(error) => {
+                warnings.push(format!(
+                    "alarm and admission off: no memory limit ({error}); set one with Monitor::builder().memory_size()"
+                ));
+                (None, ENVIRONMENT_SHARE)
+            }
+        }
+    }
+}
+
+/// Returns the warning for a resource whose account belongs to another budget than the monitor's.
+fn foreign_account(resource: &dyn Resource, account: &Account) -> String {
+    format!(
+        "resource `{}` is charged to account `{}` of another budget than the monitor's: give both the same MemoryBudget",
+        resource.name(),
+        account.name(),
+    )
+}
+
+/// Returns the warning for extensions installed in `folder`: their memory is part of the memory size.
+fn extensions(folder: &Path) -> Option<String> {
+    let count = std::fs::read_dir(folder).ok()?.filter_map(Result::ok).count();
+    (count > 0).then(|| {
+        format!(
+            "{count} extension(s) in {} share the memory size: set Monitor::builder().environment_share() to 12 MiB plus \
+             their memory",
+            folder.display()
+        )
+    })
 }
 
 impl fmt::Debug for MonitorBuilder {

@@ -2,18 +2,16 @@
 //!
 //! [embedded metric format]: https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/CloudWatch_Embedded_Metric_Format_Specification.html
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 
-use crate::board::Clean;
-use crate::clock::micros;
 use crate::env::{EnvError, LambdaEnv};
+use crate::error_chain::debug_as_chain;
+use crate::log::{Escaped, MAX_RECORD};
 use crate::os;
-use crate::size::{ByteSize, quotable};
+use crate::size::quotable;
 
-use super::{CacheCounts, InvocationReport, LeakVerdict, MonitorBuilder, Trimmed};
-
-/// The longest line. A pipe takes as much in one piece, whoever else writes to it; CloudWatch takes 256 KB.
-const LONGEST: usize = 4096;
+use super::json::{Members, Metric, metrics};
+use super::{InvocationReport, MonitorBuilder};
 
 /// The longest namespace (CloudWatch's own bound) and function name (Lambda's is 140), in bytes.
 const LONGEST_NAME: usize = 255;
@@ -76,7 +74,7 @@ pub struct Emf {
 /// let wrong = Emf::new("orders").and_then(|emf| emf.namespace("AWS/Lambda"));
 /// assert!(matches!(wrong, Err(EmfError::Name { .. })));
 /// ```
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum EmfError {
     /// The environment does not read as a Lambda function's.
@@ -102,6 +100,8 @@ pub enum EmfError {
         why: &'static str,
     },
 }
+
+debug_as_chain!(EmfError);
 
 impl Emf {
     /// The namespace where none is named.
@@ -145,7 +145,7 @@ impl Emf {
 
     /// Writes the report's line to standard output with one system call.
     pub fn write(&self, report: &InvocationReport) {
-        let mut line = os::Line::<LONGEST>::new();
+        let mut line = os::Line::<MAX_RECORD>::new();
         // Names are bounded and all else are numbers, so it fits. Half a line would only be noise in the log.
         if line.put(format_args!("{}", self.line(report))) {
             line.write_stdout();
@@ -195,197 +195,20 @@ struct Line<'a> {
     at: u64,
 }
 
-/// A figure that becomes a metric.
-struct Metric {
-    name: &'static str,
-    unit: &'static str,
-    value: Number,
-}
-
-enum Number {
-    Whole(u64),
-    /// In tenths.
-    Tenths(u128),
-}
-
-impl Metric {
-    const fn bytes(name: &'static str, size: ByteSize) -> Self {
-        Self { name, unit: "Bytes", value: Number::Whole(size.as_u64()) }
-    }
-
-    const fn count(name: &'static str, count: u64) -> Self {
-        Self { name, unit: "Count", value: Number::Whole(count) }
-    }
-
-    fn percent(name: &'static str, part: ByteSize, of: ByteSize) -> Self {
-        let tenths = u128::from(part.as_u64()) * 1000 / u128::from(of.as_u64().max(1));
-        Self { name, unit: "Percent", value: Number::Tenths(tenths) }
-    }
-}
-
-/// What of the report becomes metrics. What is not known of it is left out, as a metric that is named must be there.
-fn metrics(report: &InvocationReport) -> impl Iterator<Item = Metric> {
-    let InvocationReport { lines, peak, live, refused, .. } = report;
-    let share = lines.memory_size().saturating_sub(lines.capacity());
-    let used = report.peak_rss.max(report.rss).map(|rss| rss.saturating_add(share));
-    let watched = report.resources;
-    let metrics = [
-        used.map(|used| Metric::percent("memory_utilization", used, lines.memory_size())),
-        used.map(|used| Metric {
-            name: "used_memory_max",
-            unit: "Megabytes",
-            value: Number::Whole(used.as_u64().div_ceil(1 << 20)),
-        }),
-        Some(Metric::percent("heap_utilization", peak.at_most, lines.capacity())),
-        Some(Metric::bytes("heap_peak", peak.at_most)),
-        Some(Metric::bytes("heap_live", *live)),
-        Some(Metric::count("allocations_refused", *refused)),
-        Some(Metric::count("alerts", report.alerts().count() as u64)),
-        report.reserved.map(|reserved| Metric::percent("budget_utilization", reserved.bytes, reserved.room)),
-        leak(report.verdict).map(|leak| Metric::bytes("leak_per_invocation", leak)),
-        (!watched.is_empty()).then(|| Metric::count("resources_failed", watched.failed as u64)),
-    ];
-    metrics.into_iter().flatten()
-}
-
-/// What each invocation leaves behind; `None` while that cannot be told.
-const fn leak(verdict: LeakVerdict) -> Option<ByteSize> {
-    match verdict {
-        LeakVerdict::Unknown | LeakVerdict::Warming => None,
-        LeakVerdict::Steady | LeakVerdict::Retaining { .. } => Some(ByteSize::ZERO),
-        LeakVerdict::Growing { per_invocation, .. } => Some(per_invocation),
-    }
-}
-
 impl fmt::Display for Line<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Emf { namespace, function_name, function_version } = self.emf;
         write!(f, r#"{{"_aws":{{"Timestamp":{},"CloudWatchMetrics":[{{"#, self.at)?;
-        write!(f, r#""Namespace":{},"Dimensions":[["FunctionName"]],"Metrics":["#, Json(namespace))?;
+        write!(f, r#""Namespace":"{}","Dimensions":[["FunctionName"]],"Metrics":["#, Escaped(namespace))?;
         for (index, Metric { name, unit, .. }) in metrics(self.report).enumerate() {
             let comma = if index == 0 { "" } else { "," };
             write!(f, r#"{comma}{{"Name":"{name}","Unit":"{unit}"}}"#)?;
         }
-        write!(f, r#"]}}]}},"FunctionName":{}"#, Json(function_name))?;
+        write!(f, r#"]}}]}},"FunctionName":"{}""#, Escaped(function_name))?;
         if let Some(version) = function_version {
-            write!(f, r#","function_version":{}"#, Json(version))?;
+            write!(f, r#","function_version":"{}""#, Escaped(version))?;
         }
-        for Metric { name, value, .. } in metrics(self.report) {
-            write!(f, r#","{name}":{value}"#)?;
-        }
-        self.properties(f)?;
-        f.write_char('}')
-    }
-}
-
-impl Line<'_> {
-    /// All that is no metric, each behind its comma.
-    fn properties(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let report = self.report;
-        write!(f, r#","request_id":"{}","outcome":"{}""#, report.id.as_str(), report.outcome)?;
-        write!(f, r#","cold_start":{},"concurrent":{}"#, report.invocations == 1, report.concurrent)?;
-        write!(f, r#","invocations":{}"#, report.invocations)?;
-        let micros = micros(report.duration);
-        write!(f, r#","duration":{}.{:03}"#, micros / 1000, micros % 1000)?;
-        write!(f, r#","total_memory":{}"#, report.lines.memory_size().as_u64() >> 20)?;
-        property(f, "heap_growth", report.growth.as_i64())?;
-        property(f, "heap_unaccounted", report.unaccounted.as_u64())?;
-        known(f, "rss", report.rss.map(ByteSize::as_u64))?;
-        known(f, "rss_peak", report.peak_rss.map(ByteSize::as_u64))?;
-        property(f, "rss_highest", report.highest_rss.as_u64())?;
-        known(f, "fits_mb", report.fits_mb())?;
-        known(f, "load_line", report.crossed)?;
-        self.verdict(f)?;
-        if report.caches != CacheCounts::default() {
-            let CacheCounts { hits, misses, evicted_size, evicted_expired, evicted_pressure } = report.caches;
-            property(f, "cache_hits", hits)?;
-            property(f, "cache_misses", misses)?;
-            property(f, "evicted_size", evicted_size)?;
-            property(f, "evicted_expired", evicted_expired)?;
-            property(f, "evicted_pressure", evicted_pressure)?;
-        }
-        if let Some(reserved) = report.reserved {
-            property(f, "budget_reserved", reserved.bytes.as_u64())?;
-            property(f, "budget_room", reserved.room.as_u64())?;
-            write!(f, r#","budget_pressure":"{}""#, reserved.pressure)?;
-        }
-        known(f, "budget_drift", report.drift().map(crate::size::ByteDelta::as_i64))?;
-        if !report.resources.is_empty() {
-            property(f, "resources_loaded", report.resources.loaded)?;
-            property(f, "resources_unloaded", report.resources.unloaded)?;
-            property(f, "resources_never_used", report.resources.never_used)?;
-        }
-        if let Some(name) = report.resources.first_never_used {
-            write!(f, r#","first_never_used":"{}""#, Clean(name))?;
-        }
-        f.write_str(r#","alert_names":["#)?;
-        for (index, alert) in report.alerts().enumerate() {
-            let comma = if index == 0 { "" } else { "," };
-            write!(f, r#"{comma}"{alert}""#)?;
-        }
-        f.write_str(r#"],"holders":["#)?;
-        for (index, (name, bytes)) in report.holders.iter().flatten().enumerate() {
-            let comma = if index == 0 { "" } else { "," };
-            write!(f, r#"{comma}{{"name":"{}","bytes":{}}}"#, Clean(name), bytes.as_u64())?;
-        }
-        f.write_char(']')
-    }
-}
-
-impl Line<'_> {
-    fn verdict(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let word = match self.report.verdict {
-            LeakVerdict::Unknown => "unknown",
-            LeakVerdict::Warming => "warming",
-            LeakVerdict::Steady => "steady",
-            LeakVerdict::Growing { .. } => "growing",
-            LeakVerdict::Retaining { .. } => "retaining",
-        };
-        write!(f, r#","verdict":"{word}""#)?;
-        match self.report.verdict {
-            LeakVerdict::Growing { invocations_left, .. } => property(f, "invocations_left", invocations_left)?,
-            LeakVerdict::Retaining { beyond_heap, remedy } => {
-                property(f, "retained", beyond_heap.as_u64())?;
-                write!(f, r#","remedy":"{remedy}""#)?;
-            }
-            _ => (),
-        }
-        let Some(Trimmed { given_back, duration, .. }) = self.report.trimmed else { return Ok(()) };
-        property(f, "trimmed", given_back.as_u64())?;
-        property(f, "trimmed_us", micros(duration))
-    }
-}
-
-fn property(f: &mut fmt::Formatter<'_>, name: &str, value: impl fmt::Display) -> fmt::Result {
-    write!(f, r#","{name}":{value}"#)
-}
-
-fn known(f: &mut fmt::Formatter<'_>, name: &str, value: Option<impl fmt::Display>) -> fmt::Result {
-    value.map_or(Ok(()), |value| property(f, name, value))
-}
-
-impl fmt::Display for Number {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Whole(whole) => write!(f, "{whole}"),
-            Self::Tenths(tenths) => write!(f, "{}.{}", tenths / 10, tenths % 10),
-        }
-    }
-}
-
-/// Printable ASCII as a string of JSON.
-struct Json<'a>(&'a str);
-
-impl fmt::Display for Json<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_char('"')?;
-        for letter in self.0.chars() {
-            if matches!(letter, '"' | '\\') {
-                f.write_char('\\')?;
-            }
-            f.write_char(letter)?;
-        }
-        f.write_char('"')
+        write!(f, "{}}}", Members(self.report))
     }
 }
 
@@ -393,18 +216,17 @@ impl fmt::Display for Json<'_> {
 mod tests {
     use std::time::Duration;
 
-    use super::super::Outcome;
     use super::*;
     use crate::heap::LoadLines;
-    use crate::monitor::{Remedy, RequestId};
+    use crate::monitor::{LeakVerdict, Remedy, Trimmed};
+    use crate::size::ByteSize;
 
     #[test]
     fn a_verdict_is_told_with_its_figures_and_a_leak_is_a_metric_once_it_is_known() {
-        let lines = LoadLines::new(ByteSize::mib(128));
-        let mut report = InvocationReport::unknown(RequestId::new("r"), Outcome::Finished, lines, Duration::ZERO);
+        let mut report = InvocationReport::for_test(Some(LoadLines::new(ByteSize::mib(128))));
         let emf = Emf::new("orders").unwrap();
         let size = ByteSize::kib(3);
-        let growing = LeakVerdict::Growing { per_invocation: size, invocations_left: 840 };
+        let growing = LeakVerdict::Growing { per_invocation: size, invocations_left: Some(840) };
         let retaining = LeakVerdict::Retaining { beyond_heap: size, remedy: Remedy::ArenaMax };
         for (verdict, told, metric) in [
             (LeakVerdict::Unknown, r#","verdict":"unknown","#, None),

@@ -15,8 +15,8 @@ use super::alert::{Alert, Alerts, is_a_fifth_over};
 use super::caches::CacheCounts;
 use super::leak::{LeakVerdict, LeakWatch, Left, Retention};
 use super::policy::ReportPolicy;
-use super::report::{InvocationReport, Outcome, Reserved};
-use super::request_id::RequestId;
+use super::report::{InvocationHeap, InvocationReport, Outcome, Reserved};
+use super::request_id::{Label, RequestId};
 use super::trim::{TrimPolicy, Trimmer};
 use super::window::{Sample, Window};
 
@@ -69,8 +69,8 @@ pub(super) struct Seen {
 
 #[derive(Clone, Copy, Debug)]
 struct Printed {
-    /// The peak in percent of the capacity.
-    percent: u64,
+    /// The peak in percent of the capacity; `None` if either is not known.
+    percent: Option<u64>,
     crossed: Option<u8>,
     fits_mb: Option<u64>,
     /// Which verdict, whatever its figures.
@@ -80,7 +80,10 @@ struct Printed {
 impl Printed {
     /// Whether it is worth a line of its own; a peak that plays about a tenth is not.
     fn differs_from(self, other: Self) -> bool {
-        let apart = self.percent.abs_diff(other.percent) >= 10;
+        let apart = match (self.percent, other.percent) {
+            (Some(own), Some(other)) => own.abs_diff(other) >= 10,
+            (own, other) => own != other,
+        };
         apart || (self.crossed, self.fits_mb, self.verdict) != (other.crossed, other.fits_mb, other.verdict)
     }
 }
@@ -118,21 +121,23 @@ impl State {
 /// # Examples
 ///
 /// ```no_run
-/// # let monitor = plimsoll::Monitor::from_env()?;
+/// # let monitor = plimsoll::Monitor::install_from_env();
 /// let invocation = monitor.start("4f1c9a");
 /// // ... the work; a `?` here reports it as unfinished ...
 /// let report = invocation.finish();
 /// println!("{} took {:?}", report.id, report.duration);
-/// # Ok::<(), plimsoll::monitor::MonitorError>(())
+/// # Ok::<(), plimsoll::monitor::BuildError>(())
 /// ```
 #[must_use = "dropped at once, the invocation is reported as unfinished"]
 pub struct Invocation {
     shared: Arc<Shared>,
     id: RequestId,
+    label: Label,
     /// Which one it is of all that ever began.
     number: u64,
     started: Stopwatch,
-    live_before: ByteSize,
+    /// `None` without the tracking allocator.
+    live_before: Option<ByteSize>,
     /// The state's `overlaps` when it began; differs at the end if another ran beside it.
     overlaps: u64,
     shared_start: bool,
@@ -162,13 +167,28 @@ impl Invocation {
         let number = state.named;
         let seen = state.seen.take();
         drop(state);
-        let live_before = heap::stats().map_or(ByteSize::ZERO, |stats| stats.live);
+        let live_before = heap::stats().ok().map(|stats| stats.live);
         shared.correct_budget(live_before, seen);
         let started = Stopwatch::start();
-        Self { shared, id, number, started, live_before, overlaps, shared_start, own_peak_rss, reported: false }
+        let label = Label::default();
+        Self { shared, id, label, number, started, live_before, overlaps, shared_start, own_peak_rss, reported: false }
     }
 
-    /// The cleaned request id.
+    /// Sets the label, such as the route of a request: reports show it next to the id. Default: empty.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # let monitor = plimsoll::Monitor::install_from_env();
+    /// let report = monitor.start("4f1c9a").with_label("/orders/{id}").finish();
+    /// assert_eq!(report.label.as_str(), "/orders/{id}");
+    /// ```
+    pub fn with_label(mut self, label: impl Into<Label>) -> Self {
+        self.label = label.into();
+        self
+    }
+
+    /// Returns the request id.
     pub fn id(&self) -> RequestId {
         self.id
     }
@@ -185,7 +205,7 @@ impl Invocation {
         self.reported = true;
         let duration = self.started.elapsed();
         // Read while this one is in flight: the next to begin alone resets both.
-        let peak = heap::stats().map_or(HeapPeak::ZERO, |books| books.peak);
+        let peak = heap::stats().ok().map(|books| books.peak);
         let peak_rss = os::peak_rss().ok();
         let (concurrent, last) = self.leave(duration);
         if last {
@@ -195,6 +215,7 @@ impl Invocation {
         let trimmed = if last { self.shared.trim_if_due() } else { None };
         let (mut report, print) = self.conclude(outcome, duration, peak, peak_rss, concurrent);
         report.trimmed = trimmed;
+        self.shared.note_used();
         self.shared.show(&report);
         if print {
             report.print();
@@ -215,7 +236,7 @@ impl Invocation {
         &self,
         outcome: Outcome,
         duration: Duration,
-        peak: HeapPeak,
+        peak: Option<HeapPeak>,
         peak_rss: Option<ByteSize>,
         concurrent: bool,
     ) -> (InvocationReport, bool) {
@@ -223,50 +244,51 @@ impl Invocation {
         let rss = resident.map(|rss| rss.total);
         heap::look_at_load(rss.unwrap_or_default());
         let (holders, held) = board::largest::<3>();
-        let Ok(books) = heap::stats() else {
-            return (InvocationReport::unknown(self.id, outcome, self.shared.lines, duration), true);
-        };
-        // A hook may have left more behind than there was before.
-        let peak = HeapPeak { at_most: peak.at_most.max(books.live), ..peak };
+        let books = heap::stats().ok();
+        // A hook may have left more memory behind than the peak before it.
+        let heap = books.zip(peak).zip(self.live_before).map(|((books, peak), live_before)| InvocationHeap {
+            live_before,
+            live: books.live,
+            peak: HeapPeak { at_most: peak.at_most.max(books.live), ..peak },
+            growth: ByteDelta::between(live_before, books.live),
+            unaccounted: books.live.saturating_sub(held),
+        });
         let (resources, caches) = (self.shared.resources.counts(), self.shared.caches.counts());
         let mut state = self.shared.state();
         let is_latest = state.named == self.number;
         if is_latest {
             heap::set_context("");
         }
-        let left = Left {
-            live: books.live.as_u64(),
-            explained: held.as_u64(),
-            rss: resident,
-            capacity: self.shared.lines.capacity().as_u64(),
-            // Else what others have in hand would count as left behind.
-            alone: is_latest && !concurrent,
-        };
-        let beyond = resident.map_or(ByteSize::ZERO, |rss| rss.anonymous.saturating_sub(books.live));
-        let retention = Retention { trimmed: state.trimmer.in_vain(beyond.as_u64()), ..self.shared.retention };
-        state.verdict = state.leak.watch(&left, &retention);
-        state.highest_rss = state.highest_rss.max(peak_rss.max(rss).unwrap_or_default().as_u64());
-        let refused = books.refused.saturating_sub(state.refused);
-        // Others may have read the books later and come here earlier.
-        state.refused = state.refused.max(books.refused);
-        let carried = if self.shared_start {
-            // The peak may be of any time since one began alone, and its pages gone since.
-            books.live.max(self.live_before)
-        } else {
-            // Pages that were given back before the end carry nothing any more.
-            let peak_rss = peak_rss.filter(|_| self.own_peak_rss).unwrap_or_default();
-            peak.at_most.saturating_sub(peak_rss.saturating_sub(rss.unwrap_or_default())).max(books.live)
-        };
-        state.seen = rss.map(|rss| Seen { rss, carried });
-        state.window.push(Sample { peak: peak.at_most.as_u64(), micros: micros(duration) });
-        heap::note_growth(books.live.saturating_sub(self.live_before));
+        if let Some(heap) = &heap {
+            let left = Left {
+                live: heap.live.as_u64(),
+                explained: held.as_u64(),
+                rss: resident,
+                capacity: self.shared.lines.map(|lines| lines.capacity().as_u64()),
+                // Memory that other invocations use would count as left behind.
+                alone: is_latest && !concurrent,
+            };
+            let beyond = resident.map_or(ByteSize::ZERO, |rss| rss.anonymous.saturating_sub(heap.live));
+            let retention = Retention { trimmed: state.trimmer.in_vain(beyond.as_u64()), ..self.shared.retention };
+            state.verdict = state.leak.watch(&left, &retention);
+            heap::note_growth(heap.live.saturating_sub(heap.live_before));
+            let carried = self.carried(heap, rss, peak_rss);
+            state.seen = rss.map(|rss| Seen { rss, carried });
+        }
+        let resident_peak = peak_rss.max(rss);
+        state.highest_rss = state.highest_rss.max(resident_peak.unwrap_or_default().as_u64());
+        let refused_so_far = books.map_or(0, |books| books.refused);
+        let refused = refused_so_far.saturating_sub(state.refused);
+        // Another invocation may have read the count later and come here earlier.
+        state.refused = state.refused.max(refused_so_far);
+        // Without the tracking allocator the percentiles are of the rss.
+        let peak = heap.map(|heap| heap.peak.at_most).or(resident_peak).unwrap_or_default();
+        state.window.push(Sample { peak: peak.as_u64(), micros: micros(duration) });
         let mut report = InvocationReport {
             id: self.id,
+            label: self.label,
             outcome,
-            live_before: self.live_before,
-            live: books.live,
-            peak,
-            growth: ByteDelta::between(self.live_before, books.live),
+            heap,
             rss,
             peak_rss,
             highest_rss: ByteSize::bytes(state.highest_rss),
@@ -275,7 +297,6 @@ impl Invocation {
             reserved: self.shared.budget.as_ref().map(Reserved::of),
             refused,
             holders,
-            unaccounted: books.live.saturating_sub(held),
             resources,
             verdict: state.verdict,
             trimmed: None,
@@ -283,12 +304,25 @@ impl Invocation {
             duration,
             concurrent,
             invocations: state.window.count(),
+            share: self.shared.share,
             alerts: Alerts::default(),
         };
         report.alerts = state.new_alerts(&report);
         let print = state.is_due(&report, self.shared.policy);
         drop(state);
         (report, print)
+    }
+
+    /// Returns the most heap that the resident pages carried at one moment of this invocation.
+    fn carried(&self, heap: &InvocationHeap, rss: Option<ByteSize>, peak_rss: Option<ByteSize>) -> ByteSize {
+        if self.shared_start {
+            // The peak may be older than this invocation, and its pages released since.
+            return heap.live.max(heap.live_before);
+        }
+        // Pages that were released before the end carry nothing any more.
+        let peak_rss = peak_rss.filter(|_| self.own_peak_rss).unwrap_or_default();
+        let released = peak_rss.saturating_sub(rss.unwrap_or_default());
+        heap.peak.at_most.saturating_sub(released).max(heap.live)
     }
 }
 
@@ -316,7 +350,9 @@ impl State {
             self.trends =
                 Alerts::default().with(Alert::RisingMemory, over(rising)).with(Alert::SlowerInvocations, over(slower));
         }
-        let near = report.peak.at_most.max(report.peak_rss.unwrap_or_default()) > report.lines.at(90);
+        let heap_peak = report.heap.map_or(ByteSize::ZERO, |heap| heap.peak.at_most);
+        let peak = heap_peak.max(report.peak_rss.unwrap_or_default());
+        let near = report.lines.is_some_and(|lines| peak > lines.at(90));
         let growing = matches!(report.verdict, LeakVerdict::Growing { .. });
         let now = self.trends.with(Alert::NearLimit, near).with(Alert::Refused, report.refused > 0);
         let now = now.with(Alert::GrowingHeap, growing);
@@ -355,7 +391,7 @@ mod tests {
     fn alerts(samples: impl Iterator<Item = (u64, u64)>) -> Vec<(usize, Vec<Alert>)> {
         let mut state = State::new(Window::new(32), Before::default(), TrimPolicy::off());
         let lines = LoadLines::new(ByteSize::mib(1024));
-        let report = InvocationReport::unknown(RequestId::new("r"), Outcome::Finished, lines, Duration::ZERO);
+        let report = InvocationReport::for_test(Some(lines));
         let mut raised = |(peak, micros)| {
             state.window.push(Sample { peak, micros });
             state.new_alerts(&report).iter().collect::<Vec<_>>()

@@ -7,7 +7,7 @@
 //! static GLOBAL: TrackingAllocator = TrackingAllocator::new();
 //!
 //! fn main() -> Result<(), Box<dyn std::error::Error>> {
-//!     let monitor = Monitor::from_env()?;                 // memory size, load lines, alarm, last words
+//!     let monitor = Monitor::install_from_env();                 // memory size, load lines, alarm, last words
 //!     let invocation = monitor.start("4f1c9a");
 //!     // ... the work ...
 //!     let report = invocation.finish();                   // prints, as the policy says
@@ -33,6 +33,7 @@ mod caches;
 #[cfg(feature = "emf")]
 mod emf;
 mod invocation;
+mod json;
 mod leak;
 mod policy;
 mod report;
@@ -44,26 +45,28 @@ mod trim;
 mod window;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::budget::MemoryBudget;
 use crate::clock::{Clock, Stopwatch};
-use crate::env::MemoryLimit;
 use crate::heap::{self, LoadLines};
+use crate::log::warn;
 use crate::os;
 use crate::size::ByteSize;
 use crate::unwind::contained;
 
+pub use crate::log::LogFormat;
 pub use alert::Alert;
-pub use builder::{MonitorBuilder, MonitorError};
+pub use builder::{BuildError, MonitorBuilder};
 pub use caches::CacheCounts;
 #[cfg(feature = "emf")]
 pub use emf::{Emf, EmfError};
 pub use invocation::Invocation;
 pub use leak::{LeakVerdict, Remedy};
-pub use policy::{POLICY_VARIABLE, ParsePolicyError, ReportPolicy};
-pub use report::{InvocationReport, Outcome, Reserved};
-pub use request_id::RequestId;
+pub use policy::{ParsePolicyError, REPORT_VARIABLE, ReportPolicy};
+pub use report::{InvocationHeap, InvocationReport, Outcome, Reserved};
+pub use request_id::{Label, RequestId};
 pub use resources::ResourceCounts;
 pub use snapshot::Snapshot;
 pub use trim::{TrimPolicy, Trimmed};
@@ -88,8 +91,8 @@ use trim::Ended;
 /// #[global_allocator]
 /// static GLOBAL: TrackingAllocator = TrackingAllocator::new();
 ///
-/// # fn main() -> Result<(), plimsoll::monitor::MonitorError> {
-/// let monitor = plimsoll::Monitor::from_env()?;
+/// # fn main() -> Result<(), plimsoll::monitor::BuildError> {
+/// let monitor = plimsoll::Monitor::install_from_env();
 /// for id in ["first", "second"] {
 ///     let invocation = monitor.start(id);
 ///     // ... the work ...
@@ -107,9 +110,15 @@ pub struct Monitor {
 type Hook = Box<dyn Fn() + Send + Sync>;
 type Observer = Box<dyn Fn(&InvocationReport) + Send + Sync>;
 
+/// The number of installed monitors that are alive.
+static INSTALLED: AtomicUsize = AtomicUsize::new(0);
+
 /// What all clones share.
 struct Shared {
-    lines: LoadLines,
+    /// `None` if no memory limit is known.
+    lines: Option<LoadLines>,
+    /// The share of the memory size that the environment's own processes take.
+    share: ByteSize,
     policy: ReportPolicy,
     clock: Clock,
     /// Called at the end of each invocation that leaves none in flight, before the report.
@@ -120,7 +129,14 @@ struct Shared {
     retention: Retention,
     resources: Resources,
     caches: Caches,
-    state: std::sync::Mutex<State>,
+    /// The memory size is that of a Lambda function.
+    on_lambda: bool,
+    /// Warnings that building found, for `install` to write.
+    startup_warnings: Mutex<Vec<String>>,
+    is_installed: AtomicBool,
+    /// An invocation was reported.
+    is_used: AtomicBool,
+    state: Mutex<State>,
 }
 
 impl Monitor {
@@ -131,50 +147,84 @@ impl Monitor {
     /// ```no_run
     /// # use plimsoll::{ByteSize, Monitor};
     /// let monitor = Monitor::builder().memory_size(ByteSize::mib(512)).build()?;
-    /// # Ok::<(), plimsoll::monitor::MonitorError>(())
+    /// # Ok::<(), plimsoll::monitor::BuildError>(())
     /// ```
     pub fn builder() -> MonitorBuilder {
         MonitorBuilder::default()
     }
 
-    /// Builds a monitor for the memory size of the environment, and [installs](Self::install) it.
+    /// Builds a monitor for the memory limit of the environment, [installs](Self::install) it and returns it.
     ///
-    /// # Errors
+    /// It does not fail, so that the same `main` starts on AWS Lambda, in a container, on a laptop and in a test. A
+    /// finding that makes the monitor less useful is one line of warning: see [`MonitorBuilder::install`].
     ///
-    /// [`MonitorError`] where no memory size is known, the allocator is not installed or a variable does not read.
+    /// Reads these variables:
+    ///
+    /// | variable | values | default |
+    /// |---|---|---|
+    /// | `PLIMSOLL_REPORT` | `each`, `every:100`, `on-change`, `off`: see [`ReportPolicy`] | `each` |
+    /// | `AWS_LAMBDA_LOG_FORMAT` | `JSON`, `Text`: see [`LogFormat`] | `Text` |
+    /// | `AWS_LAMBDA_FUNCTION_MEMORY_SIZE` | see [`MemoryLimit::detect`](crate::MemoryLimit::detect) | the limit of the cgroup |
+    ///
+    /// `PLIMSOLL` is the name that release candidates had for `PLIMSOLL_REPORT`; it is still read, with a warning.
+    /// `PLIMSOLL_PROFILE` and `PLIMSOLL_RECORDER` are reserved: later releases read them.
     ///
     /// # Examples
     ///
-    /// ```no_run
-    /// let monitor = plimsoll::Monitor::from_env()?; // once, in `main`
-    /// # Ok::<(), plimsoll::monitor::MonitorError>(())
     /// ```
-    pub fn from_env() -> Result<Self, MonitorError> {
-        let monitor = Self::builder().build()?;
-        monitor.install()?;
-        Ok(monitor)
+    /// use plimsoll::{Monitor, TrackingAllocator};
+    ///
+    /// #[global_allocator]
+    /// static GLOBAL: TrackingAllocator = TrackingAllocator::new();
+    ///
+    /// fn main() {
+    ///     let monitor = Monitor::install_from_env(); // once
+    ///     let report = monitor.start("4f1c9a").finish();
+    ///     assert!(report.heap.is_some());
+    /// }
+    /// ```
+    pub fn install_from_env() -> Self {
+        // The settings that can be invalid are the load lines and the resources, and here both are the defaults.
+        let monitor = Self::builder().assemble(LoadLines::new(ByteSize::ZERO), Resources::default(), Vec::new());
+        monitor.install();
+        monitor
     }
 
-    /// Puts the load lines with their alarm in force, and has an abort over a refused allocation say why.
+    /// Installs the monitor: sets the alarm thresholds of the process, and writes the abort report if an allocation that
+    /// failed aborts the process. Then writes the warnings of [`MonitorBuilder::install`].
     ///
-    /// # Errors
-    ///
-    /// [`MonitorError::LastWords`] where the handler of SIGABRT cannot be installed; the load lines are in force then.
-    /// [`MonitorError::Allocator`] where the allocator is not installed, which building has ruled out.
+    /// A second call changes nothing. Alarm and abort report belong to the process: if another monitor is installed, one
+    /// warning says so, and the thresholds of this one apply.
     ///
     /// # Examples
     ///
     /// ```no_run
     /// let monitor = plimsoll::Monitor::builder().load_lines(&[80, 95]).build()?;
-    /// monitor.install()?;
-    /// # Ok::<(), plimsoll::monitor::MonitorError>(())
+    /// monitor.install();
+    /// # Ok::<(), plimsoll::monitor::BuildError>(())
     /// ```
-    pub fn install(&self) -> Result<(), MonitorError> {
-        heap::set_load_lines(&self.shared.lines).map_err(|source| MonitorError::Allocator { source })?;
-        heap::install_last_words().or_else(|error| match error {
-            os::OsError::NotAvailable { .. } => Ok(()),
-            source => Err(MonitorError::LastWords { source }),
-        })
+    pub fn install(&self) {
+        let shared = &self.shared;
+        if shared.is_installed.swap(true, Relaxed) {
+            return;
+        }
+        if INSTALLED.fetch_add(1, Relaxed) > 0 {
+            warn(format_args!(
+                "a second monitor is installed: it replaces the alarm thresholds of the first; install one monitor, and \
+                 clone it"
+            ));
+        }
+        for warning in shared.take_startup_warnings() {
+            warn(format_args!("{warning}"));
+        }
+        if let Some(lines) = &shared.lines {
+            // Fails without the tracking allocator, which a warning has said.
+            let _no_alarm = heap::set_load_lines(lines);
+        }
+        match heap::install_last_words() {
+            Ok(()) | Err(os::OsError::NotAvailable { .. }) => (),
+            Err(error) => warn(format_args!("no report will be written when the process aborts: {error:?}")),
+        }
     }
 
     /// Begins an invocation; the guard ends it, and reports it as unfinished when it is dropped.
@@ -187,10 +237,10 @@ impl Monitor {
     /// # Examples
     ///
     /// ```no_run
-    /// # let monitor = plimsoll::Monitor::from_env()?;
+    /// # let monitor = plimsoll::Monitor::install_from_env();
     /// let report = monitor.start("4f1c9a").finish();
     /// assert!(report.peak.at_most >= report.live);
-    /// # Ok::<(), plimsoll::monitor::MonitorError>(())
+    /// # Ok::<(), plimsoll::monitor::BuildError>(())
     /// ```
     pub fn start(&self, id: impl Into<RequestId>) -> Invocation {
         Invocation::start(Arc::clone(&self.shared), id.into())
@@ -201,25 +251,26 @@ impl Monitor {
     /// # Examples
     ///
     /// ```no_run
-    /// # let monitor = plimsoll::Monitor::from_env()?;
+    /// # let monitor = plimsoll::Monitor::install_from_env();
     /// println!("{}", monitor.snapshot());
-    /// # Ok::<(), plimsoll::monitor::MonitorError>(())
+    /// # Ok::<(), plimsoll::monitor::BuildError>(())
     /// ```
     pub fn snapshot(&self) -> Snapshot {
         Snapshot::take(&self.shared)
     }
 
-    /// The load lines that [`install`](Self::install) puts in force.
+    /// Returns the load lines that [`install`](Self::install) puts in force; `None` if no memory limit is known.
     ///
     /// # Examples
     ///
     /// ```no_run
-    /// # let monitor = plimsoll::Monitor::from_env()?;
-    /// println!("{} are this process's", monitor.load_lines().capacity());
-    /// # Ok::<(), plimsoll::monitor::MonitorError>(())
+    /// # let monitor = plimsoll::Monitor::install_from_env();
+    /// if let Some(lines) = monitor.load_lines() {
+    ///     println!("{} are this process's", lines.capacity());
+    /// }
     /// ```
-    pub fn load_lines(&self) -> &LoadLines {
-        &self.shared.lines
+    pub fn load_lines(&self) -> Option<&LoadLines> {
+        self.shared.lines.as_ref()
     }
 }
 
@@ -231,10 +282,13 @@ impl fmt::Debug for Monitor {
 }
 
 impl Shared {
-    /// Tells the budget what the process holds, and has given back what it is overdrawn by.
-    fn correct_budget(&self, live: ByteSize, seen: Option<Seen>) {
+    /// Updates the budget's figures of the process, then reclaims what the budget is overdrawn by. Without the tracking
+    /// allocator the live heap is not known, and only reserved bytes count.
+    fn correct_budget(&self, live: Option<ByteSize>, seen: Option<Seen>) {
         let Some(budget) = &self.budget else { return };
-        budget.rebaseline(live);
+        if let Some(live) = live {
+            budget.rebaseline(live);
+        }
         if let Some(Seen { rss, carried }) = seen {
             budget.observe_rss(rss, carried);
         }
@@ -259,11 +313,12 @@ impl Shared {
             return None;
         }
         let rss = os::rss().ok();
-        let lowest = self.lines.levels().min();
+        let lowest = self.lines.and_then(|lines| Some(lines.at(lines.levels().min()?)));
         let ended = Ended {
             beyond: beyond(rss),
-            capacity: self.lines.capacity(),
-            is_over: lowest.zip(rss).is_some_and(|(percent, rss)| rss.total > self.lines.at(percent)),
+            // Without a limit no distance is a share of it, and only a policy without a distance trims.
+            capacity: self.lines.map_or(ByteSize::MAX, |lines| lines.capacity()),
+            is_over: lowest.zip(rss).is_some_and(|(lowest, rss)| rss.total > lowest),
         };
         if !self.state().trimmer.is_due(&ended) {
             return None;
@@ -285,13 +340,37 @@ impl Shared {
         }
     }
 
-    /// The state, whoever panicked while holding it: every write leaves it whole.
-    fn state(&self) -> std::sync::MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    /// Locks the state. A panic while it was locked does no harm, because every write leaves it whole.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take_startup_warnings(&self) -> Vec<String> {
+        std::mem::take(&mut *self.startup_warnings.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Notes that the monitor reports. On AWS Lambda, where a monitor lives as long as the process, the first report of
+    /// one that is not installed warns.
+    fn note_used(&self) {
+        if !self.is_used.swap(true, Relaxed) && self.on_lambda && !self.is_installed.load(Relaxed) {
+            warn_not_installed();
+        }
     }
 }
 
-/// The memory size found, for a builder that was given none.
-fn detect() -> Result<MemoryLimit, MonitorError> {
-    MemoryLimit::detect().map_err(|source| MonitorError::MemorySize { source })
+impl Drop for Shared {
+    fn drop(&mut self) {
+        if *self.is_installed.get_mut() {
+            INSTALLED.fetch_sub(1, Relaxed);
+        } else if *self.is_used.get_mut() && !self.on_lambda && self.policy != ReportPolicy::Off {
+            warn_not_installed();
+        }
+    }
+}
+
+fn warn_not_installed() {
+    warn(format_args!(
+        "the monitor was not installed, so there is no alarm before a kill: use Monitor::builder().install() or \
+         Monitor::install_from_env()"
+    ));
 }

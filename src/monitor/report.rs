@@ -6,13 +6,15 @@ use std::time::Duration;
 use crate::board::Clean;
 use crate::budget::{MemoryBudget, Pressure};
 use crate::heap::{HeapPeak, LoadLines};
+use crate::log::{self, LogFormat, MAX_RECORD};
 use crate::os;
 use crate::size::{ByteDelta, ByteSize};
 
 use super::alert::{Alert, Alerts};
 use super::caches::CacheCounts;
+use super::json;
 use super::leak::LeakVerdict;
-use super::request_id::RequestId;
+use super::request_id::{Label, RequestId};
 use super::resources::ResourceCounts;
 use super::trim::Trimmed;
 
@@ -27,10 +29,10 @@ const SMALLEST_MB: u64 = 128;
 /// # Examples
 ///
 /// ```no_run
-/// # let monitor = plimsoll::Monitor::from_env()?;
+/// # let monitor = plimsoll::Monitor::install_from_env();
 /// let report = monitor.start("4f1c9a").finish();
 /// assert_eq!(report.outcome, plimsoll::monitor::Outcome::Finished);
-/// # Ok::<(), plimsoll::monitor::MonitorError>(())
+/// # Ok::<(), plimsoll::monitor::BuildError>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -56,64 +58,85 @@ impl Outcome {
     }
 }
 
-/// The memory of one invocation. `Display` is its one line.
+/// The heap of the process over one invocation. With several invocations in flight it is the environment's.
 ///
 /// # Examples
 ///
 /// ```no_run
-/// # let monitor = plimsoll::Monitor::from_env()?;
+/// # let monitor = plimsoll::Monitor::install_from_env();
+/// if let Some(heap) = monitor.start("4f1c9a").finish().heap {
+///     println!("peak {}, left behind {}", heap.peak.at_most, heap.growth);
+/// }
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct InvocationHeap {
+    /// The live heap at the start.
+    pub live_before: ByteSize,
+    /// The live heap at the end, after the hooks.
+    pub live: ByteSize,
+    /// The peak between start and end.
+    pub peak: HeapPeak,
+    /// `live - live_before`. Negative if the invocation freed memory that was allocated before its start, such as its
+    /// own event.
+    pub growth: ByteDelta,
+    /// Live heap that no holder on the [`board`](crate::board) accounts for.
+    pub unaccounted: ByteSize,
+}
+
+/// The memory of one invocation. `Display` prints the report line.
+///
+/// # Examples
+///
+/// ```no_run
+/// # let monitor = plimsoll::Monitor::install_from_env();
 /// let report = monitor.start("4f1c9a").finish();
 /// println!("{report}");
-/// println!("{} % of the capacity, fits {:?} MB", report.percent(), report.fits_mb());
-/// # Ok::<(), plimsoll::monitor::MonitorError>(())
+/// println!("{:?} % of the capacity, fits {:?} MB", report.percent(), report.fits_mb());
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct InvocationReport {
-    /// The cleaned request id.
+    /// The request id.
     pub id: RequestId,
-    /// How it ended.
+    /// The label; empty if the invocation has none.
+    pub label: Label,
+    /// How the invocation ended.
     pub outcome: Outcome,
-    /// Live heap when it began.
-    pub live_before: ByteSize,
-    /// Live heap at its end, after the hooks.
-    pub live: ByteSize,
-    /// Peak heap while it ran: the environment's, where `concurrent`.
-    pub peak: HeapPeak,
-    /// `live - live_before`.
-    pub growth: ByteDelta,
-    /// Resident set size at its end; `None` where the platform does not tell.
+    /// The heap; `None` without the [tracking allocator](crate::TrackingAllocator).
+    pub heap: Option<InvocationHeap>,
+    /// The resident set size at the end; `None` if the platform has no such figure.
     pub rss: Option<ByteSize>,
-    /// The highest resident set size while it ran, if the kernel lets it be reset, else since the process began.
+    /// The highest resident set size since the start, if the kernel can reset that figure, else since the process began.
     pub peak_rss: Option<ByteSize>,
-    /// The highest of all invocations.
+    /// The highest resident set size of all invocations.
     pub highest_rss: ByteSize,
-    /// The load lines, and with them memory size and capacity.
-    pub lines: LoadLines,
-    /// The highest load line crossed at its end, in percent.
+    /// The load lines, and with them memory size and capacity; `None` if no memory limit is known.
+    pub lines: Option<LoadLines>,
+    /// The highest load line crossed at the end, in percent.
     pub crossed: Option<u8>,
-    /// What the budget had granted at its end; `None` without a [budget](super::MonitorBuilder::budget).
+    /// The budget at the end; `None` without a [budget](super::MonitorBuilder::budget).
     pub reserved: Option<Reserved>,
     /// Allocations refused since the report before.
     pub refused: u64,
     /// The three largest holders on the board.
     pub holders: [Option<(&'static str, ByteSize)>; 3],
-    /// Live heap that no holder on the board accounts for.
-    pub unaccounted: ByteSize,
-    /// How the watched resources stand.
+    /// The states of the watched resources.
     pub resources: ResourceCounts,
-    /// What the watched caches did since the report before.
+    /// The activity of the watched caches since the report before.
     pub caches: CacheCounts,
-    /// Whether what invocations leave behind grows, this one included.
+    /// Whether the memory that invocations leave behind grows, this one included.
     pub verdict: LeakVerdict,
-    /// What was given back at its end, before `rss` was read; `None` without a [trim](super::MonitorBuilder::trim).
+    /// Pages released at the end, before `rss` was read; `None` without a [trim](super::MonitorBuilder::trim).
     pub trimmed: Option<Trimmed>,
-    /// How long it ran.
+    /// The time from start to end.
     pub duration: Duration,
-    /// Whether another was in flight meanwhile: peaks and growth are the environment's then.
+    /// `true` if another invocation was in flight at some moment: peaks and growth are then the environment's.
     pub concurrent: bool,
-    /// How many invocations this environment has reported, this one included.
+    /// The number of invocations that this environment has reported, this one included.
     pub invocations: u64,
+    /// The share of the memory size that the environment's own processes take.
+    pub(super) share: ByteSize,
     pub(super) alerts: Alerts,
 }
 
@@ -122,11 +145,11 @@ pub struct InvocationReport {
 /// # Examples
 ///
 /// ```no_run
-/// # let monitor = plimsoll::Monitor::from_env()?;
+/// # let monitor = plimsoll::Monitor::install_from_env();
 /// if let Some(reserved) = monitor.start("4f1c9a").finish().reserved {
 ///     println!("{} of {} are reserved, pressure {}", reserved.bytes, reserved.room, reserved.pressure);
 /// }
-/// # Ok::<(), plimsoll::monitor::MonitorError>(())
+/// # Ok::<(), plimsoll::monitor::BuildError>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -153,52 +176,52 @@ impl fmt::Display for Reserved {
 }
 
 impl InvocationReport {
-    /// Live heap less what is reserved, which heals by itself: above zero is heap that nobody reserved, below zero what
-    /// is reserved and not allocated. `None` without a budget.
+    /// Returns live heap less reserved bytes: above zero is heap without a reservation, below zero are reserved bytes
+    /// without an allocation. `None` without a budget or without the tracking allocator.
     ///
     /// # Examples
     ///
     /// ```no_run
-    /// # let monitor = plimsoll::Monitor::from_env()?;
+    /// # let monitor = plimsoll::Monitor::install_from_env();
     /// let report = monitor.start("4f1c9a").finish();
     /// if let Some(drift) = report.drift() {
     ///     println!("{drift} of heap that no account reserved");
     /// }
-    /// # Ok::<(), plimsoll::monitor::MonitorError>(())
     /// ```
     pub fn drift(&self) -> Option<ByteDelta> {
-        self.reserved.map(|reserved| ByteDelta::between(reserved.bytes, self.live))
+        let (reserved, heap) = self.reserved.zip(self.heap)?;
+        Some(ByteDelta::between(reserved.bytes, heap.live))
     }
 
-    /// The peak heap in percent of the capacity, rounded down. Over 100 is possible: nothing holds the heap to the capacity
-    /// but a [limit](crate::heap::set_limit).
-    pub fn percent(&self) -> u64 {
-        let capacity = self.lines.capacity().as_u64().max(1);
-        self.peak.at_most.saturating_mul(100).as_u64() / capacity
-    }
-
-    /// The memory size that fits all invocations so far, in MB: (highest rss + environment share) x 1.25, at least 128.
-    /// `None` where the platform does not tell the rss.
+    /// Returns the peak heap in percent of the capacity, rounded down; `None` if either is not known.
     ///
-    /// It is of this environment, and as good as the invocations that it has seen.
-    pub fn fits_mb(&self) -> Option<u64> {
-        fits_mb(self.highest_rss, &self.lines)
+    /// Can exceed 100: only a [limit](crate::heap::set_limit) keeps the heap below the capacity.
+    pub fn percent(&self) -> Option<u64> {
+        let (heap, lines) = self.heap.zip(self.lines)?;
+        Some(percent_of(heap.peak.at_most, lines.capacity()))
     }
 
-    /// What this invocation is the first to show, until it clears.
+    /// Returns the memory size that fits all invocations so far, in MB: (highest rss + environment share) x 1.25, at
+    /// least 128. `None` if the platform has no rss.
+    ///
+    /// Without a known memory limit the environment share is that of AWS Lambda, 12 MiB.
+    pub fn fits_mb(&self) -> Option<u64> {
+        fits_mb(self.highest_rss, self.share)
+    }
+
+    /// Returns the alerts that this invocation is the first to show since they last cleared.
     pub fn alerts(&self) -> impl Iterator<Item = Alert> {
         self.alerts.iter()
     }
 
-    /// The report where the heap's books cannot be read.
-    pub(super) fn unknown(id: RequestId, outcome: Outcome, lines: LoadLines, duration: Duration) -> Self {
+    /// Creates a report of an invocation with nothing measured.
+    #[cfg(test)]
+    pub(super) fn for_test(lines: Option<LoadLines>) -> Self {
         Self {
-            id,
-            outcome,
-            live_before: ByteSize::ZERO,
-            live: ByteSize::ZERO,
-            peak: HeapPeak::ZERO,
-            growth: ByteDelta::bytes(0),
+            id: RequestId::new("r"),
+            label: Label::default(),
+            outcome: Outcome::Finished,
+            heap: None,
             rss: None,
             peak_rss: None,
             highest_rss: ByteSize::ZERO,
@@ -207,30 +230,39 @@ impl InvocationReport {
             reserved: None,
             refused: 0,
             holders: [None; 3],
-            unaccounted: ByteSize::ZERO,
             resources: ResourceCounts::default(),
             caches: CacheCounts::default(),
             verdict: LeakVerdict::Unknown,
             trimmed: None,
-            duration,
+            duration: Duration::ZERO,
             concurrent: false,
             invocations: 0,
+            share: ByteSize::ZERO,
             alerts: Alerts::default(),
         }
     }
 
-    /// Writes the line to standard error with one system call.
+    /// Writes the report to standard error in the format in force.
     pub(super) fn print(&self) {
-        // Three names of 48 bytes, an id of 64 and all else there may be take some 700.
-        let mut line = os::Line::<1024>::new();
-        line.put(format_args!("{self}"));
+        // The text is at most some 800 bytes, with three names of 48 bytes and id and label of 64; the JSON record some
+        // 1,600.
+        let mut line = os::Line::<MAX_RECORD>::new();
+        let is_whole = match log::format() {
+            LogFormat::Text => line.put(format_args!("{self}")),
+            LogFormat::Json => line.put(format_args!("{}", json::Record(self))),
+        };
+        debug_assert!(is_whole, "a record has a bounded length");
         line.write_stderr();
     }
 }
 
-/// The memory size in MB that leaves a fifth of itself free beside the highest rss and the environment's share.
-pub(super) fn fits_mb(highest_rss: ByteSize, lines: &LoadLines) -> Option<u64> {
-    let share = lines.memory_size().saturating_sub(lines.capacity());
+/// Returns `part` in percent of `whole`, rounded down.
+pub(super) fn percent_of(part: ByteSize, whole: ByteSize) -> u64 {
+    part.saturating_mul(100).as_u64() / whole.as_u64().max(1)
+}
+
+/// Returns the memory size in MB that leaves a fifth of itself free next to the highest rss and the environment's share.
+pub(super) fn fits_mb(highest_rss: ByteSize, share: ByteSize) -> Option<u64> {
     let needed = highest_rss.saturating_add(share).percent(125);
     (highest_rss > ByteSize::ZERO).then(|| needed.as_u64().div_ceil(1 << 20).max(SMALLEST_MB))
 }
@@ -246,20 +278,25 @@ fn mib(size: ByteSize) -> impl fmt::Display {
 
 impl fmt::Display for InvocationReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (live, peak) = (mib(self.live), mib(self.peak.at_most));
-        // In MiB whatever its size, as all figures before and behind it.
-        let capacity = self.lines.capacity().saturating_add(ByteSize::kib(512)).as_u64() >> 20;
-        write!(f, "plimsoll {} heap {live} peak {peak} of {capacity} MiB ({} %)", self.id, self.percent())?;
-        if let Some(rss) = self.rss {
-            write!(f, " rss {}", mib(rss))?;
+        write!(f, "plimsoll {}", self.id)?;
+        if !self.label.is_empty() {
+            write!(f, " {}", self.label)?;
         }
-        write!(f, " {} |", self.growth)?;
+        self.fmt_sizes(f)?;
+        if self.heap.is_some() || self.holders.iter().flatten().next().is_some() {
+            f.write_str(" |")?;
+        }
         for (name, bytes) in self.holders.iter().flatten() {
             write!(f, " {} {}", Clean(name), mib(*bytes))?;
         }
-        write!(f, " unaccounted {}", mib(self.unaccounted))?;
-        if let (Some(reserved), Some(drift)) = (self.reserved, self.drift()) {
-            write!(f, " | {reserved} drift {drift}")?;
+        if let Some(heap) = self.heap {
+            write!(f, " unaccounted {}", mib(heap.unaccounted))?;
+        }
+        if let Some(reserved) = self.reserved {
+            write!(f, " | {reserved}")?;
+            if let Some(drift) = self.drift() {
+                write!(f, " drift {drift}")?;
+            }
         }
         if !self.resources.is_empty() {
             write!(f, " | {}", self.resources)?;
@@ -296,5 +333,40 @@ impl fmt::Display for InvocationReport {
             write!(f, "{} {alert}", if index == 0 { " | ALERT" } else { "," })?;
         }
         Ok(())
+    }
+}
+
+impl InvocationReport {
+    /// Writes the sizes that every line has, each in MiB with one decimal.
+    ///
+    /// ```text
+    ///  heap 12.1 peak 41.0 of 116 MiB (35 %) rss 48.2 +0 B      all is known
+    ///  heap 12.1 peak 41.0 MiB rss 48.2 +0 B                    without a memory limit
+    ///  rss 48.2 peak 50.3 of 116 MiB (43 %)                     without the tracking allocator
+    /// ```
+    fn fmt_sizes(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let of_capacity = |f: &mut fmt::Formatter<'_>, peak: ByteSize| match self.lines {
+            Some(lines) => {
+                // In MiB like the sizes before and after it.
+                let capacity = lines.capacity().saturating_add(ByteSize::kib(512)).as_u64() >> 20;
+                write!(f, " peak {} of {capacity} MiB ({} %)", mib(peak), percent_of(peak, lines.capacity()))
+            }
+            None => write!(f, " peak {} MiB", mib(peak)),
+        };
+        if let Some(heap) = self.heap {
+            write!(f, " heap {}", mib(heap.live))?;
+            of_capacity(f, heap.peak.at_most)?;
+            if let Some(rss) = self.rss {
+                write!(f, " rss {}", mib(rss))?;
+            }
+            return write!(f, " {}", heap.growth);
+        }
+        match self.rss {
+            Some(rss) => {
+                write!(f, " rss {}", mib(rss))?;
+                of_capacity(f, self.peak_rss.max(self.rss).unwrap_or_default())
+            }
+            None => f.write_str(" memory not available"),
+        }
     }
 }

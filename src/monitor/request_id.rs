@@ -1,30 +1,56 @@
-//! Request ids as reports may show them: short, and free of anything that could forge a log line.
+//! Request ids and labels as reports may show them: short, and free of anything that could forge a log line.
 
 use std::fmt;
 
-/// The longest id that is kept, in bytes.
+/// The longest id or label, in bytes.
 const LEN: usize = crate::heap::CONTEXT_LEN;
 
-/// A request's id, cleaned: the first 64 bytes of it that are letters, digits, `.`, `_`, `:` or `-`. Prints `-` if none.
+/// At most 64 bytes of printable ASCII, stored in place.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct ShortText {
+    text: [u8; LEN],
+    len: u8,
+}
+
+impl ShortText {
+    const EMPTY: Self = Self { text: [0; LEN], len: 0 };
+
+    /// Keeps the first 64 of `bytes`, which must be ASCII.
+    fn of(bytes: impl Iterator<Item = u8>) -> Self {
+        let mut short = Self::EMPTY;
+        for (place, byte) in short.text.iter_mut().zip(bytes) {
+            debug_assert!(byte.is_ascii_graphic());
+            *place = byte;
+            short.len += 1;
+        }
+        short
+    }
+
+    fn as_str(&self) -> &str {
+        let text = self.text.get(..usize::from(self.len)).and_then(|text| std::str::from_utf8(text).ok());
+        debug_assert!(text.is_some(), "only ASCII is kept");
+        text.unwrap_or_default()
+    }
+}
+
+/// The id of a request: the first 64 bytes of a text that are letters, digits or one of `. _ : - /`. Prints `-` if empty.
 ///
-/// 65 bytes, no allocation.
+/// Other characters are left out, so that an id from outside cannot forge a log line. Takes 65 bytes and allocates
+/// nothing.
 ///
 /// # Examples
 ///
 /// ```
 /// use plimsoll::monitor::RequestId;
 ///
-/// let id = RequestId::new("4f1c9a\nREPORT forged");
-/// assert_eq!(id.as_str(), "4f1c9aREPORTforged");
+/// let id = RequestId::new("orders/4f1c9a\nREPORT forged");
+/// assert_eq!(id.as_str(), "orders/4f1c9aREPORTforged");
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct RequestId {
-    text: [u8; LEN],
-    len: u8,
-}
+pub struct RequestId(ShortText);
 
 impl RequestId {
-    /// Keeps of the text what a report may show.
+    /// Creates an id from the characters of `text` that a report may show.
     ///
     /// # Examples
     ///
@@ -33,16 +59,11 @@ impl RequestId {
     /// assert_eq!(RequestId::new("\n").to_string(), "-");
     /// ```
     pub fn new(text: &str) -> Self {
-        let mut id = Self { text: [0; LEN], len: 0 };
-        let clean = text.bytes().filter(|byte| byte.is_ascii_alphanumeric() || b"._:-".contains(byte));
-        for (place, byte) in id.text.iter_mut().zip(clean) {
-            *place = byte;
-            id.len += 1;
-        }
-        id
+        let clean = |byte: &u8| byte.is_ascii_alphanumeric() || b"._:-/".contains(byte);
+        Self(ShortText::of(text.bytes().filter(clean)))
     }
 
-    /// The cleaned text; empty if nothing of it was left.
+    /// Returns the text; empty if no character was kept.
     ///
     /// # Examples
     ///
@@ -51,24 +72,124 @@ impl RequestId {
     /// assert_eq!(RequestId::from("4f1c").as_str(), "4f1c");
     /// ```
     pub fn as_str(&self) -> &str {
-        self.text.get(..usize::from(self.len)).and_then(|text| std::str::from_utf8(text).ok()).unwrap_or_default()
+        self.0.as_str()
     }
 }
 
-impl From<&str> for RequestId {
-    fn from(text: &str) -> Self {
-        Self::new(text)
+/// The kind of work that an invocation does, such as the route of an HTTP request. Prints its text.
+///
+/// Reports show it next to the request id. A label should have few values: `/orders/{id}` rather than `/orders/4711`.
+/// Holds the first 64 bytes of a text. Spaces, control characters, quotes, backslashes and all that is not ASCII become
+/// `_`, one for each byte. Takes 65 bytes and allocates nothing.
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::monitor::Label;
+///
+/// assert_eq!(Label::new("GET:/orders/{id}").as_str(), "GET:/orders/{id}");
+/// assert_eq!(Label::new("nightly \"import\"").as_str(), "nightly__import_");
+/// assert_eq!(Label::default(), Label::new(""));
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Label(ShortText);
+
+impl Label {
+    /// Creates a label from `text`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::monitor::Label;
+    /// assert_eq!(Label::new("/orders").to_string(), "/orders");
+    /// ```
+    pub fn new(text: &str) -> Self {
+        let clean = |byte: u8| if byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\') { byte } else { b'_' };
+        Self(ShortText::of(text.bytes().map(clean)))
+    }
+
+    /// Returns the text.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::monitor::Label;
+    /// assert_eq!(Label::from("/orders").as_str(), "/orders");
+    /// ```
+    pub fn as_str(&self) -> &str {
+        self.0.as_str()
+    }
+
+    /// Returns `true` if the label has no text. Reports then leave it out.
+    pub const fn is_empty(&self) -> bool {
+        self.0.len == 0
     }
 }
+
+/// The empty label.
+impl Default for Label {
+    fn default() -> Self {
+        Self(ShortText::EMPTY)
+    }
+}
+
+/// Conversions from the usual text types, and `Debug`.
+macro_rules! from_text {
+    ($($name:ident),+) => {$(
+        impl From<&str> for $name {
+            fn from(text: &str) -> Self {
+                Self::new(text)
+            }
+        }
+
+        impl From<String> for $name {
+            fn from(text: String) -> Self {
+                Self::new(&text)
+            }
+        }
+
+        impl From<&String> for $name {
+            fn from(text: &String) -> Self {
+                Self::new(text)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!(stringify!($name), "({})"), self)
+            }
+        }
+    )+};
+}
+
+from_text!(RequestId, Label);
 
 impl fmt::Display for RequestId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(if self.len == 0 { "-" } else { self.as_str() })
+        f.pad(if self.0.len == 0 { "-" } else { self.as_str() })
     }
 }
 
-impl fmt::Debug for RequestId {
+impl fmt::Display for Label {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "RequestId({self})")
+        f.pad(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn label_any_text_becomes_printable_ascii_without_quotes() {
+        for (text, label) in [
+            ("/orders/{id}", "/orders/{id}"),
+            ("a b\t\n\"c\\", "a_b___c_"),
+            ("é", "__"),
+            ("", ""),
+            (&"x".repeat(100), &"x".repeat(64)),
+        ] {
+            assert_eq!(Label::new(text).as_str(), label, "{text:?}");
+        }
     }
 }

@@ -9,7 +9,7 @@ use crate::lazy::{Resource, ResourceState, ResourceStatus};
 use crate::size::ByteSize;
 use crate::unwind::contained;
 
-use super::MonitorError;
+use super::BuildError;
 
 /// How the watched resources stand, in numbers.
 ///
@@ -19,12 +19,12 @@ use super::MonitorError;
 /// # Examples
 ///
 /// ```no_run
-/// # let monitor = plimsoll::Monitor::from_env()?;
+/// # let monitor = plimsoll::Monitor::install_from_env();
 /// let report = monitor.start("4f1c9a").finish();
 /// if let Some(name) = report.resources.first_never_used {
 ///     println!("{name} was loaded for nothing");
 /// }
-/// # Ok::<(), plimsoll::monitor::MonitorError>(())
+/// # Ok::<(), plimsoll::monitor::BuildError>(())
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -69,15 +69,16 @@ impl Reclaim for Unloader {
     }
 }
 
+#[derive(Default)]
 pub(super) struct Resources(Box<[Arc<Unloader>]>);
 
 impl Resources {
     /// Charges the accounts, and has the budgets ask the resources.
-    pub(super) fn watch(named: Vec<(&'static dyn Resource, Account)>) -> Result<Self, MonitorError> {
+    pub(super) fn watch(named: Vec<(&'static dyn Resource, Account)>) -> Result<Self, BuildError> {
         let watch = |(resource, account): (&'static dyn Resource, Account)| {
             let unloader = Arc::new(Unloader(resource));
             let name = resource.name();
-            resource.charge_to(account.clone()).map_err(|_| MonitorError::Resource { name })?;
+            resource.charge_to(account.clone()).map_err(|_| BuildError::Resource { name })?;
             account.set_reclaimer(resource.rank(), Arc::downgrade(&unloader));
             Ok(unloader)
         };

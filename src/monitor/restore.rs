@@ -20,10 +20,10 @@ impl Monitor {
     /// # Examples
     ///
     /// ```no_run
-    /// # let monitor = plimsoll::Monitor::from_env()?;
+    /// # let monitor = plimsoll::Monitor::install_from_env();
     /// let given_back = monitor.before_snapshot(plimsoll::budget::Rank::CACHE); // models stay
     /// println!("{given_back} less in the snapshot");
-    /// # Ok::<(), plimsoll::monitor::MonitorError>(())
+    /// # Ok::<(), plimsoll::monitor::BuildError>(())
     /// ```
     pub fn before_snapshot(&self, up_to: Rank) -> ByteSize {
         let budget = self.shared.budget.as_ref();
@@ -42,9 +42,9 @@ impl Monitor {
     /// # Examples
     ///
     /// ```no_run
-    /// # let monitor = plimsoll::Monitor::from_env()?;
+    /// # let monitor = plimsoll::Monitor::install_from_env();
     /// monitor.after_restore(); // before the first request
-    /// # Ok::<(), plimsoll::monitor::MonitorError>(())
+    /// # Ok::<(), plimsoll::monitor::BuildError>(())
     /// ```
     pub fn after_restore(&self) {
         self.shared.clock.refresh();

@@ -25,25 +25,25 @@ const WIDTH: u64 = 50;
 /// # Examples
 ///
 /// ```no_run
-/// # let monitor = plimsoll::Monitor::from_env()?;
+/// # let monitor = plimsoll::Monitor::install_from_env();
 /// let snapshot = monitor.snapshot();
 /// println!("{snapshot}");
 /// println!("p99 of the peaks: {}", snapshot.peaks.p99);
-/// # Ok::<(), plimsoll::monitor::MonitorError>(())
+/// # Ok::<(), plimsoll::monitor::BuildError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Snapshot {
-    /// Live heap.
-    pub live: ByteSize,
-    /// Peak heap since the last invocation began.
-    pub peak: HeapPeak,
+    /// The live heap; `None` without the tracking allocator.
+    pub live: Option<ByteSize>,
+    /// The peak heap since the last invocation began; `None` without the tracking allocator.
+    pub peak: Option<HeapPeak>,
     /// Resident set size.
     pub rss: Option<ByteSize>,
     /// The highest resident set size seen so far.
     pub highest_rss: ByteSize,
-    /// The load lines.
-    pub lines: LoadLines,
+    /// The load lines; `None` if no memory limit is known.
+    pub lines: Option<LoadLines>,
     /// What the board holds, in the order of the names' coming.
     pub holders: Vec<(&'static str, ByteSize)>,
     /// The budget and its accounts, if the monitor was given one.
@@ -56,10 +56,12 @@ pub struct Snapshot {
     pub verdict: LeakVerdict,
     /// Invocations reported so far; the percentiles are of the last of them.
     pub invocations: u64,
-    /// Peak heap of the invocations in the window.
+    /// The peak heap of the invocations in the window; their peak rss without the tracking allocator.
     pub peaks: Percentiles<ByteSize>,
     /// Durations of the invocations in the window, in whole microseconds.
     pub durations: Percentiles<Duration>,
+    /// The share of the memory size that the environment's own processes take.
+    share: ByteSize,
 }
 
 impl Snapshot {
@@ -68,8 +70,8 @@ impl Snapshot {
         let rss = os::rss().ok().map(|rss| rss.total);
         let mut state = shared.state();
         Self {
-            live: books.map_or(ByteSize::ZERO, |books| books.live),
-            peak: books.map_or(HeapPeak::ZERO, |books| books.peak),
+            live: books.map(|books| books.live),
+            peak: books.map(|books| books.peak),
             rss,
             highest_rss: os::peak_rss().ok().max(rss).unwrap_or_default().max(ByteSize::bytes(state.highest_rss)),
             lines: shared.lines,
@@ -81,12 +83,13 @@ impl Snapshot {
             invocations: state.window.count(),
             peaks: state.window.percentiles(|sample| sample.peak).map(ByteSize::bytes),
             durations: state.window.percentiles(|sample| sample.micros).map(Duration::from_micros),
+            share: shared.share,
         }
     }
 
     /// The memory size that fits all so far, in MB, as in [`InvocationReport::fits_mb`](super::InvocationReport::fits_mb).
     pub fn fits_mb(&self) -> Option<u64> {
-        report::fits_mb(self.highest_rss, &self.lines)
+        report::fits_mb(self.highest_rss, self.share)
     }
 
     /// Writes the picture to standard error with one system call, from a string.
@@ -94,9 +97,9 @@ impl Snapshot {
     /// # Examples
     ///
     /// ```no_run
-    /// # let monitor = plimsoll::Monitor::from_env()?;
+    /// # let monitor = plimsoll::Monitor::install_from_env();
     /// monitor.snapshot().print();
-    /// # Ok::<(), plimsoll::monitor::MonitorError>(())
+    /// # Ok::<(), plimsoll::monitor::BuildError>(())
     /// ```
     pub fn print(&self) {
         os::write_stderr(self.to_string().as_bytes());
@@ -105,34 +108,7 @@ impl Snapshot {
 
 impl fmt::Display for Snapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let scale = self.lines.memory_size();
-        let columns = |size: ByteSize| (size.saturating_mul(WIDTH).as_u64() / scale.as_u64().max(1)).min(WIDTH);
-        let load_line = columns(self.lines.capacity()).min(WIDTH - 1);
-        writeln!(f, "plimsoll: memory against {scale}, of which {} are this process's", self.lines.capacity())?;
-        let rows = [
-            ("heap now", Some(self.live)),
-            ("heap peak", Some(self.peak.at_most)),
-            ("rss now", self.rss),
-            ("rss peak", Some(self.highest_rss).filter(|rss| *rss > ByteSize::ZERO)),
-        ];
-        for (name, size) in rows {
-            write!(f, "  {name:<9} |")?;
-            let filled = size.map_or(0, |size| columns(size).max(1));
-            for column in 0..WIDTH {
-                f.write_str(match (column == load_line, column < filled) {
-                    (true, _) => "!",
-                    (false, true) => "#",
-                    (false, false) => " ",
-                })?;
-            }
-            match size {
-                Some(size) => {
-                    let percent = size.saturating_mul(100).as_u64() / scale.as_u64().max(1);
-                    writeln!(f, "| {size:>10} {percent:>3} %")?;
-                }
-                None => writeln!(f, "| not known here")?,
-            }
-        }
+        self.fmt_bars(f)?;
         for (name, bytes) in &self.holders {
             writeln!(f, "  {}: {bytes}", Clean(name))?;
         }
@@ -153,13 +129,53 @@ impl fmt::Display for Snapshot {
             writeln!(f, "  what invocations leave: {}", self.verdict)?;
         }
         let Percentiles { p50, p95, p99, max } = self.peaks;
-        write!(f, "  {} invocations: peak heap p50 {p50} p95 {p95}", self.invocations)?;
+        let what = if self.peak.is_some() { "heap" } else { "rss" };
+        write!(f, "  {} invocations: peak {what} p50 {p50} p95 {p95}", self.invocations)?;
         writeln!(f, " p99 {p99} max {max}")?;
         let Percentiles { p50, p95, p99, max } = self.durations.map(micros);
         writeln!(f, "  duration us p50 {p50} p95 {p95} p99 {p99} max {max}")?;
         if let Some(fits) = self.fits_mb() {
-            let share = self.lines.memory_size().saturating_sub(self.lines.capacity());
+            let share = self.share;
             writeln!(f, "  fits {fits} MB: rss peak and {share} for the environment, a quarter on top, 128 at least")?;
+        }
+        Ok(())
+    }
+}
+
+impl Snapshot {
+    /// Writes a bar for each size, against the memory size; without a memory limit, the sizes alone.
+    fn fmt_bars(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let rows = [
+            ("heap now", self.live),
+            ("heap peak", self.peak.map(|peak| peak.at_most)),
+            ("rss now", self.rss),
+            ("rss peak", Some(self.highest_rss).filter(|rss| *rss > ByteSize::ZERO)),
+        ];
+        let Some(lines) = &self.lines else {
+            writeln!(f, "plimsoll: memory, no limit known")?;
+            return rows.into_iter().try_for_each(|(name, size)| match size {
+                Some(size) => writeln!(f, "  {name:<9} {size:>10}"),
+                None => writeln!(f, "  {name:<9} not known here"),
+            });
+        };
+        let scale = lines.memory_size();
+        let columns = |size: ByteSize| (size.saturating_mul(WIDTH).as_u64() / scale.as_u64().max(1)).min(WIDTH);
+        let load_line = columns(lines.capacity()).min(WIDTH - 1);
+        writeln!(f, "plimsoll: memory against {scale}, of which {} are this process's", lines.capacity())?;
+        for (name, size) in rows {
+            write!(f, "  {name:<9} |")?;
+            let filled = size.map_or(0, |size| columns(size).max(1));
+            for column in 0..WIDTH {
+                f.write_str(match (column == load_line, column < filled) {
+                    (true, _) => "!",
+                    (false, true) => "#",
+                    (false, false) => " ",
+                })?;
+            }
+            match size {
+                Some(size) => writeln!(f, "| {size:>10} {:>3} %", report::percent_of(size, scale))?,
+                None => writeln!(f, "| not known here")?,
+            }
         }
         Ok(())
     }

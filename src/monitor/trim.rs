@@ -105,7 +105,7 @@ impl From<bool> for TrimPolicy {
 /// if let Some(trimmed) = monitor.start("4f1c9a").finish().trimmed {
 ///     println!("{} in {:?}", trimmed.given_back, trimmed.duration);
 /// }
-/// # Ok::<(), plimsoll::monitor::MonitorError>(())
+/// # Ok::<(), plimsoll::monitor::BuildError>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]

@@ -14,10 +14,10 @@ pub(super) struct Sample {
 /// # Examples
 ///
 /// ```no_run
-/// # let monitor = plimsoll::Monitor::from_env()?;
+/// # let monitor = plimsoll::Monitor::install_from_env();
 /// let took = monitor.snapshot().durations;
 /// println!("p50 {:?} p95 {:?} p99 {:?} max {:?}", took.p50, took.p95, took.p99, took.max);
-/// # Ok::<(), plimsoll::monitor::MonitorError>(())
+/// # Ok::<(), plimsoll::monitor::BuildError>(())
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]

@@ -21,11 +21,11 @@ pub(crate) fn serve(name: &str) -> Result<(), Error> {
             "naive" => Runtime::new(service_fn(naive)).run().await,
             "naive-survivor" => Runtime::new(service_fn(survivor::naive)).run().await,
             "leak" => {
-                let monitor = Monitor::from_env()?;
+                let monitor = Monitor::install_from_env();
                 Runtime::new(service_fn(leak)).layer(ReportLayer::new(&monitor)).run().await
             }
             "refused" => {
-                let monitor = Monitor::from_env()?;
+                let monitor = Monitor::install_from_env();
                 heap::set_limit(ByteSize::mib(60))?;
                 Runtime::new(service_fn(refused)).layer(ReportLayer::new(&monitor)).run().await
             }

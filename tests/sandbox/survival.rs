@@ -46,7 +46,7 @@ impl Living {
         let api = RuntimeApi::serve(waiting);
         let mut command = cage.command(&std::env::current_exe().unwrap());
         api.environment(command.args(["--function", name]), 128)
-            .env("PLIMSOLL", "each")
+            .env("PLIMSOLL_REPORT", "each")
             .env("RUST_BACKTRACE", "0")
             // As is advised where several threads allocate: what one frees is no room for another in glibc's arenas.
             .env("MALLOC_ARENA_MAX", "1")

@@ -57,8 +57,7 @@ pub(crate) fn survive() -> Result<(), Error> {
     });
     // Each invocation's start looks whether this clock jumped, as it does with the system's.
     let monitor = Monitor::builder().clock(survivor.turns.clock()).budget(&budget);
-    let monitor = monitor.resource(&MODEL, budget.account("model")).build()?;
-    monitor.install()?;
+    let monitor = monitor.resource(&MODEL, budget.account("model")).install()?;
     let handler = service_fn(move |event: LambdaEvent<Value>| {
         let survivor = Arc::clone(&survivor);
         async move { survivor.answer(&event.payload).map_err(|error| diagnostic(&*error)) }

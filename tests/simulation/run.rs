@@ -115,8 +115,11 @@ pub fn alone(seed: u64) -> Ran {
             if random.below(12) > 0 {
                 let report = invocation.finish();
                 world.check_report(&report, number);
-                let grown = report.live.as_u64().cast_signed() - world.base;
-                digest.add(&[grown.cast_unsigned(), report.live_before.as_u64() - world.base.cast_unsigned()]);
+                let grown = report.heap.unwrap().live.as_u64().cast_signed() - world.base;
+                digest.add(&[
+                    grown.cast_unsigned(),
+                    report.heap.unwrap().live_before.as_u64() - world.base.cast_unsigned(),
+                ]);
             } else {
                 drop(invocation);
                 saw(&world.truth.seen.invocations);

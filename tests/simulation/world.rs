@@ -316,18 +316,19 @@ impl World {
         if report.outcome == Outcome::Unfinished {
             saw(&seen.unfinished);
         }
-        let peak = report.peak;
-        assert!(peak.at_least <= peak.at_most && report.live <= peak.at_most, "{report:?}");
-        let grown = i128::from(report.live.as_u64()) - i128::from(report.live_before.as_u64());
-        assert_eq!(i128::from(report.growth.as_i64()), grown);
+        let heap = report.heap.expect("the allocator is installed");
+        let peak = heap.peak;
+        assert!(peak.at_least <= peak.at_most && heap.live <= peak.at_most, "{report:?}");
+        let grown = i128::from(heap.live.as_u64()) - i128::from(heap.live_before.as_u64());
+        assert_eq!(i128::from(heap.growth.as_i64()), grown);
         assert!(report.rss.is_none_or(|rss| rss <= report.highest_rss), "{report:?}");
         assert_eq!(report.resources.loaded + report.resources.unloaded + report.resources.failed, 2);
         let Some(reserved) = report.reserved else {
             assert!(self.truth.alone && !report.concurrent && report.invocations == number, "{report:?}");
-            assert!(peak.at_least == peak.at_most && report.live_before <= peak.at_most, "{report:?}");
-            assert_eq!(report.live.as_u64(), u64::try_from(live()).unwrap(), "the heap at the end");
+            assert!(peak.at_least == peak.at_most && heap.live_before <= peak.at_most, "{report:?}");
+            assert_eq!(heap.live.as_u64(), u64::try_from(live()).unwrap(), "the heap at the end");
             let board: u64 = plimsoll::board::holders().map(|(_, bytes)| bytes.as_u64()).sum();
-            assert_eq!(report.unaccounted.as_u64(), report.live.as_u64().saturating_sub(board));
+            assert_eq!(heap.unaccounted.as_u64(), heap.live.as_u64().saturating_sub(board));
             return;
         };
         assert!(!self.truth.alone && reserved.room <= LIMIT, "{report:?}");

@@ -45,9 +45,9 @@ use trend::{Bar, MOST, real};
 /// use plimsoll::monitor::LeakVerdict;
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let monitor = Monitor::from_env()?;
+/// let monitor = Monitor::install_from_env();
 /// let report = monitor.start("4f1c9a").finish();
-/// if let LeakVerdict::Growing { invocations_left: ..100, .. } = report.verdict {
+/// if let LeakVerdict::Growing { invocations_left: Some(..100), .. } = report.verdict {
 ///     std::process::exit(1); // a new environment starts empty
 /// }
 /// # Ok(())
@@ -68,8 +68,9 @@ pub enum LeakVerdict {
     Growing {
         /// By how much from one invocation to the next.
         per_invocation: ByteSize,
-        /// After how many more the rss is at the capacity, at this pace: a few fewer than are left up to the kill.
-        invocations_left: u64,
+        /// The number of further invocations after which the rss reaches the capacity at this pace: a few fewer than up
+        /// to the kill. `None` if no memory limit is known.
+        invocations_left: Option<u64>,
     },
     /// The heap does not grow, but the rss lies far beyond it: pages that the allocator keeps.
     #[non_exhaustive]
@@ -111,7 +112,8 @@ impl fmt::Display for LeakVerdict {
             Self::Warming => f.write_str("warming"),
             Self::Steady => f.write_str("steady"),
             Self::Growing { per_invocation, invocations_left } => {
-                write!(f, "growing {per_invocation} per invocation, {invocations_left} left")
+                write!(f, "growing {per_invocation} per invocation")?;
+                invocations_left.map_or(Ok(()), |left| write!(f, ", {left} left"))
             }
             Self::Retaining { beyond_heap, remedy } => write!(f, "retaining {beyond_heap} beyond heap: {remedy}"),
         }
@@ -136,7 +138,8 @@ pub(super) struct Left {
     pub(super) explained: u64,
     pub(super) rss: Option<os::Rss>,
     /// What the process may have.
-    pub(super) capacity: u64,
+    /// `None` if no memory limit is known.
+    pub(super) capacity: Option<u64>,
     /// Whether no other was in flight meanwhile.
     pub(super) alone: bool,
 }
@@ -340,7 +343,7 @@ impl LeakWatch {
         // The levels are those of the invocations that were alone; the others leave as much.
         let share = share(self.alone, self.invocations);
         let per_invocation = whole(slope * share).max(1);
-        let invocations_left = whole(room(left)) / per_invocation;
+        let invocations_left = left.capacity.map(|_| whole(room(left)) / per_invocation);
         LeakVerdict::Growing { per_invocation: ByteSize::bytes(per_invocation), invocations_left }
     }
 }
@@ -406,7 +409,7 @@ fn early(count: usize) -> f64 {
 /// What is left up to the kill, which is by the rss: what is live and was never touched is not there.
 fn room(left: &Left) -> f64 {
     let taken = left.rss.map_or(left.live, |rss| rss.total.as_u64());
-    bytes(left.capacity.saturating_sub(taken))
+    bytes(left.capacity.unwrap_or(u64::MAX).saturating_sub(taken))
 }
 
 #[expect(clippy::cast_precision_loss, reason = "sizes below 8 PiB")]

@@ -49,7 +49,7 @@ impl Random {
 
 /// What the `invocation`th leaves if nobody accounts for any of it.
 fn leaves(level: f64) -> Left {
-    Left { live: whole(level), explained: 0, rss: None, capacity: whole(CAPACITY), alone: true }
+    Left { live: whole(level), explained: 0, rss: None, capacity: Some(whole(CAPACITY)), alone: true }
 }
 
 /// The verdict after every invocation.
@@ -321,7 +321,7 @@ fn early_rises_are_warming_and_the_capacity_is_what_is_left() {
     assert!(told[15..239].iter().all(|verdict| *verdict == LeakVerdict::Warming), "{told:?}");
     let LeakVerdict::Growing { per_invocation, invocations_left } = told[299] else { panic!("{}", told[299]) };
     assert_eq!(per_invocation, ByteSize::kib(10));
-    assert_eq!(invocations_left, 106 * 1024 / 10 - 299, "of 106 MiB");
+    assert_eq!(invocations_left, Some(106 * 1024 / 10 - 299), "of 106 MiB");
     assert_eq!(told[299].to_string(), "growing 10.0 KiB per invocation, 10555 left");
 }
 
@@ -350,7 +350,7 @@ fn hostile_figures_are_no_trouble() {
     for _ in 0..3000 {
         let mut any = || [0, 1, u64::MAX, u64::MAX / 2, 1 << 30][random.below(5)];
         let rss = os::Rss { total: ByteSize::bytes(any()), anonymous: ByteSize::bytes(any()) };
-        let left = Left { live: any(), explained: any(), rss: Some(rss), capacity: any(), alone: true };
+        let left = Left { live: any(), explained: any(), rss: Some(rss), capacity: Some(any()), alone: true };
         assert!(watch.watch(&left, &Retention { over: 0, ..QUIET }).to_string().len() < 100);
     }
 }

@@ -9,7 +9,7 @@ static GLOBAL: TrackingAllocator = TrackingAllocator::new();
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
-    let monitor = Monitor::from_env()?;
+    let monitor = Monitor::install_from_env();
     Runtime::new(service_fn(handler)).layer(ReportLayer::new(&monitor)).run().await
 }
 

@@ -1,0 +1,196 @@
+//! A report as the members of a JSON object: for report lines in JSON and for CloudWatch metrics.
+
+use std::fmt::{self, Write as _};
+
+use crate::board::Clean;
+use crate::clock::micros;
+use crate::log::{Head, Level};
+use crate::size::{ByteDelta, ByteSize};
+
+use super::{CacheCounts, InvocationHeap, InvocationReport, LeakVerdict, Trimmed};
+
+/// A report as one JSON record: the members that all records have, then [`Members`].
+pub(super) struct Record<'a>(pub(super) &'a InvocationReport);
+
+impl fmt::Display for Record<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let needs_attention = self.0.crossed.is_some() || self.0.alerts().next().is_some();
+        let level = if needs_attention { Level::Warn } else { Level::Info };
+        write!(f, "{}{}}}", Head::new("report", level), Members(self.0))
+    }
+}
+
+/// The members of a report, each after a comma. Sizes are in bytes unless the name says otherwise.
+pub(super) struct Members<'a>(pub(super) &'a InvocationReport);
+
+impl fmt::Display for Members<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for Metric { name, value, .. } in metrics(self.0) {
+            write!(f, r#","{name}":{value}"#)?;
+        }
+        self.properties(f)
+    }
+}
+
+/// One figure of a report that CloudWatch may aggregate.
+pub(super) struct Metric {
+    pub(super) name: &'static str,
+    #[cfg_attr(not(feature = "emf"), expect(dead_code, reason = "only CloudWatch wants units"))]
+    pub(super) unit: &'static str,
+    value: Number,
+}
+
+enum Number {
+    Whole(u64),
+    /// In tenths.
+    Tenths(u128),
+}
+
+impl Metric {
+    const fn bytes(name: &'static str, size: ByteSize) -> Self {
+        Self { name, unit: "Bytes", value: Number::Whole(size.as_u64()) }
+    }
+
+    const fn count(name: &'static str, count: u64) -> Self {
+        Self { name, unit: "Count", value: Number::Whole(count) }
+    }
+
+    fn percent(name: &'static str, part: ByteSize, of: ByteSize) -> Self {
+        let tenths = u128::from(part.as_u64()) * 1000 / u128::from(of.as_u64().max(1));
+        Self { name, unit: "Percent", value: Number::Tenths(tenths) }
+    }
+}
+
+/// Returns the figures of `report` that are metrics. A figure that is not known is left out.
+pub(super) fn metrics(report: &InvocationReport) -> impl Iterator<Item = Metric> {
+    let used = report.peak_rss.max(report.rss).map(|rss| rss.saturating_add(report.share));
+    let watched = report.resources;
+    let heap = |metric: fn(&InvocationHeap) -> Metric| report.heap.as_ref().map(metric);
+    let metrics = [
+        used.zip(report.lines).map(|(used, lines)| Metric::percent("memory_utilization", used, lines.memory_size())),
+        used.map(|used| Metric {
+            name: "used_memory_max",
+            unit: "Megabytes",
+            value: Number::Whole(used.as_u64().div_ceil(1 << 20)),
+        }),
+        report
+            .heap
+            .zip(report.lines)
+            .map(|(heap, lines)| Metric::percent("heap_utilization", heap.peak.at_most, lines.capacity())),
+        heap(|heap| Metric::bytes("heap_peak", heap.peak.at_most)),
+        heap(|heap| Metric::bytes("heap_live", heap.live)),
+        report.heap.map(|_| Metric::count("allocations_refused", report.refused)),
+        Some(Metric::count("alerts", report.alerts().count() as u64)),
+        report.reserved.map(|reserved| Metric::percent("budget_utilization", reserved.bytes, reserved.room)),
+        leak(report.verdict).map(|leak| Metric::bytes("leak_per_invocation", leak)),
+        (!watched.is_empty()).then(|| Metric::count("resources_failed", watched.failed as u64)),
+    ];
+    metrics.into_iter().flatten()
+}
+
+/// Returns the bytes that each invocation leaves behind; `None` while they are not known.
+const fn leak(verdict: LeakVerdict) -> Option<ByteSize> {
+    match verdict {
+        LeakVerdict::Unknown | LeakVerdict::Warming => None,
+        LeakVerdict::Steady | LeakVerdict::Retaining { .. } => Some(ByteSize::ZERO),
+        LeakVerdict::Growing { per_invocation, .. } => Some(per_invocation),
+    }
+}
+
+impl Members<'_> {
+    /// Writes the members that are not metrics, each after a comma.
+    fn properties(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let report = self.0;
+        write!(f, r#","request_id":"{}","outcome":"{}""#, report.id.as_str(), report.outcome)?;
+        if !report.label.is_empty() {
+            write!(f, r#","label":"{}""#, report.label)?;
+        }
+        write!(f, r#","cold_start":{},"concurrent":{}"#, report.invocations == 1, report.concurrent)?;
+        write!(f, r#","invocations":{}"#, report.invocations)?;
+        let micros = micros(report.duration);
+        write!(f, r#","duration":{}.{:03}"#, micros / 1000, micros % 1000)?;
+        known(f, "total_memory", report.lines.map(|lines| lines.memory_size().as_u64() >> 20))?;
+        known(f, "heap_growth", report.heap.map(|heap| heap.growth.as_i64()))?;
+        known(f, "heap_unaccounted", report.heap.map(|heap| heap.unaccounted.as_u64()))?;
+        known(f, "rss", report.rss.map(ByteSize::as_u64))?;
+        known(f, "rss_peak", report.peak_rss.map(ByteSize::as_u64))?;
+        property(f, "rss_highest", report.highest_rss.as_u64())?;
+        known(f, "fits_mb", report.fits_mb())?;
+        known(f, "load_line", report.crossed)?;
+        self.verdict(f)?;
+        if report.caches != CacheCounts::default() {
+            let CacheCounts { hits, misses, evicted_size, evicted_expired, evicted_pressure } = report.caches;
+            property(f, "cache_hits", hits)?;
+            property(f, "cache_misses", misses)?;
+            property(f, "evicted_size", evicted_size)?;
+            property(f, "evicted_expired", evicted_expired)?;
+            property(f, "evicted_pressure", evicted_pressure)?;
+        }
+        if let Some(reserved) = report.reserved {
+            property(f, "budget_reserved", reserved.bytes.as_u64())?;
+            property(f, "budget_room", reserved.room.as_u64())?;
+            write!(f, r#","budget_pressure":"{}""#, reserved.pressure)?;
+        }
+        known(f, "budget_drift", report.drift().map(ByteDelta::as_i64))?;
+        if !report.resources.is_empty() {
+            property(f, "resources_loaded", report.resources.loaded)?;
+            property(f, "resources_unloaded", report.resources.unloaded)?;
+            property(f, "resources_never_used", report.resources.never_used)?;
+        }
+        if let Some(name) = report.resources.first_never_used {
+            write!(f, r#","first_never_used":"{}""#, Clean(name))?;
+        }
+        f.write_str(r#","alert_names":["#)?;
+        for (index, alert) in report.alerts().enumerate() {
+            let comma = if index == 0 { "" } else { "," };
+            write!(f, r#"{comma}"{alert}""#)?;
+        }
+        f.write_str(r#"],"holders":["#)?;
+        for (index, (name, bytes)) in report.holders.iter().flatten().enumerate() {
+            let comma = if index == 0 { "" } else { "," };
+            write!(f, r#"{comma}{{"name":"{}","bytes":{}}}"#, Clean(name), bytes.as_u64())?;
+        }
+        f.write_char(']')
+    }
+}
+
+impl Members<'_> {
+    fn verdict(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let word = match self.0.verdict {
+            LeakVerdict::Unknown => "unknown",
+            LeakVerdict::Warming => "warming",
+            LeakVerdict::Steady => "steady",
+            LeakVerdict::Growing { .. } => "growing",
+            LeakVerdict::Retaining { .. } => "retaining",
+        };
+        write!(f, r#","verdict":"{word}""#)?;
+        match self.0.verdict {
+            LeakVerdict::Growing { invocations_left, .. } => known(f, "invocations_left", invocations_left)?,
+            LeakVerdict::Retaining { beyond_heap, remedy } => {
+                property(f, "retained", beyond_heap.as_u64())?;
+                write!(f, r#","remedy":"{remedy}""#)?;
+            }
+            _ => (),
+        }
+        let Some(Trimmed { given_back, duration, .. }) = self.0.trimmed else { return Ok(()) };
+        property(f, "trimmed", given_back.as_u64())?;
+        property(f, "trimmed_us", micros(duration))
+    }
+}
+
+fn property(f: &mut fmt::Formatter<'_>, name: &str, value: impl fmt::Display) -> fmt::Result {
+    write!(f, r#","{name}":{value}"#)
+}
+
+fn known(f: &mut fmt::Formatter<'_>, name: &str, value: Option<impl fmt::Display>) -> fmt::Result {
+    value.map_or(Ok(()), |value| property(f, name, value))
+}
+
+impl fmt::Display for Number {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Whole(whole) => write!(f, "{whole}"),
+            Self::Tenths(tenths) => write!(f, "{}.{}", tenths / 10, tenths % 10),
+        }
+    }
+}
