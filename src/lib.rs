@@ -18,7 +18,7 @@
 //! | [`board`] | who holds memory: names and bytes that the alarm, the last words and the reports show |
 //! | [`lazy`] | values loaded when they are first asked for, which know what they cost, and unload |
 //! | [`monitor`] | one report line per invocation, alerts, the alarm before a kill, the large picture; CloudWatch metrics (feature) |
-//! | [`integration`] | the same hooked into `tower`, axum, `lambda_runtime` and `tracing` by one line, and requests admitted only where memory is promised (features) |
+//! | [`integration`] | one layer for axum, `lambda_http`, `lambda_runtime` and any tower service, events of `tracing`, admission by memory (features) |
 //!
 //! The [`guide`] has a page for each: which setting to take, what to look at, what goes wrong.
 //!
@@ -81,6 +81,6 @@ pub use size::{ByteDelta, ByteSize, ParseByteSizeError};
 pub use weigh::HeapSize;
 
 /// The README's examples, compiled as tests.
-#[cfg(all(doctest, feature = "lambda", feature = "sizing"))]
+#[cfg(all(doctest, feature = "axum", feature = "lambda", feature = "sizing"))]
 #[doc = include_str!("../README.md")]
 pub struct Readme;

@@ -74,9 +74,12 @@ impl Abort {
     fn put_text(&self, line: &mut Line) {
         let Self { limit, heap, peak } = self;
         line.put(format_args!("plimsoll last words: "));
-        note::put_context(line);
+        if note::has_context() {
+            note::put_context(line);
+            line.put(format_args!(" "));
+        }
         line.put(format_args!(
-            " {} refused, the largest {}, the last {} ms ago | heap {heap} peak {peak}",
+            "{} refused, the largest {}, the last {} ms ago | heap {heap} peak {peak}",
             refusal::count(),
             super::size(refusal::largest()),
             refusal::last_ms_ago(),

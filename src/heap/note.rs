@@ -37,6 +37,11 @@ pub(crate) fn set_context(id: &str) {
     CONTEXT.current.store(id.len().min(CONTEXT_LEN) * 2 + next, SeqCst);
 }
 
+/// Returns `true` if a request id is set.
+pub(super) fn has_context() -> bool {
+    CONTEXT.current.load(SeqCst) > 1
+}
+
 /// Adds the request id to the line.
 pub(super) fn put_context(line: &mut Line) {
     let current = CONTEXT.current.load(SeqCst);

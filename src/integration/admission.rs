@@ -40,8 +40,7 @@ const ACCOUNT: &str = "requests";
 /// use tower::Layer;
 ///
 /// let budget = MemoryBudget::from_env()?;
-/// let monitor = Monitor::builder().budget(&budget).build()?;
-/// monitor.install()?;
+/// let monitor = Monitor::builder().budget(&budget).install()?;
 /// let handler = AdmissionLayer::new(&budget, ByteSize::mib(24)).layer(service_fn(handler));
 /// Runtime::new(handler).layer(ReportLayer::new(&monitor)).run().await
 /// # }

@@ -69,8 +69,8 @@ impl Monitor {
 /// axum matches the route before the layers of [`Router::layer`](https://docs.rs/axum/0.8/axum/struct.Router.html#method.layer)
 /// run, and after layers around the whole router; there the label is the path.
 ///
-/// A request ends with the head of its response; a body that is streamed after it is not part of the report. A request
-/// whose future panics or is dropped is reported as unfinished. The layer adds no error: readiness, responses and errors
+/// A request ends with the head of its response; a body that is streamed after it is not part of the report. If the
+/// future of a request panics or is dropped, the request is reported as unfinished. The layer adds no error: readiness, responses and errors
 /// are those of the inner service.
 ///
 /// # Performance
@@ -133,7 +133,7 @@ impl<S> Layer<S> for HttpLayer {
     }
 }
 
-/// An HTTP service whose requests are reported: the service that [`HttpLayer`] makes.
+/// An HTTP service with reported requests: the service that [`HttpLayer`] makes.
 ///
 /// # Examples
 ///

@@ -14,7 +14,7 @@ use crate::monitor::{Invocation, Monitor, RequestId};
 /// A request that carries its id.
 ///
 /// With the feature `lambda`, the invocations of `lambda_runtime` implement it. HTTP requests do not need it: see
-/// `Monitor::http` (feature `http`). For other requests whose type is not yours, there is [`ReportLayer::with_id`].
+/// `Monitor::http` (feature `http`). For other requests of a type that is not yours, there is [`ReportLayer::with_id`].
 ///
 /// # Examples
 ///
@@ -44,7 +44,7 @@ pub trait HasRequestId {
 /// Returns the id of a request.
 type IdOf<R> = Arc<dyn Fn(&R) -> RequestId + Send + Sync>;
 
-/// Reports the memory of each request of a tower service whose requests are of type `R`.
+/// Reports the memory of each request, of type `R`, of a tower service.
 ///
 /// For HTTP services there is a layer that knows their requests: `Monitor::http` (feature `http`). For `lambda_runtime`:
 ///
@@ -60,8 +60,8 @@ type IdOf<R> = Arc<dyn Fn(&R) -> RequestId + Send + Sync>;
 /// ```
 ///
 /// On `lambda_runtime` the inner service is done when the response was posted, so hooks and report add nothing to the
-/// time that the caller waits; they are billed. Every request is reported: one that ends in a response or an error as
-/// finished, one whose future panics or is dropped before that as unfinished.
+/// time that the caller waits; they are billed. Every request is reported: as finished after a response or an error, as
+/// unfinished if its future panics or is dropped before that.
 ///
 /// The layer adds no error: readiness, responses and errors are those of the inner service.
 ///
@@ -82,7 +82,7 @@ impl<R> ReportLayer<R> {
         Self::with_id(monitor, |request| RequestId::new(request.request_id()))
     }
 
-    /// Creates a layer that reports to `monitor`, for requests whose id `id` returns.
+    /// Creates a layer that reports to `monitor`. `id` returns the id of a request.
     ///
     /// # Examples
     ///
@@ -119,7 +119,7 @@ impl<S, R> Layer<S> for ReportLayer<R> {
     }
 }
 
-/// A service whose requests are reported: the service that [`ReportLayer`] makes.
+/// A service with reported requests: the service that [`ReportLayer`] makes.
 ///
 /// # Examples
 ///

@@ -75,8 +75,7 @@ macro_rules! emit {
 /// use plimsoll::{Monitor, integration::tracing, monitor::ReportPolicy};
 ///
 /// // The event is in the place of the line.
-/// let monitor = Monitor::builder().report(ReportPolicy::Off).on_report(tracing::event).build()?;
-/// monitor.install()?;
+/// let monitor = Monitor::builder().report(ReportPolicy::Off).on_report(tracing::event).install()?;
 /// # Ok(())
 /// # }
 /// ```

@@ -15,7 +15,7 @@ use std::fmt;
 ///             eprintln!("ask for a heap profile of {}", report.id);
 ///         }
 ///     })
-///     .build()?;
+///     .install()?;
 /// # Ok::<(), plimsoll::monitor::BuildError>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -129,7 +129,7 @@ impl MonitorBuilder {
     ///
     /// ```no_run
     /// # use plimsoll::{ByteSize, Monitor};
-    /// let monitor = Monitor::builder().memory_size(ByteSize::mib(512)).build()?; // on a laptop
+    /// let monitor = Monitor::builder().memory_size(ByteSize::mib(512)).install()?; // on a laptop
     /// # Ok::<(), plimsoll::monitor::BuildError>(())
     /// ```
     pub const fn memory_size(mut self, size: ByteSize) -> Self {
@@ -146,7 +146,7 @@ impl MonitorBuilder {
     ///
     /// ```no_run
     /// # use plimsoll::{ByteSize, Monitor};
-    /// let monitor = Monitor::builder().environment_share(ByteSize::mib(60)).build()?; // an extension beside it
+    /// let monitor = Monitor::builder().environment_share(ByteSize::mib(60)).install()?; // 12 MiB and an extension
     /// # Ok::<(), plimsoll::monitor::BuildError>(())
     /// ```
     pub const fn environment_share(mut self, share: ByteSize) -> Self {
@@ -163,7 +163,7 @@ impl MonitorBuilder {
     ///
     /// ```no_run
     /// # use plimsoll::Monitor;
-    /// let monitor = Monitor::builder().load_lines(&[50, 80, 95]).build()?; // the alarm sounds at 95 %
+    /// let monitor = Monitor::builder().load_lines(&[50, 80, 95]).install()?; // the alarm sounds at 95 %
     /// # Ok::<(), plimsoll::monitor::BuildError>(())
     /// ```
     pub fn load_lines(mut self, percents: &[u8]) -> Self {
@@ -177,7 +177,7 @@ impl MonitorBuilder {
     ///
     /// ```no_run
     /// # use plimsoll::{Monitor, monitor::ReportPolicy};
-    /// let monitor = Monitor::builder().report(ReportPolicy::OnChange).build()?;
+    /// let monitor = Monitor::builder().report(ReportPolicy::OnChange).install()?;
     /// # Ok::<(), plimsoll::monitor::BuildError>(())
     /// ```
     pub const fn report(mut self, policy: ReportPolicy) -> Self {
@@ -231,7 +231,7 @@ impl MonitorBuilder {
     ///
     /// ```no_run
     /// # use plimsoll::Monitor;
-    /// let monitor = Monitor::builder().window(1_000).build()?; // 24 kB
+    /// let monitor = Monitor::builder().window(1_000).install()?; // 24 kB
     /// # Ok::<(), plimsoll::monitor::BuildError>(())
     /// ```
     pub const fn window(mut self, invocations: usize) -> Self {
@@ -246,7 +246,7 @@ impl MonitorBuilder {
     /// ```no_run
     /// # use plimsoll::{ManualClock, Monitor};
     /// let manual = ManualClock::new();
-    /// let monitor = Monitor::builder().clock(manual.clock()).build()?;
+    /// let monitor = Monitor::builder().clock(manual.clock()).install()?;
     /// # Ok::<(), plimsoll::monitor::BuildError>(())
     /// ```
     pub fn clock(mut self, clock: Clock) -> Self {
@@ -265,7 +265,7 @@ impl MonitorBuilder {
     /// ```no_run
     /// # use plimsoll::{MemoryBudget, Monitor};
     /// let budget = MemoryBudget::from_env()?;
-    /// let monitor = Monitor::builder().budget(&budget).build()?;
+    /// let monitor = Monitor::builder().budget(&budget).install()?;
     /// let report = monitor.start("4f1c9a").finish();
     /// println!("{:?} beyond what is reserved", report.drift());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -286,7 +286,7 @@ impl MonitorBuilder {
     /// # use plimsoll::{Cache, Monitor};
     /// let orders: Cache<String, u64> = Cache::builder("orders").max_entries(1_000).build()?;
     /// let swept = orders.clone();
-    /// let monitor = Monitor::builder().at_end(move || _ = swept.sweep(1_000)).build()?;
+    /// let monitor = Monitor::builder().at_end(move || _ = swept.sweep(1_000)).install()?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn at_end(mut self, hook: impl Fn() + Send + Sync + 'static) -> Self {
@@ -303,8 +303,8 @@ impl MonitorBuilder {
     /// ```no_run
     /// # use plimsoll::Monitor;
     /// let monitor = Monitor::builder()
-    ///     .on_report(|report| println!("{:?} {}", report.duration, report.peak.at_most.as_u64()))
-    ///     .build()?;
+    ///     .on_report(|report| println!("{:?} {:?}", report.duration, report.rss))
+    ///     .install()?;
     /// # Ok::<(), plimsoll::monitor::BuildError>(())
     /// ```
     pub fn on_report(mut self, observer: impl Fn(&InvocationReport) + Send + Sync + 'static) -> Self {
@@ -326,7 +326,7 @@ impl MonitorBuilder {
     /// # static GLOBAL: TrackingAllocator = TrackingAllocator::new();
     ///
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// let monitor = Monitor::builder().memory_size(ByteSize::mib(128)).trim(true).build()?;
+    /// let monitor = Monitor::builder().memory_size(ByteSize::mib(128)).trim(true).install()?;
     /// let often = Monitor::builder().memory_size(ByteSize::mib(128)).trim(TrimPolicy::new().share_of_time(10)).build()?;
     /// # Ok(())
     /// # }
@@ -345,7 +345,7 @@ impl MonitorBuilder {
     /// ```no_run
     /// # use plimsoll::{ByteSize, Monitor};
     /// // A C library keeps 40 MiB, and that is well.
-    /// let monitor = Monitor::builder().retaining_over(ByteSize::mib(56)).build()?;
+    /// let monitor = Monitor::builder().retaining_over(ByteSize::mib(56)).install()?;
     /// # Ok::<(), plimsoll::monitor::BuildError>(())
     /// ```
     pub const fn retaining_over(mut self, beyond_heap: ByteSize) -> Self {
@@ -367,7 +367,7 @@ impl MonitorBuilder {
     ///     LazyResource::new("model", || std::fs::read("model.bin")).expecting(ByteSize::mib(20));
     ///
     /// let budget = MemoryBudget::from_env()?;
-    /// let monitor = Monitor::builder().budget(&budget).resource(&MODEL, budget.account("model")).build()?;
+    /// let monitor = Monitor::builder().budget(&budget).resource(&MODEL, budget.account("model")).install()?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn resource(mut self, resource: &'static impl Resource, account: Account) -> Self {
@@ -389,7 +389,7 @@ impl MonitorBuilder {
     /// static ORDERS: LazyLock<Cache<String, u64>> =
     ///     LazyLock::new(|| Cache::builder("orders").max_entries(1_000).build().expect("it has a bound"));
     ///
-    /// let monitor = Monitor::builder().cache(&ORDERS).at_end(|| _ = ORDERS.sweep(1_000)).build()?;
+    /// let monitor = Monitor::builder().cache(&ORDERS).at_end(|| _ = ORDERS.sweep(1_000)).install()?;
     /// let report = monitor.start("4f1c9a").finish();
     /// println!("{} hits, {}", report.caches.hits, report.caches);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -435,11 +435,11 @@ impl MonitorBuilder {
         Ok(monitor)
     }
 
-    /// Builds the monitor without installing it: for tests, where the alarm of the process is not wanted.
+    /// Builds the monitor without installing it: for tests that do not want the alarm of the process.
     ///
-    /// Reports are printed as the policy says. A monitor that reports and is never [installed](Monitor::install) warns
-    /// about it when it is dropped, unless its policy is [`Off`](ReportPolicy::Off), and on AWS Lambda, where it is never
-    /// dropped, at its first report.
+    /// Reports are printed by the policy. A monitor that reports and is never [installed](Monitor::install) warns
+    /// about it when it is dropped, unless its policy is [`Off`](ReportPolicy::Off), and at its first report on AWS
+    /// Lambda, because a function never drops it.
     ///
     /// # Errors
     ///
@@ -539,7 +539,7 @@ impl MonitorBuilder {
     }
 }
 
-/// Returns the warning for a resource whose account belongs to another budget than the monitor's.
+/// Returns the warning for a resource with an account of another budget than the monitor's.
 fn foreign_account(resource: &dyn Resource, account: &Account) -> String {
     format!(
         "resource `{}` is charged to account `{}` of another budget than the monitor's: give both the same MemoryBudget",

@@ -14,7 +14,7 @@ use crate::cache::{Cache, CacheStats};
 /// ```no_run
 /// # use plimsoll::{Cache, Monitor};
 /// # let orders: Cache<String, u64> = Cache::builder("orders").max_entries(1_000).build()?;
-/// let monitor = Monitor::builder().cache(&orders).build()?;
+/// let monitor = Monitor::builder().cache(&orders).install()?;
 /// let report = monitor.start("4f1c9a").finish();
 /// if !report.caches.is_none_evicted() {
 ///     println!("{} of {} were evicted under pressure", report.caches.evicted_pressure, orders.len());

@@ -47,8 +47,7 @@ const LONGEST_NAME: usize = 255;
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// use plimsoll::{Monitor, monitor::Emf};
 ///
-/// let monitor = Monitor::builder().emf(Emf::from_env()?.namespace("orders")?).build()?;
-/// monitor.install()?;
+/// let monitor = Monitor::builder().emf(Emf::from_env()?.namespace("orders")?).install()?;
 /// # Ok(())
 /// # }
 /// ```

@@ -20,7 +20,7 @@ impl fmt::Display for Record<'_> {
     }
 }
 
-/// The members of a report, each after a comma. Sizes are in bytes unless the name says otherwise.
+/// The members of a report, each after a comma. Sizes are in bytes, except `total_memory` and `used_memory_max`, which are in MB.
 pub(super) struct Members<'a>(pub(super) &'a InvocationReport);
 
 impl fmt::Display for Members<'_> {

@@ -1,18 +1,18 @@
-//! One short line per invocation: how deep the function lies, who holds the memory, which size fits.
+//! One line per invocation: the memory it used, the components that hold memory, the memory size that fits.
 //!
-//! ```no_run
+//! ```
 //! use plimsoll::{Monitor, TrackingAllocator};
 //!
 //! #[global_allocator]
 //! static GLOBAL: TrackingAllocator = TrackingAllocator::new();
 //!
-//! fn main() -> Result<(), Box<dyn std::error::Error>> {
-//!     let monitor = Monitor::install_from_env();                 // memory size, load lines, alarm, last words
+//! fn main() {
+//!     let monitor = Monitor::install_from_env();          // memory limit, report policy, alarm, abort report
 //!     let invocation = monitor.start("4f1c9a");
 //!     // ... the work ...
-//!     let report = invocation.finish();                   // prints, as the policy says
-//!     assert!(report.peak.at_most >= report.live);
-//!     Ok(())
+//!     let report = invocation.finish();                   // prints the line, by the policy
+//!     let heap = report.heap.expect("the allocator is installed");
+//!     assert!(heap.peak.at_most >= heap.live);
 //! }
 //! ```
 //!
@@ -20,12 +20,13 @@
 //! plimsoll 4f1c9a heap 12.1 peak 41.0 of 116 MiB (35 %) rss 48.2 +0 B | sessions 4.9 unaccounted 7.2 | steady | fits=128MB
 //! ```
 //!
-//! In words: 12.1 MiB are live, 41.0 MiB were at the peak of this invocation, which is 35 % of what the memory size
-//! leaves the process; the kernel counts 48.2 MiB; the invocation left nothing behind; the board names `sessions`; what
-//! invocations leave behind does not grow, see [`LeakVerdict`]; and 128 MB would fit (`128MB?`: as far as fewer than 20
-//! invocations can tell).
+//! 12.1 MiB of heap are live at the end. The peak during the invocation was 41.0 MiB, which is 35 % of the memory size less
+//! the environment's share. The kernel counts 48.2 MiB. The live heap did not change. The [`board`](crate::board) names
+//! `sessions`. The heap does not grow from invocation to invocation, see [`LeakVerdict`]. A memory size of 128 MB is
+//! sufficient; `128MB?` is an estimate from fewer than 20 invocations.
 //!
-//! With the feature `emf` the same goes to CloudWatch as metrics: see `Emf`.
+//! An HTTP service or a Lambda function does not call `start` and `finish`; a layer does: see
+//! [`integration`](crate::integration). With the feature `emf` reports become CloudWatch metrics: see `Emf`.
 
 mod alert;
 mod builder;
@@ -146,7 +147,7 @@ impl Monitor {
     ///
     /// ```no_run
     /// # use plimsoll::{ByteSize, Monitor};
-    /// let monitor = Monitor::builder().memory_size(ByteSize::mib(512)).build()?;
+    /// let monitor = Monitor::builder().memory_size(ByteSize::mib(512)).install()?;
     /// # Ok::<(), plimsoll::monitor::BuildError>(())
     /// ```
     pub fn builder() -> MonitorBuilder {
@@ -193,13 +194,13 @@ impl Monitor {
     /// Installs the monitor: sets the alarm thresholds of the process, and writes the abort report if an allocation that
     /// failed aborts the process. Then writes the warnings of [`MonitorBuilder::install`].
     ///
-    /// A second call changes nothing. Alarm and abort report belong to the process: if another monitor is installed, one
-    /// warning says so, and the thresholds of this one apply.
+    /// A second call changes nothing. Alarm and abort report belong to the process: if another monitor is installed, there
+    /// is one warning, and the thresholds of this one apply.
     ///
     /// # Examples
     ///
     /// ```no_run
-    /// let monitor = plimsoll::Monitor::builder().load_lines(&[80, 95]).build()?;
+    /// let monitor = plimsoll::Monitor::builder().load_lines(&[80, 95]).install()?;
     /// monitor.install();
     /// # Ok::<(), plimsoll::monitor::BuildError>(())
     /// ```
@@ -218,7 +219,7 @@ impl Monitor {
             warn(format_args!("{warning}"));
         }
         if let Some(lines) = &shared.lines {
-            // Fails without the tracking allocator, which a warning has said.
+            // Fails without the tracking allocator. There was a warning about it.
             let _no_alarm = heap::set_load_lines(lines);
         }
         match heap::install_last_words() {
@@ -227,20 +228,23 @@ impl Monitor {
         }
     }
 
-    /// Begins an invocation; the guard ends it, and reports it as unfinished when it is dropped.
+    /// Starts an invocation. The guard ends it; a guard that is dropped without
+    /// [`finish`](Invocation::finish) reports it as unfinished.
     ///
-    /// Where no other is in flight, the peaks of heap and rss begin anew here and are this invocation's own; else they
-    /// are the environment's, and the report says so. So one that never ends makes all others concurrent, and as long as
-    /// it is in flight no hook runs and nothing is trimmed at their ends. Costs some microseconds, most for the rss; no
-    /// allocation.
+    /// If no other invocation is in flight, the peaks of heap and rss are reset, and are this invocation's own. Else they
+    /// are the environment's, and the report is marked as concurrent. While an invocation is in flight no hook runs and nothing is
+    /// trimmed at the end of the others.
+    ///
+    /// # Performance
+    ///
+    /// Some microseconds, most of them for the rss, and no allocation.
     ///
     /// # Examples
     ///
     /// ```no_run
     /// # let monitor = plimsoll::Monitor::install_from_env();
     /// let report = monitor.start("4f1c9a").finish();
-    /// assert!(report.peak.at_most >= report.live);
-    /// # Ok::<(), plimsoll::monitor::BuildError>(())
+    /// println!("{:?}", report.heap);
     /// ```
     pub fn start(&self, id: impl Into<RequestId>) -> Invocation {
         Invocation::start(Arc::clone(&self.shared), id.into())
@@ -349,8 +353,8 @@ impl Shared {
         std::mem::take(&mut *self.startup_warnings.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Notes that the monitor reports. On AWS Lambda, where a monitor lives as long as the process, the first report of
-    /// one that is not installed warns.
+    /// Notes that the monitor reports. On AWS Lambda a monitor lives as long as the process and no drop can warn, so the
+    /// first report warns if the monitor is not installed.
     fn note_used(&self) {
         if !self.is_used.swap(true, Relaxed) && self.on_lambda && !self.is_installed.load(Relaxed) {
             warn_not_installed();

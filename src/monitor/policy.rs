@@ -45,8 +45,8 @@ pub enum ReportPolicy {
     Each,
     /// The first invocation of every `n`.
     Every(NonZeroU32),
-    /// Invocations whose crossed threshold, recommended memory size, leak verdict or peak (by a tenth of the capacity)
-    /// differs from the line printed last.
+    /// An invocation with a crossed threshold, recommended memory size, leak verdict or peak (by a tenth of the capacity)
+    /// that differs from the line printed last.
     OnChange,
     /// None. Warnings, the alarm and the abort report are not reports; they are still written.
     Off,

@@ -101,7 +101,7 @@ pub struct InvocationReport {
     pub id: RequestId,
     /// The label; empty if the invocation has none.
     pub label: Label,
-    /// How the invocation ended.
+    /// The kind of its end.
     pub outcome: Outcome,
     /// The heap; `None` without the [tracking allocator](crate::TrackingAllocator).
     pub heap: Option<InvocationHeap>,
@@ -125,7 +125,7 @@ pub struct InvocationReport {
     pub resources: ResourceCounts,
     /// The activity of the watched caches since the report before.
     pub caches: CacheCounts,
-    /// Whether the memory that invocations leave behind grows, this one included.
+    /// The leak verdict over the invocations so far, this one included.
     pub verdict: LeakVerdict,
     /// Pages released at the end, before `rss` was read; `None` without a [trim](super::MonitorBuilder::trim).
     pub trimmed: Option<Trimmed>,

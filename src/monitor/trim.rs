@@ -101,7 +101,7 @@ impl From<bool> for TrimPolicy {
 /// # Examples
 ///
 /// ```no_run
-/// # let monitor = plimsoll::Monitor::builder().trim(true).build()?;
+/// # let monitor = plimsoll::Monitor::builder().trim(true).install()?;
 /// if let Some(trimmed) = monitor.start("4f1c9a").finish().trimmed {
 ///     println!("{} in {:?}", trimmed.given_back, trimmed.duration);
 /// }

@@ -48,8 +48,7 @@ impl Service<Request> for Nothing {
 
 fn main() -> Result<(), Box<dyn Error>> {
     let invocations: usize = std::env::args().nth(1).ok_or("how many invocations?")?.parse()?;
-    let monitor = Monitor::builder().memory_size(ByteSize::mib(1024)).report(ReportPolicy::Off).build()?;
-    monitor.install()?;
+    let monitor = Monitor::builder().memory_size(ByteSize::mib(1024)).report(ReportPolicy::Off).install()?;
     let mut service = ReportLayer::new(&monitor).layer(Nothing);
     let mut chunk = || {
         let started = Instant::now();
