@@ -77,6 +77,18 @@ impl Monitor {
 ///
 /// [`Monitor::start`] and [`Invocation::finish`](crate::monitor::Invocation::finish), some 20 microseconds a request,
 /// and no allocation. With `lambda_http` they run before the response is posted.
+///
+/// # Examples
+///
+/// ```
+/// use axum::{Router, routing::get};
+/// use plimsoll::{Monitor, integration::HttpLayer};
+///
+/// # fn app(monitor: &Monitor) -> Router {
+/// let layer: HttpLayer = monitor.http();
+/// Router::new().route("/orders/{id}", get(async || "an order")).layer(layer)
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct HttpLayer {
     monitor: Monitor,
