@@ -409,7 +409,7 @@ fn monitors_of_any_settings_are_built_or_say_why_not() {
     assert!(Monitor::builder().memory_size(ByteSize::mib(128)).load_lines(&[]).build().is_err());
     assert!(Monitor::builder().memory_size(ByteSize::mib(128)).load_lines(&[200]).build().is_err());
     for text in
-        ["", "every()", "every(-1)", "every(99999999999999999999)", "EACH", "each,off"].into_iter().chain(names())
+        ["", "every:", "every:-1", "every:99999999999999999999", "every(1)", "each,off"].into_iter().chain(names())
     {
         assert!(text.parse::<ReportPolicy>().is_err_and(|error| error.to_string().len() < 300), "{text:.30}");
     }

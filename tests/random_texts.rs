@@ -8,12 +8,12 @@ use proptest::prelude::*;
 
 /// The twin writes each policy that there is, and looks for the text.
 fn twin(text: &str) -> Option<String> {
-    let text = text.trim();
-    let number = text.strip_prefix("every(").and_then(|rest| rest.strip_suffix(')')).map(|n| n.trim_start_matches('0'));
+    let text = text.trim().to_lowercase();
+    let number = text.strip_prefix("every:").map(|n| n.trim_start_matches('0'));
     let is_number = |n: &str| n.len() <= 3 && !n.is_empty() && n.bytes().all(|byte| byte.is_ascii_digit());
     match number {
         Some(n) if is_number(n) => Some(format!("Every({n})")),
-        _ => [("each", "Each"), ("on_change", "OnChange"), ("off", "Off")]
+        _ => [("each", "Each"), ("on-change", "OnChange"), ("off", "Off")]
             .into_iter()
             .find(|(name, _)| *name == text)
             .map(|(_, policy)| policy.into()),
@@ -22,7 +22,7 @@ fn twin(text: &str) -> Option<String> {
 
 proptest! {
     #[test]
-    fn a_policy_is_what_the_twin_reads(text in "[ \\n]?(each|off|on_change|every\\(0{0,12}[0-9]{0,3}\\)|every\\([ -9]{0,4}\\)?|[a-z_(]{0,9})[ \\t]?") {
+    fn a_policy_is_what_the_twin_reads(text in "[ \\n]?(each|OFF|off|on-change|On-Change|every:0{0,12}[0-9]{0,3}|every:[ -9]{0,3}|[a-z_:-]{0,9})[ \\t]?") {
         match text.parse::<ReportPolicy>() {
             Ok(policy) => {
                 prop_assert_eq!(Some(format!("{policy:?}")), twin(&text));
@@ -44,8 +44,8 @@ proptest! {
     }
 
     #[test]
-    fn an_id_keeps_what_the_twin_keeps(text in "(\\PC|[\u{0}-\u{7f}]|[a-f0-9-]{0,30}){0,40}") {
-        let allowed = |letter: &char| matches!(letter, 'a'..='z' | 'A'..='Z' | '0'..='9' | '.' | '_' | ':' | '-');
+    fn an_id_keeps_what_the_twin_keeps(text in "(\\PC|[\u{0}-\u{7f}]|[a-f0-9/-]{0,30}){0,40}") {
+        let allowed = |letter: &char| matches!(letter, 'a'..='z' | 'A'..='Z' | '0'..='9' | '.' | '_' | ':' | '-' | '/');
         let expected: String = text.chars().filter(allowed).take(64).collect();
         let id = RequestId::new(&text);
         prop_assert_eq!(id.as_str(), &expected);

@@ -80,6 +80,7 @@ fn main() -> ExitCode {
             no_cage,
         ),
         ("the_handler_serves_the_emulator", the_handler_serves_the_emulator, no_watch),
+        ("lambda_http_serves_the_emulator", lambda_http_serves_the_emulator, no_watch),
     ])
 }
 
@@ -252,56 +253,99 @@ fn emulator() -> Option<Command> {
     found.is_ok_and(|output| output.status.success()).then(|| Command::new("cargo-lambda"))
 }
 
-/// Posts an event to the emulator as a client would, and returns the answer's body.
-fn invoke(port: u16, event: &str) -> std::io::Result<String> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
-    stream.set_read_timeout(Some(Duration::from_secs(30)))?;
-    write!(
-        stream,
-        "POST /2015-03-31/functions/_/invocations HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
-         Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{event}",
-        event.len()
-    )?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
-    assert!(head.starts_with("HTTP/1.1 200 "), "{answer}");
-    Ok(body.to_owned())
+/// The emulator of cargo-lambda on a port of its own, without a function; it ends with this value.
+struct Emulator {
+    port: u16,
+    /// A package that the emulator can stand in.
+    package: PathBuf,
+    _process: Function,
+}
+
+impl Emulator {
+    fn start(name: &str) -> Self {
+        let package = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("watched-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(package.join("src")).unwrap();
+        let manifest = "[package]\nname = \"watched\"\nversion = \"0.0.0\"\nedition = \"2024\"\n[workspace]\n";
+        std::fs::write(package.join("Cargo.toml"), manifest).unwrap();
+        std::fs::write(package.join("src/main.rs"), "fn main() {}").unwrap();
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let mut emulator = emulator().unwrap();
+        emulator.args(["lambda", "watch", "--only-lambda-apis", "-A", "127.0.0.1", "-P", &port.to_string()]);
+        let process = emulator.current_dir(&package).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let emulator = Self { port, package, _process: Function(process) };
+        let is_up = (0..300).any(|_| {
+            std::thread::sleep(Duration::from_millis(100));
+            TcpStream::connect(("127.0.0.1", port)).is_ok()
+        });
+        assert!(is_up, "the emulator does not listen");
+        emulator
+    }
+
+    /// Starts the example `name` as the emulator's function.
+    fn serve(&self, name: &str) -> Function {
+        let mut function = child::command(&child::example(name));
+        function
+            .env("AWS_LAMBDA_RUNTIME_API", format!("http://127.0.0.1:{}/.rt", self.port))
+            .env("AWS_LAMBDA_FUNCTION_NAME", "_")
+            .env("AWS_LAMBDA_FUNCTION_VERSION", "1")
+            .env("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "128");
+        Function(function.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap())
+    }
+
+    /// Posts `body` to `path` as a client would, and returns the body of the response.
+    fn post(&self, path: &str, body: &str) -> String {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        write!(
+            stream,
+            "POST {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n\
+             Content-Length: {}\r\n\r\n{body}",
+            body.len()
+        )
+        .unwrap();
+        let mut response = String::new();
+        stream.read_to_string(&mut response).unwrap();
+        let (head, body) = response.split_once("\r\n\r\n").unwrap_or((&response, ""));
+        assert!(head.starts_with("HTTP/1.1 200 "), "{response}");
+        body.to_owned()
+    }
+}
+
+impl Drop for Emulator {
+    fn drop(&mut self) {
+        let _left = std::fs::remove_dir_all(&self.package);
+    }
+}
+
+/// Returns the first `count` lines that the function writes to standard error.
+fn lines(function: &mut Function, count: usize) -> Vec<String> {
+    let stderr = function.0.stderr.take().unwrap();
+    BufReader::new(stderr).lines().take(count).map(Result::unwrap).collect()
 }
 
 fn the_handler_serves_the_emulator() {
-    // It wants to stand in a package that has a program.
-    let package = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("watched-{}", std::process::id()));
-    std::fs::create_dir_all(package.join("src")).unwrap();
-    let manifest = "[package]\nname = \"watched\"\nversion = \"0.0.0\"\nedition = \"2024\"\n[workspace]\n";
-    std::fs::write(package.join("Cargo.toml"), manifest).unwrap();
-    std::fs::write(package.join("src/main.rs"), "fn main() {}").unwrap();
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let mut emulator = emulator().unwrap();
-    emulator.args(["lambda", "watch", "--only-lambda-apis", "-A", "127.0.0.1", "-P", &port.to_string()]);
-    let emulator = emulator.current_dir(&package).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    let _emulator = Function(emulator);
-    let up = (0..300).any(|_| {
-        std::thread::sleep(Duration::from_millis(100));
-        TcpStream::connect(("127.0.0.1", port)).is_ok()
-    });
-    assert!(up, "the emulator does not listen");
-
-    let mut function = child::command(&child::example("lambda_handler"));
-    function
-        .env("AWS_LAMBDA_RUNTIME_API", format!("http://127.0.0.1:{port}/.rt"))
-        .env("AWS_LAMBDA_FUNCTION_NAME", "_")
-        .env("AWS_LAMBDA_FUNCTION_VERSION", "1")
-        .env("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "128");
-    let mut function = Function(function.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap());
+    let emulator = Emulator::start("handler");
+    let mut function = emulator.serve("lambda_handler");
     for _ in 0..20 {
-        let answer = invoke(port, &json!({ "path": package.join("src/main.rs") }).to_string()).unwrap();
+        let event = json!({ "path": emulator.package.join("src/main.rs") }).to_string();
+        let answer = emulator.post("/2015-03-31/functions/_/invocations", &event);
         let answer: Value = serde_json::from_str(&answer).unwrap();
         assert_eq!(answer["objects"][0]["words"], 2, "{answer}");
     }
-    let said = BufReader::new(function.0.stderr.take().unwrap()).lines().take(20);
-    let said: Vec<String> = said.map(Result::unwrap).collect();
+    let said = lines(&mut function, 20);
     assert!(said.iter().all(|line| line.starts_with("plimsoll ") && line.contains(" of 116 MiB (")), "{said:#?}");
-    drop(function);
-    std::fs::remove_dir_all(&package).unwrap();
+}
+
+fn lambda_http_serves_the_emulator() {
+    let emulator = Emulator::start("http");
+    let mut function = emulator.serve("lambda_http");
+    for _ in 0..20 {
+        assert_eq!(emulator.post("/lambda-url/_/orders/4711?full=1", "three small words"), "3 words\n");
+    }
+    for line in lines(&mut function, 20) {
+        let mut parts = line.split(' ').skip(1);
+        let (id, label) = (parts.next().unwrap(), parts.next().unwrap());
+        assert_eq!((id.len(), id.matches('-').count()), (36, 4), "the id of the invocation: {line}");
+        assert!(label.ends_with("/orders/4711") && line.contains(" of 116 MiB ("), "{line}");
+    }
 }
