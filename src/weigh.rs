@@ -66,12 +66,11 @@ use crate::size::{ByteDelta, ByteSize};
 /// assert_eq!(order.heap_size(), 100 + 2 * size_of::<String>() + 3 + 4);
 /// # assert_eq!(order.id, 7);
 /// ```
+// The remedy is in the message: rustc drops the notes when it suggests to borrow.
 #[diagnostic::on_unimplemented(
-    message = "the heap size of `{Self}` is not known",
-    label = "does not implement `HeapSize`",
-    note = "for a type of your own, implement `plimsoll::HeapSize`",
-    note = "for a cache of other types, bound it with `max_bytes_weighed(bytes, |key, value| ..)`",
-    note = "for results of a parallel stream, wrap the type in one of your own that implements `HeapSize`"
+    message = "the heap size of `{Self}` is not known: implement `plimsoll::HeapSize` for a type of your own, and bound a \
+               cache of other types with `max_bytes_weighed(bytes, |key, value| ..)`",
+    label = "does not implement `HeapSize`"
 )]
 pub trait HeapSize {
     /// Tells the heap bytes that this value owns.

@@ -569,3 +569,22 @@ impl fmt::Debug for MonitorBuilder {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::extensions;
+
+    #[test]
+    fn extensions_in_a_folder_are_a_warning_with_the_setting() {
+        let folder = std::env::temp_dir().join(format!("plimsoll-extensions-{}", std::process::id()));
+        assert_eq!(extensions(&folder), None, "no such folder");
+        fs::create_dir_all(&folder).unwrap();
+        assert_eq!(extensions(&folder), None, "an empty folder");
+        fs::write(folder.join("collector"), "").unwrap();
+        let warning = extensions(&folder).unwrap();
+        fs::remove_dir_all(&folder).unwrap();
+        assert!(warning.starts_with("1 extension(s) in ") && warning.contains("environment_share()"), "{warning}");
+    }
+}

@@ -1,0 +1,1 @@
+//! Programs that do not compile.
