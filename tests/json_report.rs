@@ -44,10 +44,10 @@ fn records(work: impl FnOnce()) -> Vec<Value> {
     assert!(ended.code == Some(0) || ended.signal == Some(libc::SIGABRT), "{:?} {:?}", ended.code, ended.signal);
     reader.set_nonblocking(true).unwrap();
     let mut buffer = [0; 8192];
-    let writes = std::iter::from_fn(|| reader.recv(&mut buffer).ok().map(|length| buffer[..length].to_vec()));
+    let received = std::iter::from_fn(|| reader.recv(&mut buffer).ok().map(|length| buffer[..length].to_vec()));
     // std writes its own message in parts before it aborts.
-    let is_ours = |write: &Vec<u8>| ended.signal.is_none() || write.starts_with(b"{");
-    writes.filter(is_ours).map(parse).collect()
+    let is_ours = |record: &Vec<u8>| ended.signal.is_none() || record.starts_with(b"{");
+    received.filter(is_ours).map(parse).collect()
 }
 
 fn parse(record: Vec<u8>) -> Value {

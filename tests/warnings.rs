@@ -35,7 +35,13 @@ fn invoke(monitor: &Monitor) {
 
 /// The warnings that `work` writes in a child process; every other line is a report.
 fn warnings(work: impl FnOnce()) -> Vec<String> {
-    let ended = support::in_child(work);
+    let ended = support::in_child(|| {
+        for name in ["AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "AWS_LAMBDA_LOG_FORMAT", "PLIMSOLL", "PLIMSOLL_REPORT"] {
+            // SAFETY: the forked child has one thread.
+            unsafe { std::env::remove_var(name) };
+        }
+        work();
+    });
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
     let lines = ended.stderr.lines().filter(|line| !line.starts_with("plimsoll r "));
     let warning = |line: &str| line.strip_prefix("plimsoll warning: ").unwrap_or_else(|| panic!("{line}")).to_owned();
