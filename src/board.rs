@@ -13,8 +13,9 @@
 //! assert_eq!(board::holders().next(), Some(("index", ByteSize::bytes(8000))));
 //! ```
 //!
-//! There is room for 64 names; holders beyond them share the name `other`. Nothing here blocks or is ever freed, and
-//! nothing but a budget's new account allocates, so a reader may be a signal handler or the allocator itself.
+//! There are 64 names; holders beyond them share the name `other`, and the first of them is a warning on standard error.
+//! Nothing here is ever freed. Reading and publishing neither block nor allocate, so a reader may be a signal handler or
+//! the allocator itself. Finding a name by [`holder`], and a budget's new account, may allocate.
 
 use std::fmt::{self, Write};
 use std::ops::Deref;
@@ -24,7 +25,7 @@ use std::sync::atomic::{
     Ordering::{Acquire, Relaxed, Release},
 };
 
-use crate::log::warn;
+use crate::log::warn_once;
 use crate::size::ByteSize;
 use crate::sync::{AtomicU64, AtomicUsize};
 
@@ -183,13 +184,14 @@ pub fn holder(name: &'static str) -> Holder {
 /// Warns, once in the life of the process, that `name` shares the name `other`.
 fn warn_full(name: &'static str) {
     static WARNED: AtomicBool = AtomicBool::new(false);
-    if !WARNED.swap(true, Relaxed) {
-        warn(format_args!(
+    warn_once(
+        &WARNED,
+        format_args!(
             "all {SLOTS} names on the board are taken: `{}` and later names are counted as `other`; use few constant names, \
              not one for each tenant",
             Clean(name)
-        ));
-    }
+        ),
+    );
 }
 
 impl Holder {

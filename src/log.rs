@@ -4,7 +4,7 @@
 //! of several threads do not mix.
 
 use std::fmt::{self, Write};
-use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
 
 use crate::os;
 
@@ -75,15 +75,60 @@ fn named(value: Option<&std::ffi::OsStr>) -> LogFormat {
 ///
 /// The message names the mistake and the remedy. It does not fail, and the caller continues with the default.
 pub(crate) fn warn(message: fmt::Arguments<'_>) {
+    let mut text = Message::new();
+    // A message that is too long is cut.
+    let _is_cut = text.write_fmt(message);
     let mut line = os::Line::<MAX_RECORD>::new();
-    // A message is some 200 bytes; the texts in it that come from outside are cut to 40 characters.
-    match format() {
-        LogFormat::Text => line.put(format_args!("plimsoll warning: {message}")),
+    let is_whole = match format() {
+        LogFormat::Text => line.put(format_args!("plimsoll warning: {}", text.as_str())),
         LogFormat::Json => {
-            line.put(format_args!("{},\"message\":\"{}\"}}", Head::new("warning", Level::Warn), Escaped(message)))
+            line.put(format_args!("{},\"message\":\"{}\"}}", Head::new("warning", Level::Warn), Escaped(text.as_str())))
         }
     };
+    debug_assert!(is_whole, "a message of `MAX_MESSAGE` bytes fits, even if each of them is escaped");
     line.write_stderr();
+}
+
+/// Writes the warning unless `warned` is set, and sets it: for a mistake that a loop can repeat.
+pub(crate) fn warn_once(warned: &AtomicBool, message: fmt::Arguments<'_>) {
+    if !warned.swap(true, Relaxed) {
+        warn(message);
+    }
+}
+
+/// The longest message, in bytes. An escaped byte takes six at most, so a record holds it.
+const MAX_MESSAGE: usize = 640;
+
+/// The text of a message on the stack, without control characters, which could forge a line.
+struct Message {
+    text: [u8; MAX_MESSAGE],
+    len: usize,
+}
+
+impl Message {
+    const fn new() -> Self {
+        Self { text: [0; MAX_MESSAGE], len: 0 }
+    }
+
+    fn as_str(&self) -> &str {
+        let text = self.text.get(..self.len).and_then(|text| std::str::from_utf8(text).ok());
+        debug_assert!(text.is_some(), "only whole characters are kept");
+        text.unwrap_or_default()
+    }
+}
+
+impl Write for Message {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        text.chars().try_for_each(|letter| {
+            let letter = if letter.is_control() { '?' } else { letter };
+            let mut bytes = [0; 4];
+            let encoded = letter.encode_utf8(&mut bytes).as_bytes();
+            let place = self.text.get_mut(self.len..self.len + encoded.len()).ok_or(fmt::Error)?;
+            place.copy_from_slice(encoded);
+            self.len += encoded.len();
+            Ok(())
+        })
+    }
 }
 
 /// The level of a record, as Lambda's filter of log levels names it.
@@ -210,6 +255,15 @@ mod tests {
     #[test]
     fn escaped_quotes_and_control_characters_stay_inside_the_string() {
         assert_eq!(Escaped("a\"b\\c\nd\u{7f}é").to_string(), r#"a\"b\\c\u000ad\u007fé"#);
+    }
+
+    #[test]
+    fn message_of_any_text_is_one_line_of_bounded_length() {
+        let mut message = Message::new();
+        assert!(message.write_str(&"\n\u{85}é\"".repeat(1000)).is_err());
+        assert!(message.as_str().starts_with("??é\"??é\"") && message.len <= MAX_MESSAGE);
+        let head = Head::new("warning", Level::Warn).to_string().len();
+        assert!(head + 6 * MAX_MESSAGE + ",\"message\":\"\"}\n".len() <= MAX_RECORD, "{head}");
     }
 
     #[test]

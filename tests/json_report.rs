@@ -22,6 +22,7 @@ const CAN_FORK: bool = cfg!(not(miri));
 support::tests! {
     report_in_json_is_one_object_in_one_write if CAN_FORK, else "needs fork",
     report_with_the_longest_names_fits_one_record if CAN_FORK, else "needs fork",
+    snapshot_in_json_is_one_record if CAN_FORK, else "needs fork",
     report_near_the_limit_has_the_level_warn if CAN_FORK && alone(), else "needs fork and an rss that is its own",
     format_follows_the_variable_of_lambda if CAN_FORK, else "needs fork",
     warning_in_json_is_escaped if CAN_FORK, else "needs fork",
@@ -91,6 +92,18 @@ fn report_with_the_longest_names_fits_one_record() {
     let report = records.iter().find(|record| record["plimsoll"] == "report").unwrap();
     assert_eq!(report["label"].as_str().map(str::len), Some(64));
     assert_eq!(report["holders"].as_array().map(Vec::len), Some(3));
+}
+
+fn snapshot_in_json_is_one_record() {
+    let records = records(|| {
+        for number in 0..30 {
+            board::holder(format!("{number}{}", "\"".repeat(100)).leak()).set(ByteSize::MAX);
+        }
+        builder().install().unwrap().snapshot().print();
+    });
+    assert_eq!((records.len(), &records[0]["plimsoll"]), (1, &"snapshot".into()));
+    assert_eq!((&records[0]["memory_size"], &records[0]["invocations"]), (&(1_u64 << 30).into(), &0.into()));
+    assert_eq!(records[0]["holders"].as_array().map(Vec::len), Some(16));
 }
 
 fn report_near_the_limit_has_the_level_warn() {

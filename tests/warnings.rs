@@ -128,8 +128,14 @@ fn cache_larger_than_its_budget_warns() {
 fn cache_with_a_bound_of_zero_warns() {
     let none = warnings(|| drop(Cache::<u64, u64>::builder("orders").max_entries(0).build().unwrap()));
     assert_one(&none, &["cache `orders`", "stores nothing", "max_entries(0)"]);
-    let none = warnings(|| drop(Cache::<u64, u64>::builder("orders").max_bytes(ByteSize::ZERO).build().unwrap()));
+    let none = warnings(|| {
+        for name in ["orders", "prices", "users"] {
+            drop(Cache::<u64, u64>::builder(name).max_bytes(ByteSize::ZERO).build().unwrap());
+        }
+    });
     assert_one(&none, &["cache `orders`", "stores nothing", "max_bytes(0)"]);
+    let hostile = warnings(|| drop(Cache::<u64, u64>::builder("a\n{\"plimsoll\":1}").max_entries(0).build().unwrap()));
+    assert_one(&hostile, &["cache `a?{?plimsoll?:1}` stores nothing"]);
 }
 
 /// The names `tenant 1`, `tenant 2` ..

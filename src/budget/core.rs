@@ -1,10 +1,10 @@
 //! What a budget, its accounts and their reservations share at work: finding room, asking for it, refusing.
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::AtomicBool;
 
 use crate::board::{self, Clean};
-use crate::log::warn;
+use crate::log::warn_once;
 use crate::size::ByteSize;
 
 use super::baseline::Reckoning;
@@ -221,11 +221,12 @@ impl Entry {
 /// Warns, once in the life of the process, that the account `name` is the shared account `other`.
 fn warn_full(name: &'static str) {
     static WARNED: AtomicBool = AtomicBool::new(false);
-    if !WARNED.swap(true, Relaxed) {
-        warn(format_args!(
+    warn_once(
+        &WARNED,
+        format_args!(
             "all {ACCOUNTS} accounts of the budget are taken: `{}` and later names share the account `{OTHER}`; use few \
              constant names, not one for each tenant",
             Clean(name)
-        ));
-    }
+        ),
+    );
 }

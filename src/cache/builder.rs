@@ -3,12 +3,14 @@
 use std::fmt;
 use std::hash::{BuildHasher, Hash};
 use std::marker::PhantomData;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use crate::board::Clean;
 use crate::budget::{Account, Rank};
 use crate::clock::{Clock, RESOLUTION};
 use crate::heap;
-use crate::log::warn;
+use crate::log::warn_once;
 use crate::size::ByteSize;
 use crate::weigh::HeapSize;
 
@@ -97,7 +99,8 @@ impl<K, V> CacheBuilder<K, V> {
 }
 
 impl<K, V, S> CacheBuilder<K, V, S> {
-    /// Bounds the number of entries. Zero holds none: every insert gives its value back, and loads still load.
+    /// Sets the highest number of entries. Zero holds none: every insert gives its value back, and loads still load. As zero
+    /// lifts the bound elsewhere, the first cache of the process with a bound of zero is one warning.
     ///
     /// # Examples
     ///
@@ -417,28 +420,31 @@ impl<K, V, S> CacheBuilder<K, V, S> {
 }
 
 impl<K, V, S> CacheBuilder<K, V, S> {
-    /// Warns of bounds that are valid and hardly intended.
+    /// Warns, once in the life of the process for each kind, of bounds that are valid and seldom intended.
     fn warn_of_misuse(&self) {
-        let cache = self.name;
-        if self.max_entries == Some(0) {
-            warn(format_args!(
-                "cache `{cache}` stores nothing: max_entries(0) admits no entry, it does not lift the bound"
-            ));
-        }
-        if self.max_bytes == Some(ByteSize::ZERO) {
-            warn(format_args!(
-                "cache `{cache}` stores nothing: max_bytes(0) admits no entry, it does not lift the bound"
-            ));
+        static NONE: AtomicBool = AtomicBool::new(false);
+        static OVER_BUDGET: AtomicBool = AtomicBool::new(false);
+        let cache = Clean(self.name);
+        let zero =
+            [("max_entries", self.max_entries == Some(0)), ("max_bytes", self.max_bytes == Some(ByteSize::ZERO))];
+        if let Some((bound, _)) = zero.into_iter().find(|(_, is_zero)| *is_zero) {
+            warn_once(
+                &NONE,
+                format_args!("cache `{cache}` stores nothing: {bound}(0) admits no entry, it does not lift the bound"),
+            );
         }
         let Some((bytes, account)) = self.max_bytes.zip(self.account.as_ref().map(|(account, _)| account)) else {
             return;
         };
         let limit = account.budget().limit();
-        // `ByteSize::MAX` is the documented way to leave the bound to the budget.
+        // `ByteSize::MAX` leaves the bound to the budget.
         if bytes > limit && bytes < ByteSize::MAX {
-            warn(format_args!(
-                "cache `{cache}` can never hold its max_bytes of {bytes}: the budget of its account has {limit}"
-            ));
+            warn_once(
+                &OVER_BUDGET,
+                format_args!(
+                    "cache `{cache}` can never hold its max_bytes of {bytes}: the budget of its account has {limit}"
+                ),
+            );
         }
     }
 }

@@ -450,8 +450,20 @@ impl MemoryLimit {
         if lookup(MEMORY_SIZE).is_none() {
             return cgroup::limit(root)?.map(|(size, source)| Self { size, source }).ok_or(EnvError::NoLimitKnown);
         }
-        let size = memory_size(&lookup, InitializationType::read(&lookup)?, max_concurrency(&lookup)?)?;
+        // Both matter for the highest size that is believed only, so a bad one is no reason to know no limit.
+        let initialization_type = InitializationType::read(&lookup).unwrap_or_default();
+        let max_concurrency = max_concurrency(&lookup).unwrap_or(NonZeroU32::MIN);
+        let size = memory_size(&lookup, initialization_type, max_concurrency)?;
         Ok(Self { size, source: LimitSource::Lambda })
+    }
+
+    /// Finds the limit of the cgroup, whatever the variables of Lambda are.
+    ///
+    /// # Errors
+    ///
+    /// As for [`detect`](Self::detect).
+    pub(crate) fn of_cgroup() -> Result<Self, EnvError> {
+        cgroup::limit(Path::new("/"))?.map(|(size, source)| Self { size, source }).ok_or(EnvError::NoLimitKnown)
     }
 
     /// Returns `true` if this process is a Lambda function, by the variable that decides about its limit.

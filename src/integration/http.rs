@@ -96,7 +96,7 @@ pub struct HttpLayer {
 }
 
 impl HttpLayer {
-    /// Sets how a request gets its label. A panic in `label` leaves the label empty.
+    /// Sets how a request gets its label. A panic in `label` leaves the label empty, if panics unwind.
     ///
     /// # Examples
     ///

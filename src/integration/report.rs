@@ -10,6 +10,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::monitor::{Invocation, Monitor, RequestId};
+use crate::unwind::contained;
 
 /// A request that carries its id.
 ///
@@ -82,7 +83,8 @@ impl<R> ReportLayer<R> {
         Self::with_id(monitor, |request| RequestId::new(request.request_id()))
     }
 
-    /// Creates a layer that reports to `monitor`. `id` returns the id of a request.
+    /// Creates a layer that reports to `monitor`. `id` returns the id of a request. A panic in it leaves the id empty, if
+    /// panics unwind.
     ///
     /// # Examples
     ///
@@ -164,7 +166,8 @@ where
 
     fn call(&mut self, request: R) -> Self::Future {
         // Before the inner call, which may do all its work right there.
-        let invocation = self.layer.monitor.start((self.layer.id)(&request));
+        let id = contained(|| (self.layer.id)(&request)).unwrap_or_else(|| RequestId::new(""));
+        let invocation = self.layer.monitor.start(id);
         ResponseFuture::new(invocation, self.inner.call(request))
     }
 }

@@ -22,6 +22,7 @@ use super::leak::Retention;
 use super::policy::{self, ReportPolicy};
 use super::report::InvocationReport;
 use super::resources::Resources;
+use super::startup::{extensions, foreign_account};
 use super::trim::TrimPolicy;
 use super::window::Window;
 use super::{Hook, Monitor, Observer, Shared};
@@ -411,9 +412,10 @@ impl MonitorBuilder {
     /// | finding | effect |
     /// |---|---|
     /// | no memory limit is known | sizes without percentages; alarm and admission are off |
+    /// | a variable of the memory limit is invalid | the limit of the cgroup applies, if there is one |
     /// | the tracking allocator is not installed | rss only; no alarm |
     /// | `PLIMSOLL_REPORT` is empty or invalid | the policy of the program applies |
-    /// | another monitor is installed | the alarm thresholds of this one apply |
+    /// | another monitor is installed | peaks and alarm belong to the process; the thresholds set last apply |
     /// | a resource's account belongs to another budget than the monitor's | the budget's figures miss it |
     /// | extensions in `/opt/extensions` on AWS Lambda | their memory counts: see [`environment_share`](Self::environment_share) |
     ///
@@ -437,9 +439,9 @@ impl MonitorBuilder {
 
     /// Builds the monitor without installing it: for tests that do not want the alarm of the process.
     ///
-    /// Reports are printed by the policy. A monitor that reports and is never [installed](Monitor::install) warns
-    /// about it when it is dropped, unless its policy is [`Off`](ReportPolicy::Off), and at its first report on AWS
-    /// Lambda, because a function never drops it.
+    /// Reports are printed by the policy. A monitor that reports and is never [installed](Monitor::install) warns about it
+    /// when it is dropped, unless its policy is [`Off`](ReportPolicy::Off). On AWS Lambda, where a function never drops it,
+    /// it warns at its first report, under every policy.
     ///
     /// # Errors
     ///
@@ -527,37 +529,19 @@ impl MonitorBuilder {
         if let Some(size) = self.memory_size {
             return (Some(size), ENVIRONMENT_SHARE);
         }
-        match MemoryLimit::detect() {
-            Ok(limit) => (Some(limit.size()), limit.environment_share()),
-            Err(error) => {
-                warnings.push(format!(
-                    "alarm and admission off: no memory limit ({error}); set one with Monitor::builder().memory_size()"
-                ));
-                (None, ENVIRONMENT_SHARE)
-            }
+        let error = match MemoryLimit::detect() {
+            Ok(limit) => return (Some(limit.size()), limit.environment_share()),
+            Err(error) => error,
+        };
+        if let Ok(limit) = MemoryLimit::of_cgroup() {
+            warnings.push(format!("the limit of the cgroup applies, {}: {error}", limit.size()));
+            return (Some(limit.size()), limit.environment_share());
         }
+        // A budget that the program has made has a limit of its own.
+        let off = if self.budget.is_some() { "alarm" } else { "alarm and admission" };
+        warnings.push(format!("{off} off: no memory limit ({error}); set one with Monitor::builder().memory_size()"));
+        (None, ENVIRONMENT_SHARE)
     }
-}
-
-/// Returns the warning for a resource with an account of another budget than the monitor's.
-fn foreign_account(resource: &dyn Resource, account: &Account) -> String {
-    format!(
-        "resource `{}` is charged to account `{}` of another budget than the monitor's: give both the same MemoryBudget",
-        resource.name(),
-        account.name(),
-    )
-}
-
-/// Returns the warning for extensions installed in `folder`: their memory is part of the memory size.
-fn extensions(folder: &Path) -> Option<String> {
-    let count = std::fs::read_dir(folder).ok()?.filter_map(Result::ok).count();
-    (count > 0).then(|| {
-        format!(
-            "{count} extension(s) in {} share the memory size: set Monitor::builder().environment_share() to 12 MiB plus \
-             their memory",
-            folder.display()
-        )
-    })
 }
 
 impl fmt::Debug for MonitorBuilder {
@@ -567,24 +551,5 @@ impl fmt::Debug for MonitorBuilder {
             .field("policy", &self.policy)
             .field("window", &self.window)
             .finish_non_exhaustive()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::fs;
-
-    use super::extensions;
-
-    #[test]
-    fn extensions_in_a_folder_are_a_warning_with_the_setting() {
-        let folder = std::env::temp_dir().join(format!("plimsoll-extensions-{}", std::process::id()));
-        assert_eq!(extensions(&folder), None, "no such folder");
-        fs::create_dir_all(&folder).unwrap();
-        assert_eq!(extensions(&folder), None, "an empty folder");
-        fs::write(folder.join("collector"), "").unwrap();
-        let warning = extensions(&folder).unwrap();
-        fs::remove_dir_all(&folder).unwrap();
-        assert!(warning.starts_with("1 extension(s) in ") && warning.contains("environment_share()"), "{warning}");
     }
 }

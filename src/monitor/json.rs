@@ -182,7 +182,7 @@ fn property(f: &mut fmt::Formatter<'_>, name: &str, value: impl fmt::Display) ->
     write!(f, r#","{name}":{value}"#)
 }
 
-fn known(f: &mut fmt::Formatter<'_>, name: &str, value: Option<impl fmt::Display>) -> fmt::Result {
+pub(super) fn known(f: &mut fmt::Formatter<'_>, name: &str, value: Option<impl fmt::Display>) -> fmt::Result {
     value.map_or(Ok(()), |value| property(f, name, value))
 }
 

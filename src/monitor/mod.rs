@@ -42,6 +42,7 @@ mod request_id;
 mod resources;
 mod restore;
 mod snapshot;
+mod startup;
 mod trim;
 mod window;
 
@@ -195,7 +196,7 @@ impl Monitor {
     /// failed aborts the process. Then writes the warnings of [`MonitorBuilder::install`].
     ///
     /// A second call changes nothing. Alarm and abort report belong to the process: if another monitor is installed, there
-    /// is one warning, and the thresholds of this one apply.
+    /// is one warning, and the thresholds set last apply.
     ///
     /// # Examples
     ///
@@ -211,8 +212,8 @@ impl Monitor {
         }
         if INSTALLED.fetch_add(1, Relaxed) > 0 {
             warn(format_args!(
-                "a second monitor is installed: it replaces the alarm thresholds of the first; install one monitor, and \
-                 clone it"
+                "a second monitor is installed: alarm and peaks belong to the process, and two monitors falsify them; \
+                 install one monitor, and clone it"
             ));
         }
         for warning in shared.take_startup_warnings() {

@@ -113,7 +113,7 @@ pub struct InvocationReport {
     pub highest_rss: ByteSize,
     /// The load lines, and with them memory size and capacity; `None` if no memory limit is known.
     pub lines: Option<LoadLines>,
-    /// The highest load line crossed at the end, in percent.
+    /// The highest load line crossed at the end, in percent; `None` without the tracking allocator, which watches them.
     pub crossed: Option<u8>,
     /// The budget at the end; `None` without a [budget](super::MonitorBuilder::budget).
     pub reserved: Option<Reserved>,
@@ -193,12 +193,13 @@ impl InvocationReport {
         Some(ByteDelta::between(reserved.bytes, heap.live))
     }
 
-    /// Returns the peak heap in percent of the capacity, rounded down; `None` if either is not known.
+    /// Returns the peak heap in percent of the capacity, rounded down; the peak rss without the tracking allocator. `None`
+    /// if either is not known.
     ///
     /// Can exceed 100: only a [limit](crate::heap::set_limit) keeps the heap below the capacity.
     pub fn percent(&self) -> Option<u64> {
-        let (heap, lines) = self.heap.zip(self.lines)?;
-        Some(percent_of(heap.peak.at_most, lines.capacity()))
+        let peak = self.heap.map(|heap| heap.peak.at_most).or(self.peak_rss.max(self.rss))?;
+        Some(percent_of(peak, self.lines?.capacity()))
     }
 
     /// Returns the memory size that fits all invocations so far, in MB: (highest rss + environment share) x 1.25, at

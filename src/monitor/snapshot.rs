@@ -9,9 +9,11 @@ use crate::cache::CacheStats;
 use crate::clock::micros;
 use crate::heap::{self, HeapPeak, LoadLines};
 use crate::lazy::ResourceStatus;
+use crate::log::{self, Head, Level, LogFormat, MAX_RECORD};
 use crate::os;
 use crate::size::ByteSize;
 
+use super::json::known;
 use super::leak::LeakVerdict;
 use super::report::Reserved;
 use super::window::Percentiles;
@@ -92,7 +94,8 @@ impl Snapshot {
         report::fits_mb(self.highest_rss, self.share)
     }
 
-    /// Writes the picture to standard error with one system call, from a string.
+    /// Writes the picture to standard error with one system call. If the [log format](super::LogFormat) is JSON, writes a
+    /// record with the sizes, percentiles, verdict and the 16 largest holders instead.
     ///
     /// # Examples
     ///
@@ -102,7 +105,16 @@ impl Snapshot {
     /// # Ok::<(), plimsoll::monitor::BuildError>(())
     /// ```
     pub fn print(&self) {
-        os::write_stderr(self.to_string().as_bytes());
+        match log::format() {
+            LogFormat::Text => os::write_stderr(self.to_string().as_bytes()),
+            LogFormat::Json => {
+                let mut line = os::Line::<MAX_RECORD>::new();
+                // With 16 names of 48 bytes and some 20 numbers it is at most some 2 KiB.
+                let is_whole = line.put(format_args!("{}", Record(self)));
+                debug_assert!(is_whole, "a record has a bounded length");
+                line.write_stderr();
+            }
+        }
     }
 }
 
@@ -178,5 +190,37 @@ impl Snapshot {
             }
         }
         Ok(())
+    }
+}
+
+/// A snapshot as one JSON record. Sizes are in bytes.
+struct Record<'a>(&'a Snapshot);
+
+impl fmt::Display for Record<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let snapshot = self.0;
+        let bytes = |size: Option<ByteSize>| size.map(ByteSize::as_u64);
+        write!(f, "{}", Head::new("snapshot", Level::Info))?;
+        known(f, "memory_size", bytes(snapshot.lines.map(|lines| lines.memory_size())))?;
+        known(f, "heap_live", bytes(snapshot.live))?;
+        known(f, "heap_peak", bytes(snapshot.peak.map(|peak| peak.at_most)))?;
+        known(f, "rss", bytes(snapshot.rss))?;
+        known(f, "rss_highest", bytes(Some(snapshot.highest_rss)))?;
+        known(f, "fits_mb", snapshot.fits_mb())?;
+        known(f, "invocations", Some(snapshot.invocations))?;
+        write!(f, r#","verdict":"{}""#, snapshot.verdict)?;
+        let peaks = snapshot.peaks.map(ByteSize::as_u64);
+        for (name, Percentiles { p50, p95, p99, max }) in
+            [("peak", peaks), ("duration_us", snapshot.durations.map(micros))]
+        {
+            write!(f, r#","{name}":{{"p50":{p50},"p95":{p95},"p99":{p99},"max":{max}}}"#)?;
+        }
+        f.write_str(r#","holders":["#)?;
+        let largest = board::largest_of::<16>(snapshot.holders.iter().copied());
+        for (index, (name, bytes)) in largest.iter().flatten().enumerate() {
+            let comma = if index == 0 { "" } else { "," };
+            write!(f, r#"{comma}{{"name":"{}","bytes":{}}}"#, Clean(name), bytes.as_u64())?;
+        }
+        f.write_str("]}")
     }
 }

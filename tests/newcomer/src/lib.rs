@@ -30,7 +30,7 @@ pub fn cargo(subcommand: &str, package: &str, target: &Path) -> Command {
     command
 }
 
-/// Builds the crate `package` with `arguments` and returns the path of the file whose name is `name`, which is
+/// Builds the crate `package` with `arguments` and returns the path of its file `name`, which is
 /// a program or a library.
 ///
 /// # Panics

@@ -1,4 +1,4 @@
-//! Does not compile: a bound in bytes on values whose heap size is not known.
+//! Does not compile: a bound in bytes on values of an unknown heap size.
 
 use plimsoll::{ByteSize, Cache};
 
