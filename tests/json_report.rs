@@ -7,6 +7,7 @@ mod support;
 
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixDatagram;
+use std::time::SystemTime;
 
 use plimsoll::monitor::{LogFormat, Monitor, MonitorBuilder};
 use plimsoll::{ByteSize, MemoryBudget, TrackingAllocator, board, heap};
@@ -20,13 +21,17 @@ static GLOBAL: TrackingAllocator = TrackingAllocator::new();
 const CAN_FORK: bool = cfg!(not(miri));
 
 support::tests! {
+    report_in_text_has_the_label_after_the_id if CAN_FORK, else "needs fork",
     report_in_json_is_one_object_in_one_write if CAN_FORK, else "needs fork",
     report_with_the_longest_names_fits_one_record if CAN_FORK, else "needs fork",
     snapshot_in_json_is_one_record if CAN_FORK, else "needs fork",
     report_near_the_limit_has_the_level_warn if CAN_FORK && alone(), else "needs fork and an rss that is its own",
+    report_of_a_later_invocation_over_a_line_is_warn if CAN_FORK && alone(), else "needs fork and an rss that is its own",
+    report_with_a_refused_allocation_has_the_level_warn if CAN_FORK, else "needs fork",
     format_follows_the_variable_of_lambda if CAN_FORK, else "needs fork",
     warning_in_json_is_escaped if CAN_FORK, else "needs fork",
     alarm_and_abort_report_have_the_common_members if CAN_FORK && alone(), else "needs fork and an rss that is its own",
+    alarm_and_abort_report_with_longest_names_parse if CAN_FORK && alone(), else "needs fork and an rss that is its own",
 }
 
 fn builder() -> MonitorBuilder {
@@ -51,6 +56,29 @@ fn records(work: impl FnOnce()) -> Vec<Value> {
     received.filter(is_ours).map(parse).collect()
 }
 
+fn wall_seconds() -> i64 {
+    #[expect(clippy::disallowed_methods, reason = "the time of the machine is the expectation")]
+    let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    i64::try_from(since_1970.as_secs()).unwrap()
+}
+
+/// Reads `2026-11-29T05:40:08.123Z` by the C library's calendar. Panics if a character is not at its place.
+fn seconds_of_rfc3339(timestamp: &str) -> i64 {
+    let shape = timestamp.replace(|letter: char| letter.is_ascii_digit(), "0");
+    assert_eq!(shape, "0000-00-00T00:00:00.000Z", "{timestamp}");
+    let number = |from: usize, to: usize| timestamp[from..to].parse::<i32>().unwrap();
+    // SAFETY: all fields are numbers or a pointer that may be null.
+    let mut time: libc::tm = unsafe { std::mem::zeroed() };
+    (time.tm_year, time.tm_mon, time.tm_mday) = (number(0, 4) - 1900, number(5, 7) - 1, number(8, 10));
+    (time.tm_hour, time.tm_min, time.tm_sec) = (number(11, 13), number(14, 16), number(17, 19));
+    let read = (time.tm_mon, time.tm_mday, time.tm_hour, time.tm_min, time.tm_sec);
+    // SAFETY: `time` is valid for reads and writes.
+    let seconds = unsafe { libc::timegm(&raw mut time) };
+    // A field outside its range would have changed.
+    assert_eq!((time.tm_mon, time.tm_mday, time.tm_hour, time.tm_min, time.tm_sec), read, "{timestamp}");
+    seconds
+}
+
 fn parse(record: Vec<u8>) -> Value {
     assert!(record.len() <= 4096, "{} bytes", record.len());
     let line = String::from_utf8(record).unwrap();
@@ -59,8 +87,20 @@ fn parse(record: Vec<u8>) -> Value {
     assert_eq!(record["v"], 1, "{line}");
     assert!(record["plimsoll"].is_string() && record["level"].is_string(), "{line}");
     let timestamp = record["timestamp"].as_str().unwrap();
-    assert!(timestamp.len() == 24 && timestamp.starts_with("20") && timestamp.ends_with('Z'), "{timestamp}");
+    assert!((seconds_of_rfc3339(timestamp) - wall_seconds()).abs() <= 60, "{timestamp} is not the time of the test");
     record
+}
+
+fn report_in_text_has_the_label_after_the_id() {
+    let ended = support::in_child(|| {
+        let monitor = builder().log_format(LogFormat::Text).install().unwrap();
+        drop(monitor.start("4f1c/9a").with_label("/orders/{id}").finish().alerts());
+        drop(monitor.start("4f1c/9b").finish().alerts());
+    });
+    let lines: Vec<&str> = ended.stderr.lines().collect();
+    assert_eq!((ended.code, lines.len()), (Some(0), 2), "{lines:?}");
+    assert!(lines[0].starts_with("plimsoll 4f1c/9a /orders/{id} heap "), "{lines:?}");
+    assert!(lines[1].starts_with("plimsoll 4f1c/9b heap "), "{lines:?}");
 }
 
 fn report_in_json_is_one_object_in_one_write() {
@@ -117,6 +157,35 @@ fn report_near_the_limit_has_the_level_warn() {
     assert_eq!((&records[0]["level"], &records[0]["alert_names"][0]), (&"WARN".into(), &"near-limit".into()));
 }
 
+fn report_of_a_later_invocation_over_a_line_is_warn() {
+    let records = records(|| {
+        let monitor = Monitor::builder().memory_size(ByteSize::mib(400)).environment_share(ByteSize::ZERO);
+        let monitor = monitor.log_format(LogFormat::Json).install().unwrap();
+        let held = Block::with(370 << 20, 1, true);
+        drop(monitor.start("first").finish().alerts());
+        drop(monitor.start("second").finish().alerts());
+        drop(held);
+        drop(monitor.start("third").finish().alerts());
+    });
+    // The alert is shown once; the crossed line remains until the memory is freed.
+    let alerts = records.iter().map(|record| record["alerts"].as_u64());
+    assert_eq!(alerts.collect::<Vec<_>>(), [Some(1), Some(0), Some(0)], "{records:?}");
+    let levels = records.iter().map(|record| record["level"].as_str());
+    assert_eq!(levels.collect::<Vec<_>>(), [Some("WARN"), Some("WARN"), Some("INFO")], "{records:?}");
+}
+
+fn report_with_a_refused_allocation_has_the_level_warn() {
+    let records = records(|| {
+        let monitor = builder().install().unwrap();
+        let invocation = monitor.start("refused");
+        heap::set_limit(ByteSize::mib(64)).unwrap();
+        assert!(Block::with(65 << 20, 1, false).is_none());
+        drop(invocation.finish().alerts());
+    });
+    assert_eq!((&records[0]["level"], &records[0]["alert_names"][0]), (&"WARN".into(), &"refused-allocations".into()));
+    assert!(records[0]["load_line"].is_null(), "{records:?}");
+}
+
 fn format_follows_the_variable_of_lambda() {
     let first_byte = |value: &str| {
         let ended = support::in_child(|| {
@@ -142,21 +211,42 @@ fn warning_in_json_is_escaped() {
     assert!(records[0]["message"].as_str().unwrap().starts_with("PLIMSOLL_REPORT is ignored: "), "{records:?}");
 }
 
-fn alarm_and_abort_report_have_the_common_members() {
-    let records = records(|| {
+/// The records of a process that crosses the topmost line and aborts over a refused allocation.
+fn alarm_and_abort(id: &str, holders: &[&'static str]) -> Vec<Value> {
+    records(|| {
         let monitor = Monitor::builder().memory_size(ByteSize::mib(200)).environment_share(ByteSize::ZERO);
         let monitor = monitor.log_format(LogFormat::Json).install().unwrap();
-        board::holder("sessions").set(ByteSize::mib(1));
-        let _invocation = monitor.start("r-1");
+        for name in holders {
+            board::holder(name).set(ByteSize::mib(1));
+        }
+        let _invocation = monitor.start(id);
         let _held = Block::with(196 << 20, 1, true);
         heap::set_limit(ByteSize::mib(197)).unwrap();
         drop(std::hint::black_box(vec![1_u8; 100 << 20]));
-    });
-    let kinds: Vec<_> = records.iter().map(|record| record["plimsoll"].as_str().unwrap()).collect();
-    let abort = records.iter().find(|record| record["plimsoll"] == "abort").unwrap_or_else(|| panic!("{kinds:?}"));
-    assert_eq!((kinds[0], &records[0]["level"]), ("alarm", &"ERROR".into()), "{records:?}");
+    })
+}
+
+fn only<'a>(records: &'a [Value], kind: &str) -> &'a Value {
+    let mut found = records.iter().filter(|record| record["plimsoll"] == kind);
+    found.next().filter(|_| found.next().is_none()).unwrap_or_else(|| panic!("not one {kind}: {records:?}"))
+}
+
+fn alarm_and_abort_report_have_the_common_members() {
+    let records = alarm_and_abort("r-1", &["sessions"]);
+    let (alarm, abort) = (only(&records, "alarm"), only(&records, "abort"));
+    assert_eq!((&alarm["level"], &alarm["request_id"]), (&"ERROR".into(), &"r-1".into()));
     assert_eq!((&abort["level"], &abort["request_id"]), (&"ERROR".into(), &"r-1".into()));
     assert!(abort["refused"].as_u64().is_some_and(|count| count > 0), "{abort}");
     assert_eq!((&abort["limit"], &abort["largest_refused"]), (&(197 << 20).into(), &(100 << 20).into()));
     assert_eq!(abort["holders"]["sessions"], 1 << 20);
+}
+
+fn alarm_and_abort_report_with_longest_names_parse() {
+    let names = ["a", "b", "c", "d", "e", "f"].map(|letter| &*format!("{letter}\"\\\n").repeat(30).leak());
+    let records = alarm_and_abort(&"i".repeat(100), &names);
+    for record in [only(&records, "alarm"), only(&records, "abort")] {
+        assert_eq!(record["request_id"].as_str().map(str::len), Some(64), "{record}");
+        let lengths = record["holders"].as_object().unwrap().keys().map(String::len);
+        assert_eq!(lengths.collect::<Vec<_>>(), [48; 5], "{record}");
+    }
 }

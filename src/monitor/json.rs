@@ -194,3 +194,136 @@ impl fmt::Display for Number {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::collection::vec;
+    use proptest::option;
+    use proptest::prelude::*;
+    use serde_json::Value;
+
+    use super::*;
+    use crate::budget::Pressure;
+    use crate::heap::{HeapPeak, LoadLines};
+    use crate::log::MAX_RECORD;
+    use crate::monitor::alert::Alerts;
+    use crate::monitor::report::Reserved;
+    use crate::monitor::{Alert, Label, Outcome, Remedy, RequestId, ResourceCounts};
+
+    const ALERTS: [Alert; 5] =
+        [Alert::NearLimit, Alert::RisingMemory, Alert::SlowerInvocations, Alert::Refused, Alert::GrowingHeap];
+
+    fn figure() -> impl Strategy<Value = u64> {
+        prop_oneof![Just(0), Just(u64::MAX), any::<u64>(), 0..1_u64 << 40]
+    }
+
+    fn size() -> impl Strategy<Value = ByteSize> {
+        figure().prop_map(ByteSize::bytes)
+    }
+
+    fn name() -> impl Strategy<Value = &'static str> {
+        prop_oneof!["(\\PC|[\u{0}-\u{7f}]|[\"\\\\]){0,80}", Just("\u{1d4d0}".repeat(99)), Just("\"".repeat(99))]
+            .prop_map(|name| &*name.leak())
+    }
+
+    fn verdict() -> impl Strategy<Value = LeakVerdict> {
+        prop_oneof![
+            Just(LeakVerdict::Warming),
+            (size(), option::of(figure())).prop_map(|(per_invocation, invocations_left)| LeakVerdict::Growing {
+                per_invocation,
+                invocations_left
+            }),
+            size().prop_map(|beyond_heap| LeakVerdict::Retaining { beyond_heap, remedy: Remedy::AnotherAllocator }),
+        ]
+    }
+
+    fn heap() -> impl Strategy<Value = InvocationHeap> {
+        (size(), size(), size(), any::<i64>()).prop_map(|(live, peak, unaccounted, growth)| InvocationHeap {
+            live_before: ByteSize::ZERO,
+            live,
+            peak: HeapPeak { at_least: ByteSize::ZERO, at_most: peak },
+            growth: ByteDelta::bytes(growth),
+            unaccounted,
+        })
+    }
+
+    prop_compose! {
+        fn any_report()(
+            (id, label) in (name(), name()),
+            heap in option::of(heap()),
+            lines in option::of((size(), size())),
+            sizes in vec(option::of(size()), 5),
+            [hits, misses, evicted_size, evicted_expired, evicted_pressure, invocations, micros, refused] in
+                [figure(), figure(), figure(), figure(), figure(), figure(), figure(), figure()],
+            crossed in option::of(1..=100_u8),
+            holders in [option::of((name(), size())), option::of((name(), size())), option::of((name(), size()))],
+            resources in [any::<u32>(), any::<u32>(), any::<u32>(), any::<u32>()],
+            first_never_used in option::of(name()),
+            verdict in verdict(),
+            alerts in any::<[bool; 5]>(),
+            flags in any::<[bool; 2]>(),
+        ) -> InvocationReport {
+            let mut report = InvocationReport::for_test(None);
+            (report.id, report.label) = (RequestId::new(id), Label::new(label));
+            report.outcome = if flags[0] { Outcome::Finished } else { Outcome::Unfinished };
+            report.heap = heap;
+            report.lines = lines.map(|(size, share)| LoadLines::new(size).environment_share(share));
+            (report.rss, report.peak_rss) = (sizes[0], sizes[1]);
+            report.highest_rss = sizes[2].unwrap_or_default();
+            report.reserved =
+                sizes[3].map(|bytes| Reserved { bytes, room: report.highest_rss, pressure: Pressure::Critical });
+            report.trimmed = sizes[4].map(|size| Trimmed::new(size, Duration::from_micros(micros)));
+            report.caches = CacheCounts { hits, misses, evicted_size, evicted_expired, evicted_pressure };
+            report.duration = Duration::from_micros(micros);
+            (report.invocations, report.refused, report.crossed) = (invocations, refused, crossed);
+            (report.holders, report.concurrent, report.verdict) = (holders, flags[1], verdict);
+            let [loaded, unloaded, failed, never_used] = resources.map(|count| count as usize);
+            report.resources = ResourceCounts { loaded, unloaded, failed, never_used, first_never_used };
+            report.alerts = ALERTS.into_iter().zip(alerts).fold(Alerts::default(), |all, (alert, is_shown)| {
+                all.with(alert, is_shown)
+            });
+            report
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(512) })]
+
+        #[test]
+        fn record_of_any_report_is_one_object_in_one_line(report in any_report()) {
+            let line = Record(&report).to_string();
+            prop_assert!(line.len() < MAX_RECORD && !line.contains('\n'), "{} bytes: {line}", line.len());
+            let record: Value = serde_json::from_str(&line).map_err(|error| {
+                TestCaseError::fail(format!("{error}: {line}"))
+            })?;
+            prop_assert_eq!(&record["plimsoll"], "report");
+            prop_assert_eq!(&record["v"], 1);
+            prop_assert_eq!(record["request_id"].as_str(), Some(report.id.as_str()));
+            prop_assert_eq!(record["label"].as_str().unwrap_or_default(), report.label.as_str());
+            prop_assert_eq!(record["heap_live"].as_u64(), report.heap.map(|heap| heap.live.as_u64()));
+            prop_assert_eq!(record["holders"].as_array().map(Vec::len), Some(report.holders.iter().flatten().count()));
+        }
+
+        #[test]
+        fn record_level_is_warn_if_a_line_is_crossed_or_an_alert_shown(report in any_report()) {
+            let record: Value = serde_json::from_str(&Record(&report).to_string()).unwrap();
+            let is_quiet = report.crossed.is_none() && record["alert_names"].as_array().unwrap().is_empty();
+            prop_assert_eq!(&record["level"], if is_quiet { "INFO" } else { "WARN" });
+        }
+    }
+
+    #[test]
+    fn record_level_without_a_finding_is_info() {
+        let mut report = InvocationReport::for_test(None);
+        let level = |report: &InvocationReport| {
+            serde_json::from_str::<Value>(&Record(report).to_string()).unwrap()["level"].clone()
+        };
+        assert_eq!(level(&report), "INFO");
+        report.crossed = Some(70);
+        assert_eq!(level(&report), "WARN");
+        (report.crossed, report.alerts) = (None, Alerts::default().with(Alert::Refused, true));
+        assert_eq!(level(&report), "WARN");
+    }
+}

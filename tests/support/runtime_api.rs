@@ -59,7 +59,7 @@ impl RuntimeApi {
 fn converse(stream: &TcpStream, events: &Events, calls: &mpsc::Sender<Call>) -> io::Result<()> {
     let mut reader = BufReader::new(stream);
     loop {
-        let (mut request, mut length) = (String::new(), 0);
+        let (mut request, mut length, mut in_chunks) = (String::new(), 0, false);
         if reader.read_line(&mut request)? == 0 {
             return Ok(());
         }
@@ -68,12 +68,16 @@ fn converse(stream: &TcpStream, events: &Events, calls: &mpsc::Sender<Call>) -> 
             reader.read_line(&mut header)?;
             match header.trim().to_ascii_lowercase().split_once(':') {
                 Some(("content-length", value)) => length = value.trim().parse().unwrap(),
+                Some(("transfer-encoding", value)) => in_chunks = value.trim() == "chunked",
                 Some(_) => (),
                 None => break,
             }
         }
         let mut body = vec![0; length];
         reader.read_exact(&mut body)?;
+        if in_chunks {
+            body = chunks(&mut reader)?;
+        }
         let path = request.split(' ').nth(1).unwrap_or_default().to_owned();
         if path == "/2018-06-01/runtime/invocation/next" {
             let next = events.lock().unwrap().next();
@@ -93,6 +97,25 @@ fn converse(stream: &TcpStream, events: &Events, calls: &mpsc::Sender<Call>) -> 
         } else {
             drop(calls.send(Call::Posted { path, body: String::from_utf8(body).unwrap() }));
             answer(stream, "202 Accepted", "", "")?;
+        }
+    }
+}
+
+/// Reads a body in chunks, as of a streamed response, and the trailers after it.
+fn chunks(reader: &mut impl BufRead) -> io::Result<Vec<u8>> {
+    let mut body = Vec::new();
+    loop {
+        let mut size = String::new();
+        reader.read_line(&mut size)?;
+        let size = u64::from_str_radix(size.trim(), 16).map_err(io::Error::other)?;
+        reader.by_ref().take(size).read_to_end(&mut body)?;
+        // An empty line ends a chunk, and the trailers after the last one.
+        let mut line = String::new();
+        while reader.read_line(&mut line)? > 2 {
+            line.clear();
+        }
+        if size == 0 {
+            return Ok(body);
         }
     }
 }
