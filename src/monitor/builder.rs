@@ -440,7 +440,7 @@ impl MonitorBuilder {
     /// Builds the monitor without installing it: for tests that do not want the alarm of the process.
     ///
     /// Reports are printed by the policy. A monitor that reports and is never [installed](Monitor::install) warns about it
-    /// when it is dropped, unless its policy is [`Off`](ReportPolicy::Off). On AWS Lambda, where a function never drops it,
+    /// when it is dropped, unless its policy is [`Off`](ReportPolicy::Off). On AWS Lambda, because a function never drops it,
     /// it warns at its first report, under every policy.
     ///
     /// # Errors
