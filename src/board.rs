@@ -1,7 +1,7 @@
 //! Who holds the memory: names and bytes in static slots, readable at the worst of times.
 //!
 //! Whatever keeps a lot of memory publishes how much under a name: a cache, a model, a buffer pool. The alarm before a
-//! kill, the last words of an abort and the invocation's report then say who held it. The rest of the heap is what
+//! kill, the abort report and the invocation's report then say who held it. The rest of the heap is what
 //! nobody names, and prints as `unaccounted`.
 //!
 //! ```
@@ -54,11 +54,20 @@ impl Entry {
         Self { name: OnceLock::new(), bytes: AtomicI64::new(0) }
     }
 
-    /// What is published here, at this place of the board.
-    fn bytes_at(&self, place: usize) -> ByteSize {
-        let own = ByteSize::bytes(u64::try_from(self.bytes.load(Relaxed)).unwrap_or(0));
+    /// Returns the bytes that holders publish under this name.
+    fn gauge(&self) -> ByteSize {
+        ByteSize::bytes(u64::try_from(self.bytes.load(Relaxed)).unwrap_or(0))
+    }
+
+    /// Returns the bytes that accounts count under the name at `place` of the board.
+    fn reserved_at(place: usize) -> ByteSize {
         let counted = cells().filter(|cell| cell.place.load(Relaxed) == place);
-        counted.fold(own, |sum, cell| sum.saturating_add(ByteSize::bytes(cell.bytes.load(Relaxed))))
+        counted.fold(ByteSize::ZERO, |sum, cell| sum.saturating_add(ByteSize::bytes(cell.bytes.load(Relaxed))))
+    }
+
+    /// Returns both together.
+    fn bytes_at(&self, place: usize) -> ByteSize {
+        self.gauge().saturating_add(Self::reserved_at(place))
     }
 }
 
@@ -122,20 +131,40 @@ impl Drop for Meter {
     }
 }
 
-/// A name as lines show it: at most 48 bytes of it, and nothing that could end a line, forge one, or would need an
-/// escape in JSON.
+/// A name as records show it: its first 48 bytes, without characters that end a line or need an escape in JSON.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Clean(pub(crate) &'static str);
 
+impl Clean {
+    fn chars(self) -> impl Iterator<Item = char> {
+        let mut left = 48_usize;
+        let fits = move |letter: &char| left.checked_sub(letter.len_utf8()).inspect(|rest| left = *rest).is_some();
+        let clean = |letter: char| if letter.is_control() || matches!(letter, '"' | '\\') { '?' } else { letter };
+        self.0.chars().take_while(fits).map(clean)
+    }
+}
+
 impl fmt::Display for Clean {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut left = 48_usize;
-        for letter in self.0.chars() {
-            let Some(rest) = left.checked_sub(letter.len_utf8()) else { break };
-            left = rest;
-            f.write_char(if letter.is_control() || matches!(letter, '"' | '\\') { '?' } else { letter })?;
+        self.chars().try_for_each(|letter| f.write_char(letter))
+    }
+}
+
+/// A name as the key of a JSON object. The second of two names that are shown alike ends with `~2`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shown {
+    name: Clean,
+    /// 0 for the first name that is shown like this.
+    repetition: usize,
+}
+
+impl fmt::Display for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, repetition } = self;
+        match repetition {
+            0 => write!(f, "{name}"),
+            _ => write!(f, "{name}~{}", repetition + 1),
         }
-        Ok(())
     }
 }
 
@@ -287,8 +316,41 @@ impl Holder {
 /// assert!(board::holders().any(|held| held == ("sessions", ByteSize::mib(4))));
 /// ```
 pub fn holders() -> impl Iterator<Item = (&'static str, ByteSize)> {
-    let named = |(place, entry): (usize, &'static Entry)| Some((*entry.name.get()?, entry.bytes_at(place)));
+    entries().map(|(place, name, entry)| (name, entry.bytes_at(place)))
+}
+
+/// The entries that have a name, with their places and names.
+fn entries() -> impl Iterator<Item = (usize, &'static str, &'static Entry)> {
+    let named = |(place, entry): (usize, &'static Entry)| Some((place, *entry.name.get()?, entry));
     (1..).zip(&ENTRIES).map_while(named).chain(named((SLOTS + 1, &OTHER)))
+}
+
+/// Returns the largest gauges, largest first, and the sum of all. Accounts do not count. Does not allocate.
+pub(crate) fn largest_gauges<const N: usize>() -> ([Option<(Shown, ByteSize)>; N], ByteSize) {
+    largest_shown(entries().map(|(_, name, entry)| (name, entry.gauge())))
+}
+
+/// Returns the names with the most bytes in accounts, largest first, and the sum of all. Does not allocate.
+pub(crate) fn largest_reserved<const N: usize>() -> ([Option<(Shown, ByteSize)>; N], ByteSize) {
+    largest_shown(entries().map(|(place, name, _)| (name, Entry::reserved_at(place))))
+}
+
+fn largest_shown<const N: usize>(
+    held: impl Iterator<Item = (&'static str, ByteSize)>,
+) -> ([Option<(Shown, ByteSize)>; N], ByteSize) {
+    let mut sum = ByteSize::ZERO;
+    let top: [_; N] = largest_of(held.inspect(|(_, bytes)| sum = sum.saturating_add(*bytes)));
+    let names = top.map(|held| held.map(|(name, _)| Clean(name)));
+    let mut index = 0;
+    let shown = top.map(|held| {
+        let before = names.iter().take(index).flatten();
+        index += 1;
+        held.map(|(name, bytes)| {
+            let repetition = before.filter(|other| other.chars().eq(Clean(name).chars())).count();
+            (Shown { name: Clean(name), repetition }, bytes)
+        })
+    });
+    (shown, sum)
 }
 
 /// The largest holders, largest first, and what all together hold. Without allocation.
@@ -321,9 +383,26 @@ fn signed(bytes: ByteSize) -> i64 {
 
 #[cfg(test)]
 mod tests {
-    use super::{cells, holder, meter};
+    use super::{Clean, cells, holder, largest_shown, meter};
     use crate::size::ByteSize;
     use std::sync::atomic::Ordering::Relaxed;
+
+    #[test]
+    fn largest_shown_names_that_are_shown_alike_are_numbered() {
+        let long = "a name of more than forty-eight bytes, which is cut";
+        let held = [
+            ("a\"b", 5),
+            ("a\\b", 4),
+            (long, 3),
+            ("c", 2),
+            ("a name of more than forty-eight bytes, which is lost", 1),
+        ];
+        let (top, sum) = largest_shown::<5>(held.iter().map(|&(name, bytes)| (name, ByteSize::bytes(bytes))));
+        let names: Vec<_> = top.iter().flatten().map(|(name, _)| name.to_string()).collect();
+        let cut = Clean(long).to_string();
+        assert_eq!(names, ["a?b", "a?b~2", &cut, "c", &format!("{cut}~2")]);
+        assert_eq!((sum, cut.len()), (ByteSize::bytes(15), 48));
+    }
 
     #[test]
     fn figures_of_one_name_add_up_and_their_cells_are_used_again() {

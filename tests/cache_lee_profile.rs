@@ -42,7 +42,7 @@ fn function() -> Function {
     let digests = built.unwrap();
     let monitor = Monitor::builder()
         .memory_size(memory_size)
-        .load_lines(&[70, ALERT_PERCENT])
+        .alarm_thresholds(&[70, ALERT_PERCENT])
         .report(ReportPolicy::Off)
         .budget(&budget)
         .cache(&digests)
@@ -65,7 +65,7 @@ fn flood(function: &Function, round: usize) {
 fn a_function_of_128_mb_keeps_its_cache_under_5_mb_in_a_flood_and_alerts_at_115_mb() {
     let ended = support::in_child(|| {
         let function = function();
-        let lines = *function.monitor.load_lines().unwrap();
+        let lines = *function.monitor.alarm_thresholds().unwrap();
         let before = support::live();
         for round in 0..50 {
             let invocation = function.monitor.start("flood");
@@ -78,21 +78,21 @@ fn a_function_of_128_mb_keeps_its_cache_under_5_mb_in_a_flood_and_alerts_at_115_
         let more = ByteSize::bytes(u64::try_from(support::live() - before).unwrap());
         assert!(more < ByteSize::bytes(5_242_880 * 105 / 100), "the heap agrees: {more}");
         assert_eq!(function.budget.account("digests").held(), full.bytes);
-        assert!(heap::crossed_load_line().is_none(), "far below the first line");
+        assert!(heap::highest_crossed_threshold().is_none(), "far below the first line");
 
         // Something else grows, a MiB at a time, and is used.
         let mut grown = Vec::new();
-        while heap::crossed_load_line() != Some(ALERT_PERCENT) {
+        while heap::highest_crossed_threshold() != Some(ALERT_PERCENT) {
             grown.push(vec![1_u8; 1 << 20]);
             assert!(grown.len() < 128, "no alert");
         }
         let counted = os::rss().unwrap().total.saturating_add(ByteSize::mib(12));
         assert!(counted > ByteSize::mib(112) && counted < ByteSize::mib(117), "at {counted} as Lambda counts");
-        assert_eq!(lines.at(ALERT_PERCENT).saturating_add(ByteSize::mib(12)).as_u64() >> 20, 115);
+        assert_eq!(lines.threshold(ALERT_PERCENT).saturating_add(ByteSize::mib(12)).as_u64() >> 20, 115);
     });
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
     let alarm = ended.stderr.lines().find(|line| line.contains("\"plimsoll\":\"alarm\"")).expect(&ended.stderr);
     let alarm: serde_json::Value = serde_json::from_str(alarm).expect(alarm);
-    assert_eq!(alarm["load_line_percent"], ALERT_PERCENT);
-    assert!(alarm["holders"]["digests"].as_u64().is_some_and(|held| held > 4 << 20 && held <= 5 << 20), "{alarm}");
+    assert_eq!(alarm["alarm_threshold"], ALERT_PERCENT);
+    assert!(alarm["reserved"]["digests"].as_u64().is_some_and(|held| held > 4 << 20 && held <= 5 << 20), "{alarm}");
 }

@@ -13,7 +13,7 @@ use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use plimsoll::heap::{self, LoadLines};
+use plimsoll::heap::{self, AlarmThresholds};
 use plimsoll::monitor::{
     Emf, EmfError, InvocationReport, Label, MonitorBuilder, Outcome, ReportPolicy, RequestId, ResourceCounts,
 };
@@ -168,7 +168,7 @@ fn a_report_reads_as_documented() {
     let monitor = builder().budget(&budget).build().unwrap();
     let mut report = monitor.start("r-1").finish();
     drop(held);
-    report.lines = Some(LoadLines::new(ByteSize::mib(128)));
+    report.thresholds = Some(AlarmThresholds::new(ByteSize::mib(128)));
     report.heap.as_mut().unwrap().peak.at_most = ByteSize::mib(29);
     report.heap.as_mut().unwrap().live = ByteSize::mib(20);
     report.heap.as_mut().unwrap().growth = ByteDelta::bytes(-3);
@@ -211,7 +211,7 @@ fn a_report_reads_as_documented() {
         "request_id": "r-1", "outcome": "finished", "cold_start": true, "concurrent": false, "invocations": 1,
         "duration": 12_345.006, "total_memory": 128,
         "heap_growth": -3, "heap_unaccounted": 0,
-        "rss": 40 << 20, "rss_peak": (52 << 20) - 1, "rss_highest": 60 << 20, "fits_mb": 128, "load_line": 70, "verdict": "unknown",
+        "rss": 40 << 20, "rss_peak": (52 << 20) - 1, "rss_highest": 60 << 20, "fits_mb": 128, "alarm_threshold": 70, "verdict": "unknown",
         "budget_reserved": 25 << 20, "budget_room": 100 << 20, "budget_pressure": "high", "budget_drift": -(5 << 20),
         "alert_names": [], "holders": [{ "name": "orders", "bytes": 25 << 20 }],
     });
@@ -224,7 +224,9 @@ fn what_is_not_known_is_neither_named_nor_told() {
     let document = read(&emf(), &report);
     let expected = ["heap_utilization", "heap_peak", "heap_live", "allocations_refused", "alerts"];
     assert_eq!(metric_names(&document), expected);
-    for absent in ["rss", "rss_peak", "fits_mb", "load_line", "budget_room", "resources_loaded", "first_never_used"] {
+    for absent in
+        ["rss", "rss_peak", "fits_mb", "alarm_threshold", "budget_room", "resources_loaded", "first_never_used"]
+    {
         assert_eq!(document.get(absent), None, "{absent}");
     }
     report.rss = Some(ByteSize::mib(4));
@@ -283,7 +285,7 @@ fn any_report(random: &mut Random, model: &InvocationReport) -> InvocationReport
     report.rss = some(random, size);
     report.peak_rss = some(random, size);
     report.highest_rss = size(random);
-    report.lines = Some(LoadLines::new(size(random)).environment_share(size(random)));
+    report.thresholds = Some(AlarmThresholds::new(size(random)).environment_share(size(random)));
     report.crossed = some(random, |random| 1 + u8::try_from(random.below(100)).unwrap());
     report.refused = figure(random);
     report.heap.as_mut().unwrap().unaccounted = size(random);
@@ -330,7 +332,7 @@ fn the_longest_names_and_figures_fit_a_line() {
     report.id = RequestId::new(&"i".repeat(100));
     report.label = Label::new(&"l".repeat(100));
     report.outcome = Outcome::Unfinished;
-    report.lines = Some(LoadLines::new(ByteSize::mib(1)).environment_share(ByteSize::MAX));
+    report.thresholds = Some(AlarmThresholds::new(ByteSize::mib(1)).environment_share(ByteSize::MAX));
     let heap = report.heap.as_mut().unwrap();
     (heap.peak.at_most, heap.live, heap.unaccounted) = (ByteSize::MAX, ByteSize::MAX, ByteSize::MAX);
     (report.rss, report.peak_rss, report.highest_rss) = (Some(ByteSize::MAX), Some(ByteSize::MAX), ByteSize::MAX);

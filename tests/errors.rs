@@ -72,9 +72,9 @@ fn not_installed_debug_names_the_remedy() {
 }
 
 #[test]
-fn load_lines_error_debug_is_the_message() {
-    let error = heap::LoadLines::new(ByteSize::mib(128)).percents(&[90, 70]).unwrap_err();
-    prints(error, "a load line at 70 % is not between 1 and 100 and above the one before it");
+fn alarm_thresholds_error_debug_is_the_message() {
+    let error = heap::AlarmThresholds::new(ByteSize::mib(128)).with_percents(&[90, 70]).unwrap_err();
+    prints(error, "alarm threshold of 70 %: expected 1 to 100 %, each above the one before it");
 }
 
 #[test]

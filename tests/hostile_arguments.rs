@@ -154,18 +154,18 @@ fn what_is_weighed_may_be_nothing_or_deep() {
 }
 
 #[test]
-fn load_lines_rise_or_are_an_error() {
+fn alarm_thresholds_rise_or_are_an_error() {
     for size in sizes() {
         for share in sizes() {
-            let lines = heap::LoadLines::new(size).environment_share(share);
+            let lines = heap::AlarmThresholds::new(size).environment_share(share);
             assert!(lines.capacity() <= size);
             for percents in [&[][..], &[0], &[1], &[100], &[101], &[255], &[50, 50], &[90, 80], &[1, 2, 3, 4, 5]] {
-                match lines.percents(percents) {
-                    Ok(lines) => assert!(lines.levels().eq(percents.iter().copied())),
+                match lines.with_percents(percents) {
+                    Ok(lines) => assert!(lines.percents().eq(percents.iter().copied())),
                     Err(error) => assert!(!error.to_string().is_empty()),
                 }
             }
-            (0..=255).for_each(|percent| assert!(percent > 100 || lines.at(percent) <= lines.capacity()));
+            (0..=255).for_each(|percent| assert!(percent > 100 || lines.threshold(percent) <= lines.capacity()));
         }
     }
 }
@@ -179,7 +179,7 @@ fn a_heap_limit_of_all_there_is_holds_nothing_back() {
     heap::clear_limit();
     let ((), delta) = heap::scope(|| ());
     assert_eq!(delta.unwrap(), heap::scope(|| ()).1.unwrap());
-    assert!(heap::crossed_load_line().is_none_or(|percent| percent <= 100));
+    assert!(heap::highest_crossed_threshold().is_none_or(|percent| percent <= 100));
     assert!(os::trim().is_ok() || cfg!(not(target_env = "gnu")));
 }
 
@@ -406,8 +406,8 @@ fn monitors_of_any_settings_are_built_or_say_why_not() {
             assert!(!monitor.snapshot().to_string().is_empty());
         }
     }
-    assert!(Monitor::builder().memory_size(ByteSize::mib(128)).load_lines(&[]).build().is_err());
-    assert!(Monitor::builder().memory_size(ByteSize::mib(128)).load_lines(&[200]).build().is_err());
+    assert!(Monitor::builder().memory_size(ByteSize::mib(128)).alarm_thresholds(&[]).build().is_err());
+    assert!(Monitor::builder().memory_size(ByteSize::mib(128)).alarm_thresholds(&[200]).build().is_err());
     for text in
         ["", "every:", "every:-1", "every:99999999999999999999", "every(1)", "each,off"].into_iter().chain(names())
     {

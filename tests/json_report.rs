@@ -183,7 +183,7 @@ fn report_with_a_refused_allocation_has_the_level_warn() {
         drop(invocation.finish().alerts());
     });
     assert_eq!((&records[0]["level"], &records[0]["alert_names"][0]), (&"WARN".into(), &"refused-allocations".into()));
-    assert!(records[0]["load_line"].is_null(), "{records:?}");
+    assert!(records[0]["alarm_threshold"].is_null(), "{records:?}");
 }
 
 fn format_follows_the_variable_of_lambda() {
@@ -234,19 +234,20 @@ fn only<'a>(records: &'a [Value], kind: &str) -> &'a Value {
 fn alarm_and_abort_report_have_the_common_members() {
     let records = alarm_and_abort("r-1", &["sessions"]);
     let (alarm, abort) = (only(&records, "alarm"), only(&records, "abort"));
-    assert_eq!((&alarm["level"], &alarm["request_id"]), (&"ERROR".into(), &"r-1".into()));
-    assert_eq!((&abort["level"], &abort["request_id"]), (&"ERROR".into(), &"r-1".into()));
+    for record in [alarm, abort] {
+        assert_eq!((&record["level"], &record["requests"][0]["request_id"]), (&"ERROR".into(), &"r-1".into()));
+    }
     assert!(abort["refused"].as_u64().is_some_and(|count| count > 0), "{abort}");
     assert_eq!((&abort["limit"], &abort["largest_refused"]), (&(197 << 20).into(), &(100 << 20).into()));
-    assert_eq!(abort["holders"]["sessions"], 1 << 20);
+    assert_eq!(abort["gauges"]["sessions"], 1 << 20);
 }
 
 fn alarm_and_abort_report_with_longest_names_parse() {
     let names = ["a", "b", "c", "d", "e", "f"].map(|letter| &*format!("{letter}\"\\\n").repeat(30).leak());
     let records = alarm_and_abort(&"i".repeat(100), &names);
     for record in [only(&records, "alarm"), only(&records, "abort")] {
-        assert_eq!(record["request_id"].as_str().map(str::len), Some(64), "{record}");
-        let lengths = record["holders"].as_object().unwrap().keys().map(String::len);
+        assert_eq!(record["requests"][0]["request_id"].as_str().map(str::len), Some(64), "{record}");
+        let lengths = record["gauges"].as_object().unwrap().keys().map(String::len);
         assert_eq!(lengths.collect::<Vec<_>>(), [48; 5], "{record}");
     }
 }

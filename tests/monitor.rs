@@ -314,21 +314,22 @@ fn the_alarm_names_whom_it_can() {
             work(&monitor);
         });
         let alarm: serde_json::Value = serde_json::from_str(&ended.stderr).unwrap();
-        alarm["request_id"].as_str().unwrap().to_owned()
+        let requests = alarm["requests"].as_array().map(Vec::as_slice).unwrap_or_default();
+        requests.iter().map(|request| request["request_id"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
     };
     let most = || drop(Block::with(295 << 20, 1, true));
-    assert_eq!(alarm(&|monitor| drop(invoke(monitor, most).alerts())), "r");
+    assert_eq!(alarm(&|monitor| drop(invoke(monitor, most).alerts())), ["r"]);
     let beside_a_later_one = alarm(&|monitor| {
         let (_earlier, _later) = (monitor.start("earlier"), monitor.start("later"));
         most();
     });
-    assert_eq!(beside_a_later_one, "later");
+    assert_eq!(beside_a_later_one, ["earlier", "later"], "the oldest first");
     let after_a_later_one = alarm(&|monitor| {
         let _earlier = monitor.start("earlier");
         drop(monitor.start("later"));
         most();
     });
-    assert_eq!(after_a_later_one, "", "nobody rather than who is not there any more");
+    assert_eq!(after_a_later_one, ["earlier"]);
 }
 
 fn an_invocation_allocates_nothing_and_leaves_nothing() {
@@ -458,8 +459,8 @@ fn the_size_that_fits_follows_from_the_highest_rss() {
 }
 
 fn impossible_settings_are_errors_that_say_what() {
-    let rising = builder().load_lines(&[90, 70]).build().unwrap_err();
-    assert!(matches!(rising, BuildError::LoadLines { .. }));
+    let rising = builder().alarm_thresholds(&[90, 70]).build().unwrap_err();
+    assert!(matches!(rising, BuildError::AlarmThresholds { .. }));
     let source = std::error::Error::source(&rising).unwrap().to_string();
     assert!(source.contains("70 %"), "{source}");
     let report = invoke(&builder().window(usize::MAX).build().unwrap(), || ());

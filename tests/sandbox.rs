@@ -72,7 +72,7 @@ fn main() -> ExitCode {
         ("the_handler_answers_300_mb", the_handler_answers_300_mb, no_cage),
         ("a_spike_alarms_in_the_invocation_that_is_killed", a_spike_alarms_in_the_invocation_that_is_killed, no_cage),
         ("leaks_of_every_speed_alarm_before_the_kill", leaks_of_every_speed_alarm_before_the_kill, no_cage),
-        ("a_refused_vec_ends_with_the_last_words", a_refused_vec_ends_with_the_last_words, no_cage),
+        ("a_refused_vec_ends_with_the_abort_report", a_refused_vec_ends_with_the_abort_report, no_cage),
         ("the_naive_twin_dies_of_everything", survival::the_naive_twin_dies_of_everything, no_cage),
         (
             "the_function_with_all_the_parts_answers_everything",
@@ -214,10 +214,10 @@ fn a_spike_alarms_in_the_invocation_that_is_killed() {
     let alarms = ended.alarms();
     assert_eq!(alarms.len(), 1, "once for one crossing: {}", ended.stderr);
     let alarm = &alarms[0];
-    assert_eq!(alarm["request_id"], "request-10", "between its START and the kill");
-    assert_eq!((&alarm["load_line_percent"], &alarm["memory_size"]), (&json!(97), &json!(128 << 20)));
+    assert_eq!(alarm["requests"][0]["request_id"], "request-10", "between its START and the kill");
+    assert_eq!((&alarm["alarm_threshold"], &alarm["memory_size"]), (&json!(97), &json!(128 << 20)));
     let heap = alarm["heap"].as_u64().unwrap();
-    assert!(alarm["holders"]["sessions"].as_u64().unwrap() > heap * 9 / 10, "{alarm}");
+    assert!(alarm["gauges"]["sessions"].as_u64().unwrap() > heap * 9 / 10, "{alarm}");
     assert!(alarm["largest_growth"].as_u64().unwrap() > 1_000_000, "{alarm}");
 }
 
@@ -231,20 +231,21 @@ fn leaks_of_every_speed_alarm_before_the_kill() {
         let alarms = ended.alarms();
         assert_eq!(alarms.len(), 1, "at {kb} KB a call: {}", ended.stderr);
         let number = |id: &str| id.strip_prefix("request-").unwrap().parse::<u64>().unwrap();
-        let (alarmed, last) = (number(alarms[0]["request_id"].as_str().unwrap()), number(ended.last_started()));
+        let (alarmed, last) =
+            (number(alarms[0]["requests"][0]["request_id"].as_str().unwrap()), number(ended.last_started()));
         // What lies between the line and the limit is 3.5 MiB, and a few for what the kernel counts beside the rss.
         assert!(alarmed <= last && last - alarmed <= 1 + 16_000 / kb, "at {kb} KB a call: {alarmed} of {last}");
-        let (held, heap) = (&alarms[0]["holders"]["sessions"], &alarms[0]["heap"]);
+        let (held, heap) = (&alarms[0]["gauges"]["sessions"], &alarms[0]["heap"]);
         assert!(held.as_u64().unwrap() > heap.as_u64().unwrap() * 9 / 10, "{}", alarms[0]);
     }
 }
 
-fn a_refused_vec_ends_with_the_last_words() {
+fn a_refused_vec_ends_with_the_abort_report() {
     let ended = Ended::of_function("refused", std::iter::once("{}".to_owned()));
     assert_eq!((ended.status.signal(), ended.oom_kills), (Some(6), 0), "{}", ended.stderr);
-    let words = ended.stderr.lines().find(|line| line.starts_with("plimsoll last words: ")).expect(&ended.stderr);
-    assert!(words.contains("last words: request-0 2 refused, the largest 100.0 MiB, the last "), "{words}");
-    assert!(words.contains(" limit 60.0 MiB |"), "{words}");
+    let words = ended.stderr.lines().find(|line| line.starts_with("plimsoll abort report: ")).expect(&ended.stderr);
+    assert!(words.contains("abort report: 2 allocations failed, the largest of 100.0 MiB, the last "), "{words}");
+    assert!(words.contains(" limit 60.0 MiB | requests request-0"), "{words}");
 }
 
 /// The emulator's program: a cargo subcommand.

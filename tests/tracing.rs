@@ -7,7 +7,7 @@ use std::fmt::{Debug, Write as _};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use plimsoll::heap::{self, LoadLines};
+use plimsoll::heap::{self, AlarmThresholds};
 use plimsoll::integration::tracing::{TARGET, event};
 use plimsoll::monitor::{InvocationReport, Outcome, ReportPolicy};
 use plimsoll::{ByteDelta, ByteSize, MemoryBudget, Monitor, Pressure, TrackingAllocator};
@@ -89,7 +89,7 @@ fn report() -> InvocationReport {
     let builder = Monitor::builder().memory_size(ByteSize::mib(128)).report(ReportPolicy::Off);
     let mut report = builder.build().expect("constant settings").start("r-1").finish();
     // Whatever the process really lies at.
-    report.lines = Some(LoadLines::new(ByteSize::mib(128)));
+    report.thresholds = Some(AlarmThresholds::new(ByteSize::mib(128)));
     report.crossed = None;
     report
 }
@@ -190,7 +190,7 @@ fn a_crossed_line_or_an_alert_is_a_warning() {
         event(&crossed);
     });
     assert_eq!(events.len(), 1, "the other is not of this level");
-    assert_eq!((events[0].0, events[0].2["load_line"].as_str()), (Level::WARN, "90u"));
+    assert_eq!((events[0].0, events[0].2["alarm_threshold"].as_str()), (Level::WARN, "90u"));
     assert_eq!(events[0].2["holders"], "a?b 2.0 MiB, c 1.0 KiB");
 
     let builder = Monitor::builder().memory_size(ByteSize::mib(128)).report(ReportPolicy::Off).on_report(event);

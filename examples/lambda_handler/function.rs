@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use lambda_runtime::Error;
 use plimsoll::cache::LoadError;
-use plimsoll::heap::LoadLines;
+use plimsoll::heap::AlarmThresholds;
 use plimsoll::monitor::ReportPolicy;
 use plimsoll::{Account, ByteSize, Cache, EnvError, HeapSize, LambdaEnv, MemoryBudget, Monitor};
 use serde::Serialize;
@@ -50,7 +50,7 @@ impl Function {
         let (mut monitor, mut budget) = (Monitor::builder(), MemoryBudget::builder());
         if let Err(EnvError::Missing { .. }) = LambdaEnv::from_env() {
             monitor = monitor.memory_size(SMALLEST_FUNCTION);
-            budget = budget.limit(SMALLEST_FUNCTION.saturating_sub(LoadLines::ENVIRONMENT_SHARE));
+            budget = budget.limit(SMALLEST_FUNCTION.saturating_sub(AlarmThresholds::ENVIRONMENT_SHARE));
         }
         let budget = budget.build()?;
         let digests = Cache::builder("digests").max_bytes(KEPT).account(budget.account("digests")).build()?;

@@ -61,7 +61,7 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     // Its own lines would be hundreds; what changes is printed here.
     let monitor = Monitor::builder().memory_size(arguments.memory).report(ReportPolicy::Off).build()?;
     let mut handler = Handler::new(arguments);
-    let capacity = monitor.load_lines().ok_or("no memory limit")?.capacity();
+    let capacity = monitor.alarm_thresholds().ok_or("no memory limit")?.capacity();
     let mut hunt = Hunt { points: Vec::with_capacity(arguments.invocations), capacity };
     let mut said = None;
     for number in 1..=arguments.invocations {

@@ -13,7 +13,7 @@ use std::any::TypeId;
 use std::ptr;
 
 use super::thread::LEDGER;
-use super::{lines, refusal, thread};
+use super::{alarm, refusal, thread};
 
 /// The alignment that `malloc` gives unasked on 64-bit platforms, and at which `System` begins to take another way.
 const MALLOC_ALIGN: usize = 16;
@@ -87,6 +87,18 @@ fn is_special<A: 'static>(layout: Layout) -> bool {
     TypeId::of::<A>() == TypeId::of::<System>() && (layout.align() > MALLOC_ALIGN || layout.align() > layout.size())
 }
 
+/// Returns `true` if `realloc` moves the pages of such a block, and copies none. glibc and musl map every block over 32
+/// MiB for itself, and `mremap` it. See `DEFAULT_MMAP_THRESHOLD_MAX` in
+/// [mallopt(3)](https://man7.org/linux/man-pages/man3/mallopt.3.html).
+fn is_remapped<A: 'static>(layout: Layout) -> bool {
+    const ALWAYS_MAPPED: usize = 33 << 20;
+
+    cfg!(target_os = "linux")
+        && TypeId::of::<A>() == TypeId::of::<System>()
+        && layout.align() <= MALLOC_ALIGN
+        && layout.size() >= ALWAYS_MAPPED
+}
+
 // SAFETY: every block comes from `inner` by the same call, with the same layout, and goes back to it; the books change
 // no pointer and no layout, and nothing here unwinds or uses the global allocator. (glibc registers the first booking of
 // a thread, for its exit, with a `calloc` of its own.)
@@ -135,7 +147,8 @@ unsafe impl<A: GlobalAlloc + 'static> GlobalAlloc for TrackingAllocator<A> {
             // SAFETY: the caller's contract for `realloc`, passed on.
             return unsafe { self.shrink(block, layout, new_size) };
         };
-        if is_special::<A>(layout) || !thread::slot().take(growth) {
+        // A large block that moves is copied, so the alarm must know of it, however little it grows.
+        if is_special::<A>(layout) || layout.size() >= alarm::LARGE || !thread::slot().take(growth) {
             // SAFETY: the caller's contract for `realloc`, passed on.
             return unsafe { self.grow_cold(block, layout, new_size) };
         }
@@ -155,7 +168,8 @@ impl<A: GlobalAlloc + 'static> TrackingAllocator<A> {
     #[cold]
     #[inline(never)]
     unsafe fn alloc_cold(&self, layout: Layout) -> *mut u8 {
-        book_around(layout.size(), layout.size(), || {
+        let request = Request { growth: layout.size(), size: layout.size(), touched: 0 };
+        charge_around(request, || {
             // SAFETY: the caller's contract for `alloc`, passed on.
             unsafe { self.inner.alloc(layout) }
         })
@@ -167,7 +181,9 @@ impl<A: GlobalAlloc + 'static> TrackingAllocator<A> {
     #[cold]
     #[inline(never)]
     unsafe fn alloc_zeroed_cold(&self, layout: Layout) -> *mut u8 {
-        book_around(layout.size(), layout.size(), || {
+        // Pages that are zero already are not touched, but only the inner allocator knows them.
+        let request = Request { growth: layout.size(), size: layout.size(), touched: layout.size() };
+        charge_around(request, || {
             // SAFETY: the caller's contract for `alloc_zeroed`, passed on.
             unsafe { self.inner.alloc_zeroed(layout) }
         })
@@ -179,9 +195,14 @@ impl<A: GlobalAlloc + 'static> TrackingAllocator<A> {
     #[cold]
     #[inline(never)]
     unsafe fn dealloc_cold(&self, block: *mut u8, layout: Layout) {
-        give(layout.size());
+        alarm::before_dealloc(block, layout.size());
+        let total = give(layout.size());
         // SAFETY: the caller's contract for `dealloc`: `block` came from `inner` with this layout.
-        unsafe { self.inner.dealloc(block, layout) }
+        unsafe { self.inner.dealloc(block, layout) };
+        // The pages of a large block are gone from the rss now.
+        if let Some(total) = total {
+            alarm::after_dealloc(total);
+        }
     }
 
     /// # Safety
@@ -190,7 +211,9 @@ impl<A: GlobalAlloc + 'static> TrackingAllocator<A> {
     #[cold]
     #[inline(never)]
     unsafe fn grow_cold(&self, block: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
-        book_around(new_size - layout.size(), new_size, || {
+        let touched = if is_remapped::<A>(layout) { 0 } else { layout.size() };
+        let request = Request { growth: new_size - layout.size(), size: new_size, touched };
+        charge_around(request, || {
             // SAFETY: the caller's contract for `realloc`, passed on.
             unsafe { self.inner.realloc(block, layout, new_size) }
         })
@@ -207,8 +230,8 @@ impl<A: GlobalAlloc + 'static> TrackingAllocator<A> {
         let moved = unsafe { self.inner.realloc(block, layout, new_size) };
         if moved.is_null() {
             refusal::note(new_size);
-        } else {
-            give(layout.size() - new_size);
+        } else if let Some(total) = give(layout.size() - new_size) {
+            alarm::after_dealloc(total);
         }
         moved
     }
@@ -225,42 +248,60 @@ fn untake(booked: usize, asked: usize) -> *mut u8 {
     ptr::null_mut()
 }
 
-/// Books freed bytes wherever the thread stands.
-fn give(size: usize) {
+/// Books freed bytes wherever the thread stands. Returns the total if it has fallen.
+fn give(size: usize) -> Option<usize> {
     let slot = thread::bound();
-    if !slot.is_some_and(|slot| slot.give(size)) {
-        lines::fell(LEDGER.unbook(slot, size));
-    }
+    (!slot.is_some_and(|slot| slot.give(size))).then(|| LEDGER.unbook(slot, size))
 }
 
-/// Books `more` bytes around a request for `asked`: a refusal asks for nothing, a failure leaves the books as they were.
-fn book_around(more: usize, asked: usize, request: impl FnOnce() -> *mut u8) -> *mut u8 {
+/// A request to the inner allocator, in bytes.
+#[derive(Clone, Copy)]
+struct Request {
+    /// The bytes that it adds to the heap.
+    growth: usize,
+    /// The size of the block.
+    size: usize,
+    /// The bytes that the inner allocator may touch before it returns.
+    touched: usize,
+}
+
+/// Charges a request to the heap and makes it. Over the limit nothing is requested; a failure leaves the books as they
+/// were.
+fn charge_around(request: Request, allocate: impl FnOnce() -> *mut u8) -> *mut u8 {
+    let Request { growth, size, touched } = request;
     let slot = thread::bound();
-    if slot.is_some_and(|slot| slot.take(more)) {
-        let block = request();
-        return if block.is_null() { untake(more, asked) } else { block };
+    if slot.is_some_and(|slot| slot.take(growth)) {
+        let foreseen = alarm::before_alloc(touched, growth);
+        let block = allocate();
+        if block.is_null() {
+            alarm::after_failed_alloc(foreseen);
+            return untake(growth, size);
+        }
+        // The total has not risen, so the check is due only if the request was foreseen to cross.
+        alarm::after_alloc(foreseen, 0, block, size);
+        return block;
     }
     let limit = LEDGER.limit();
     let block = if limit == usize::MAX {
-        // With nothing to hold it back, it is booked when it is there: a hopeless request must not show in other
-        // threads' figures meanwhile.
-        lines::will_rise(more, 0);
-        let block = request();
+        // Without a limit the charge comes after the request: one that cannot be met must not show in the figures of
+        // other threads while it is made.
+        let foreseen = alarm::before_alloc(touched, growth);
+        let block = allocate();
         if block.is_null() {
-            lines::came_to_nothing();
-        } else if let Ok(rise) = LEDGER.book(slot, more, limit) {
-            lines::rose(rise.height);
+            alarm::after_failed_alloc(foreseen);
+        } else if let Ok(rise) = LEDGER.book(slot, growth, limit) {
+            alarm::after_alloc(foreseen, rise.height, block, size);
             LEDGER.settle(rise);
         }
         block
-    } else if let Ok(rise) = LEDGER.book(slot, more, limit) {
-        lines::will_rise(more, more);
-        let block = request();
+    } else if let Ok(rise) = LEDGER.book(slot, growth, limit) {
+        let foreseen = alarm::before_alloc(touched, 0);
+        let block = allocate();
         if block.is_null() {
-            LEDGER.cancel(slot, more);
-            lines::came_to_nothing();
+            LEDGER.cancel(slot, growth);
+            alarm::after_failed_alloc(foreseen);
         } else {
-            lines::rose(rise.height);
+            alarm::after_alloc(foreseen, rise.height, block, size);
             LEDGER.settle(rise);
         }
         block
@@ -268,7 +309,7 @@ fn book_around(more: usize, asked: usize, request: impl FnOnce() -> *mut u8) -> 
         ptr::null_mut()
     };
     if block.is_null() {
-        refusal::note(asked);
+        refusal::note(size);
     }
     block
 }

@@ -125,11 +125,28 @@ impl<const N: usize> Ledger<N> {
         let credit = slot.credit().cast_unsigned();
         slot.clear();
         self.line.fetch_sub(credit, SeqCst);
-        if let Some(index) = self.slots.iter().position(|s| std::ptr::eq(s, slot))
+        if let Some(index) = self.index(slot)
             && let Some(word) = self.bound.get(index / 64)
         {
             word.fetch_and(!(1 << (index % 64)), SeqCst);
         }
+    }
+
+    /// Returns all slots, bound or not.
+    pub(crate) const fn slots(&self) -> &[Slot; N] {
+        &self.slots
+    }
+
+    /// Returns the place of `slot` among all.
+    pub(crate) fn index(&self, slot: &Slot) -> Option<usize> {
+        let distance = std::ptr::from_ref(slot).addr().checked_sub(self.slots.as_ptr().addr())?;
+        Some(distance / size_of::<Slot>()).filter(|&index| index < N)
+    }
+
+    /// Returns `true` if `slot` is bound to a thread.
+    pub(crate) fn is_bound(&self, slot: &Slot) -> bool {
+        let bit = self.index(slot).and_then(|index| Some(self.bound.get(index / 64)?.load(SeqCst) >> (index % 64)));
+        bit.is_some_and(|bit| bit & 1 != 0)
     }
 
     /// How many slots are bound.

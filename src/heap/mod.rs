@@ -41,11 +41,14 @@
 //! * A block that moves in `realloc` exists twice for a moment, and one being freed a moment longer than on the books:
 //!   neither is counted.
 
+mod abort_report;
+mod alarm;
+mod alarm_state;
 mod allocator;
-mod last_words;
+mod emergency_log;
+mod fresh;
+mod in_flight;
 mod ledger;
-mod lines;
-mod note;
 mod peak;
 mod refusal;
 mod scope;
@@ -54,11 +57,11 @@ mod thread;
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
+pub(crate) use abort_report::install as install_abort_report;
+pub(crate) use alarm::check_now;
+pub use alarm::{AlarmThresholds, AlarmThresholdsError, highest_crossed_threshold, set_alarm_thresholds};
 pub use allocator::TrackingAllocator;
-pub(crate) use last_words::install as install_last_words;
-pub(crate) use lines::look as look_at_load;
-pub use lines::{LoadLines, LoadLinesError, MAX_LOAD_LINES, crossed_load_line, set_load_lines};
-pub(crate) use note::{CONTEXT_LEN, note_growth, set_context};
+pub(crate) use emergency_log::{InFlightRequest, MAX_TEXT, record_growth};
 pub use scope::{HeapDelta, assert_peak, scope, scope_async};
 
 use crate::error_chain::debug_as_chain;

@@ -7,12 +7,20 @@
 //!
 //! Both ends point at a sentinel slot, so the fast path does not tell them apart. After GONE the thread's other
 //! destructors may still allocate and free; they book on the line.
+//!
+//! A thread that first allocates after its thread-local destructors, as a C thread may, binds a slot that it does not
+//! release. The kernel proves the end of such a thread: when all slots are taken, those of ended threads are released. The
+//! child of a fork has one thread, and releases the slots of all others.
 
 use std::cell::Cell;
 use std::ptr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+
+use crate::os::{self, ThreadStamp};
 
 use super::ledger::{Ledger, SLOTS};
 use super::slot::Slot;
+use super::{alarm, emergency_log, fresh};
 
 /// The books of this process. One for all instances of the allocator, as thread-locals cannot be per instance.
 pub(super) static LEDGER: Ledger<SLOTS> = Ledger::new();
@@ -27,9 +35,95 @@ impl Drop for Exit {
     fn drop(&mut self) {
         let slot = SLOT.replace(&GONE);
         if !ptr::eq(slot, &raw const UNBOUND) && !ptr::eq(slot, &raw const GONE) {
+            release(slot);
+        }
+    }
+}
+
+/// The thread that has bound a slot. Written by that thread.
+struct Owner {
+    /// [`ThreadStamp::ids`]; 0 while the owner is not known, which is no proof of anything.
+    ids: AtomicU64,
+    seen_ms: AtomicU64,
+}
+
+/// In the order of the slots.
+static OWNERS: [Owner; SLOTS] = [const { Owner { ids: AtomicU64::new(0), seen_ms: AtomicU64::new(0) } }; SLOTS];
+
+/// Binds a free slot to the calling thread; `None` if all are taken by threads that may be running.
+fn bind() -> Option<&'static Slot> {
+    watch_forks();
+    let slot = LEDGER.bind().or_else(|| {
+        release_ended();
+        LEDGER.bind()
+    })?;
+    stamp(slot);
+    Some(slot)
+}
+
+/// Records the calling thread as the owner of `slot`.
+fn stamp(slot: &Slot) {
+    if let Some(owner) = LEDGER.index(slot).and_then(|index| OWNERS.get(index)) {
+        let ThreadStamp { ids, seen_ms } = ThreadStamp::current();
+        owner.seen_ms.store(seen_ms, SeqCst);
+        owner.ids.store(ids, SeqCst);
+    }
+}
+
+/// Releases a slot. Its owner is forgotten first: the next one must not be judged by this one's end.
+fn release(slot: &Slot) {
+    if let Some(index) = LEDGER.index(slot)
+        && let Some(owner) = OWNERS.get(index)
+    {
+        owner.ids.store(0, SeqCst);
+        fresh::forget_thread(index);
+    }
+    LEDGER.release(slot);
+}
+
+/// Releases the slots of threads that have ended. At most once in 100 ms, as it asks the kernel about each owner.
+#[cold]
+fn release_ended() {
+    static LAST_MS: AtomicU64 = AtomicU64::new(0);
+    let (now, last) = (os::coarse_monotonic_ms(), LAST_MS.load(Relaxed));
+    if now < last.saturating_add(100) || LAST_MS.compare_exchange(last, now, SeqCst, Relaxed).is_err() {
+        return;
+    }
+    os::preserve_errno(|| {
+        for (owner, slot) in OWNERS.iter().zip(LEDGER.slots()) {
+            let ids = owner.ids.load(SeqCst);
+            let has_ended = ThreadStamp { ids, seen_ms: owner.seen_ms.load(SeqCst) }.has_ended();
+            // The thread that forgets the owner releases the slot.
+            if has_ended && owner.ids.compare_exchange(ids, 0, SeqCst, Relaxed).is_ok() {
+                LEDGER.release(slot);
+            }
+        }
+    });
+}
+
+/// Has the child of every later fork begin with a clean state.
+fn watch_forks() {
+    static WATCHED: AtomicBool = AtomicBool::new(false);
+    if !WATCHED.load(Relaxed) && !WATCHED.swap(true, SeqCst) {
+        os::on_fork_child(begin_child);
+    }
+}
+
+/// Runs in the child of a fork. Its other threads do not exist, and its requests and alarms are the parent's.
+///
+/// A slot that its owner was changing at the fork may put the total off by the request that was being made.
+extern "C" fn begin_child() {
+    let own = own();
+    for (owner, slot) in OWNERS.iter().zip(LEDGER.slots()) {
+        if own.is_some_and(|own| ptr::eq(own, slot)) {
+            stamp(slot);
+        } else if LEDGER.is_bound(slot) {
+            owner.ids.store(0, SeqCst);
             LEDGER.release(slot);
         }
     }
+    emergency_log::clear_after_fork();
+    alarm::restart_after_fork();
 }
 
 thread_local! {
@@ -55,6 +149,11 @@ pub(super) fn own() -> Option<&'static Slot> {
     (!none).then_some(slot)
 }
 
+/// Returns the number of the thread's own slot among all, if it has one.
+pub(super) fn number() -> Option<usize> {
+    LEDGER.index(own()?)
+}
+
 /// The thread's own slot, bound now if need be; `None` when all are taken or the thread is past its destructors.
 pub(super) fn bound() -> Option<&'static Slot> {
     let slot = SLOT.get();
@@ -70,7 +169,7 @@ pub(super) fn bound() -> Option<&'static Slot> {
     }
     // Registering the guard may itself have come through here, in an inner allocator that uses thread-locals.
     if ptr::eq(SLOT.get(), &raw const UNBOUND) {
-        SLOT.set(LEDGER.bind()?);
+        SLOT.set(bind()?);
     }
     Some(SLOT.get())
 }

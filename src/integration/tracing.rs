@@ -32,12 +32,12 @@ macro_rules! emit {
             heap_growth = $report.heap.map(|heap| heap.growth.as_i64()),
             heap_unaccounted = bytes($report.heap.map(|heap| heap.unaccounted)),
             allocations_refused = $report.refused,
-            memory_size = bytes($report.lines.map(|lines| lines.memory_size())),
+            memory_size = bytes($report.thresholds.map(|thresholds| thresholds.memory_size())),
             rss = bytes($report.rss),
             rss_peak = bytes($report.peak_rss),
             rss_highest = bytes(Some($report.highest_rss).filter(|rss| *rss > ByteSize::ZERO)),
             fits_mb = $report.fits_mb(),
-            load_line = $report.crossed,
+            alarm_threshold = $report.crossed,
             budget_reserved = bytes(reserved.map(|reserved| reserved.bytes)),
             budget_room = bytes(reserved.map(|reserved| reserved.room)),
             budget_pressure = reserved.map(|reserved| field::display(reserved.pressure)),
@@ -56,13 +56,13 @@ macro_rules! emit {
 /// Emits the report as one event with a field for each figure: an observer for a
 /// [monitor](crate::monitor::MonitorBuilder::on_report).
 ///
-/// The level is `INFO`, and `WARN` where there is an [alert](InvocationReport::alerts) or a load line is crossed. Sizes
+/// The level is `INFO`, and `WARN` where there is an [alert](InvocationReport::alerts) or an alarm threshold is crossed. Sizes
 /// are in bytes, and what is not known has no field:
 ///
 /// ```text
 /// request_id label outcome duration_us concurrent invocations
 /// heap_live heap_peak heap_percent heap_growth heap_unaccounted allocations_refused
-/// memory_size rss rss_peak rss_highest fits_mb load_line
+/// memory_size rss rss_peak rss_highest fits_mb alarm_threshold
 /// budget_reserved budget_room budget_pressure budget_drift          with a budget
 /// verdict trimmed evicted                                           where there is one, where there were any
 /// resources                                                         with resources, in words

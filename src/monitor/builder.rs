@@ -10,7 +10,7 @@ use crate::cache::Cache;
 use crate::clock::Clock;
 use crate::env::{ENVIRONMENT_SHARE, MemoryLimit};
 use crate::error_chain::debug_as_chain;
-use crate::heap::{self, LoadLines, LoadLinesError, NotInstalled};
+use crate::heap::{self, AlarmThresholds, AlarmThresholdsError, NotInstalled};
 use crate::lazy::Resource;
 use crate::log::{self, LogFormat};
 use crate::os;
@@ -50,12 +50,12 @@ pub enum BuildError {
         /// The cause, which names the remedy.
         source: NotInstalled,
     },
-    /// The list of load lines is invalid.
-    #[error("invalid load lines for the monitor")]
+    /// The list of alarm thresholds is invalid.
+    #[error("invalid alarm thresholds for the monitor")]
     #[non_exhaustive]
-    LoadLines {
+    AlarmThresholds {
         /// The cause, which names the invalid value.
-        source: LoadLinesError,
+        source: AlarmThresholdsError,
     },
     /// A resource is charged to another account already.
     #[error("resource `{name}` is charged to another account already")]
@@ -76,7 +76,7 @@ debug_as_chain!(BuildError);
 /// use plimsoll::{MemoryBudget, Monitor};
 ///
 /// let budget = MemoryBudget::from_env()?;
-/// let monitor = Monitor::builder().budget(&budget).load_lines(&[80, 95]).trim(true).install()?;
+/// let monitor = Monitor::builder().budget(&budget).alarm_thresholds(&[80, 95]).trim(true).install()?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[must_use = "a builder does nothing until `install` or `build`"]
@@ -140,7 +140,7 @@ impl MonitorBuilder {
 
     /// Sets what the environment takes of it. Default: 12 MiB, but nothing where the size is that of a cgroup.
     ///
-    /// Zero leaves the process all of it. A share as large as the memory size leaves nothing: every load line is then
+    /// Zero leaves the process all of it. A share as large as the memory size leaves nothing: every alarm threshold is then
     /// crossed from the start.
     ///
     /// # Examples
@@ -155,7 +155,7 @@ impl MonitorBuilder {
         self
     }
 
-    /// Sets the load lines in percent, rising, at most four. Default: 70, 90 and 97; the topmost sounds the alarm.
+    /// Sets the alarm thresholds in percent, rising, at most four. Default: 70, 90 and 97; the topmost writes the alarm.
     ///
     /// They are percent of the memory size less the environment's share. [`build`](Self::build) refuses none, more than
     /// four, and what is not from 1 to 100.
@@ -164,10 +164,10 @@ impl MonitorBuilder {
     ///
     /// ```no_run
     /// # use plimsoll::Monitor;
-    /// let monitor = Monitor::builder().load_lines(&[50, 80, 95]).install()?; // the alarm sounds at 95 %
+    /// let monitor = Monitor::builder().alarm_thresholds(&[50, 80, 95]).install()?; // the alarm is written at 95 %
     /// # Ok::<(), plimsoll::monitor::BuildError>(())
     /// ```
-    pub fn load_lines(mut self, percents: &[u8]) -> Self {
+    pub fn alarm_thresholds(mut self, percents: &[u8]) -> Self {
         self.percents = Some(percents.to_vec());
         self
     }
@@ -460,9 +460,9 @@ impl MonitorBuilder {
         if self.require_allocator {
             heap::stats().map_err(|source| BuildError::AllocatorNotInstalled { source })?;
         }
-        let mut template = LoadLines::new(ByteSize::ZERO);
+        let mut template = AlarmThresholds::new(ByteSize::ZERO);
         if let Some(percents) = &self.percents {
-            template = template.percents(percents).map_err(|source| BuildError::LoadLines { source })?;
+            template = template.with_percents(percents).map_err(|source| BuildError::AlarmThresholds { source })?;
         }
         let resources = std::mem::take(&mut self.resources);
         let foreign = resources.iter().filter(|(_, account)| self.is_foreign(account));
@@ -475,8 +475,13 @@ impl MonitorBuilder {
         self.budget.as_ref().is_some_and(|budget| !account.belongs_to(budget))
     }
 
-    /// Assembles a monitor from settings that were checked. `template` has the percentages of the load lines.
-    pub(super) fn assemble(self, template: LoadLines, resources: Resources, mut warnings: Vec<String>) -> Monitor {
+    /// Assembles a monitor from settings that were checked. `template` has the percentages of the alarm thresholds.
+    pub(super) fn assemble(
+        self,
+        template: AlarmThresholds,
+        resources: Resources,
+        mut warnings: Vec<String>,
+    ) -> Monitor {
         // In any case known from here on, so that no report reads the environment, which allocates.
         log::set_format(self.log_format.unwrap_or_else(log::format));
         let policy = policy::from_env(|name| std::env::var_os(name), &mut warnings).unwrap_or(self.policy);
@@ -486,7 +491,7 @@ impl MonitorBuilder {
         if on_lambda && self.environment_share.is_none() {
             warnings.extend(extensions(Path::new("/opt/extensions")));
         }
-        let lines = memory_size.map(|size| template.with_memory_size(size).environment_share(share));
+        let thresholds = memory_size.map(|size| template.with_memory_size(size).environment_share(share));
         let books = heap::stats().ok();
         if books.is_none() {
             warnings.push(format!("rss only, no heap figures and no alarm: {NotInstalled}"));
@@ -505,7 +510,7 @@ impl MonitorBuilder {
         let Self { clock, hooks, observers, budget, caches, .. } = self;
         Monitor {
             shared: Arc::new(Shared {
-                lines,
+                thresholds,
                 share,
                 policy,
                 clock,

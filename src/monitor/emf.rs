@@ -216,13 +216,13 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::heap::LoadLines;
+    use crate::heap::AlarmThresholds;
     use crate::monitor::{LeakVerdict, Remedy, Trimmed};
     use crate::size::ByteSize;
 
     #[test]
     fn a_verdict_is_told_with_its_figures_and_a_leak_is_a_metric_once_it_is_known() {
-        let mut report = InvocationReport::for_test(Some(LoadLines::new(ByteSize::mib(128))));
+        let mut report = InvocationReport::for_test(Some(AlarmThresholds::new(ByteSize::mib(128))));
         let emf = Emf::new("orders").unwrap();
         let size = ByteSize::kib(3);
         let growing = LeakVerdict::Growing { per_invocation: size, invocations_left: Some(840) };

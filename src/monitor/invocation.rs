@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::board;
 use crate::clock::{Stopwatch, micros};
-use crate::heap::{self, HeapPeak};
+use crate::heap::{self, HeapPeak, InFlightRequest};
 use crate::os;
 use crate::size::{ByteDelta, ByteSize};
 
@@ -36,7 +36,7 @@ pub(super) struct State {
     /// How many times a second one began beside another: a number to see whether it happened meanwhile.
     overlaps: u64,
     /// How many ever began: the number of the one that the alarm names.
-    named: u64,
+    started: u64,
     /// What the last report saw, for the budget.
     seen: Option<Seen>,
     /// The highest rss of any invocation, in bytes.
@@ -98,7 +98,7 @@ impl State {
             verdict: LeakVerdict::Unknown,
             in_flight: 0,
             overlaps: 0,
-            named: 0,
+            started: 0,
             seen,
             highest_rss: 0,
             alerts: Alerts::default(),
@@ -133,6 +133,8 @@ pub struct Invocation {
     shared: Arc<Shared>,
     id: RequestId,
     label: Label,
+    /// The entry that the alarm reads.
+    listed: InFlightRequest,
     /// Which one it is of all that ever began.
     number: u64,
     started: Stopwatch,
@@ -161,17 +163,28 @@ impl Invocation {
             own_peak_rss = os::reset_peak_rss().is_ok();
         }
         let overlaps = state.overlaps;
-        // Under the lock, as only one may set it at a time. With several in flight the alarm names the latest.
-        heap::set_context(id.as_str());
-        state.named += 1;
-        let number = state.named;
+        state.started += 1;
+        let number = state.started;
         let seen = state.seen.take();
         drop(state);
         let live_before = heap::stats().ok().map(|stats| stats.live);
         shared.correct_budget(live_before, seen);
         let started = Stopwatch::start();
         let label = Label::default();
-        Self { shared, id, label, number, started, live_before, overlaps, shared_start, own_peak_rss, reported: false }
+        let listed = InFlightRequest::start(id.as_str(), label.as_str());
+        Self {
+            shared,
+            id,
+            label,
+            listed,
+            number,
+            started,
+            live_before,
+            overlaps,
+            shared_start,
+            own_peak_rss,
+            reported: false,
+        }
     }
 
     /// Sets the label, such as the route of a request: reports show it next to the id. Default: empty.
@@ -185,6 +198,7 @@ impl Invocation {
     /// ```
     pub fn with_label(mut self, label: impl Into<Label>) -> Self {
         self.label = label.into();
+        self.listed.set_label(self.label.as_str());
         self
     }
 
@@ -233,16 +247,17 @@ impl Invocation {
 
     /// Builds the report and tells whether it is to be printed.
     fn conclude(
-        &self,
+        &mut self,
         outcome: Outcome,
         duration: Duration,
         peak: Option<HeapPeak>,
         peak_rss: Option<ByteSize>,
         concurrent: bool,
     ) -> (InvocationReport, bool) {
-        let resident = os::rss().ok();
+        // The alarm, if there is one, names this request.
+        let resident = heap::check_now().ok();
+        self.listed.end();
         let rss = resident.map(|rss| rss.total);
-        heap::look_at_load(rss.unwrap_or_default());
         let (holders, held) = board::largest::<3>();
         let books = heap::stats().ok();
         // A hook may have left more memory behind than the peak before it.
@@ -255,23 +270,20 @@ impl Invocation {
         });
         let (resources, caches) = (self.shared.resources.counts(), self.shared.caches.counts());
         let mut state = self.shared.state();
-        let is_latest = state.named == self.number;
-        if is_latest {
-            heap::set_context("");
-        }
+        let is_latest = state.started == self.number;
         if let Some(heap) = &heap {
             let left = Left {
                 live: heap.live.as_u64(),
                 explained: held.as_u64(),
                 rss: resident,
-                capacity: self.shared.lines.map(|lines| lines.capacity().as_u64()),
+                capacity: self.shared.thresholds.map(|thresholds| thresholds.capacity().as_u64()),
                 // Memory that other invocations use would count as left behind.
                 alone: is_latest && !concurrent,
             };
             let beyond = resident.map_or(ByteSize::ZERO, |rss| rss.anonymous.saturating_sub(heap.live));
             let retention = Retention { trimmed: state.trimmer.in_vain(beyond.as_u64()), ..self.shared.retention };
             state.verdict = state.leak.watch(&left, &retention);
-            heap::note_growth(heap.live.saturating_sub(heap.live_before));
+            heap::record_growth(heap.live.saturating_sub(heap.live_before));
             let carried = self.carried(heap, rss, peak_rss);
             state.seen = rss.map(|rss| Seen { rss, carried });
         }
@@ -292,8 +304,8 @@ impl Invocation {
             rss,
             peak_rss,
             highest_rss: ByteSize::bytes(state.highest_rss),
-            lines: self.shared.lines,
-            crossed: heap::crossed_load_line(),
+            thresholds: self.shared.thresholds,
+            crossed: heap::highest_crossed_threshold(),
             reserved: self.shared.budget.as_ref().map(Reserved::of),
             refused,
             holders,
@@ -352,7 +364,7 @@ impl State {
         }
         let heap_peak = report.heap.map_or(ByteSize::ZERO, |heap| heap.peak.at_most);
         let peak = heap_peak.max(report.peak_rss.unwrap_or_default());
-        let near = report.lines.is_some_and(|lines| peak > lines.at(90));
+        let near = report.thresholds.is_some_and(|thresholds| peak > thresholds.threshold(90));
         let growing = matches!(report.verdict, LeakVerdict::Growing { .. });
         let now = self.trends.with(Alert::NearLimit, near).with(Alert::Refused, report.refused > 0);
         let now = now.with(Alert::GrowingHeap, growing);
@@ -385,13 +397,13 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::heap::LoadLines;
+    use crate::heap::AlarmThresholds;
 
     /// Invocations with these peaks and durations, and which alerts each raised anew.
     fn alerts(samples: impl Iterator<Item = (u64, u64)>) -> Vec<(usize, Vec<Alert>)> {
         let mut state = State::new(Window::new(32), Before::default(), TrimPolicy::off());
-        let lines = LoadLines::new(ByteSize::mib(1024));
-        let report = InvocationReport::for_test(Some(lines));
+        let thresholds = AlarmThresholds::new(ByteSize::mib(1024));
+        let report = InvocationReport::for_test(Some(thresholds));
         let mut raised = |(peak, micros)| {
             state.window.push(Sample { peak, micros });
             state.new_alerts(&report).iter().collect::<Vec<_>>()

@@ -67,7 +67,8 @@ pub(super) fn metrics(report: &InvocationReport) -> impl Iterator<Item = Metric>
     let watched = report.resources;
     let heap = |metric: fn(&InvocationHeap) -> Metric| report.heap.as_ref().map(metric);
     let metrics = [
-        used.zip(report.lines).map(|(used, lines)| Metric::percent("memory_utilization", used, lines.memory_size())),
+        used.zip(report.thresholds)
+            .map(|(used, thresholds)| Metric::percent("memory_utilization", used, thresholds.memory_size())),
         used.map(|used| Metric {
             name: "used_memory_max",
             unit: "Megabytes",
@@ -75,8 +76,8 @@ pub(super) fn metrics(report: &InvocationReport) -> impl Iterator<Item = Metric>
         }),
         report
             .heap
-            .zip(report.lines)
-            .map(|(heap, lines)| Metric::percent("heap_utilization", heap.peak.at_most, lines.capacity())),
+            .zip(report.thresholds)
+            .map(|(heap, thresholds)| Metric::percent("heap_utilization", heap.peak.at_most, thresholds.capacity())),
         heap(|heap| Metric::bytes("heap_peak", heap.peak.at_most)),
         heap(|heap| Metric::bytes("heap_live", heap.live)),
         report.heap.map(|_| Metric::count("allocations_refused", report.refused)),
@@ -109,14 +110,14 @@ impl Members<'_> {
         write!(f, r#","invocations":{}"#, report.invocations)?;
         let micros = micros(report.duration);
         write!(f, r#","duration":{}.{:03}"#, micros / 1000, micros % 1000)?;
-        known(f, "total_memory", report.lines.map(|lines| lines.memory_size().as_u64() >> 20))?;
+        known(f, "total_memory", report.thresholds.map(|thresholds| thresholds.memory_size().as_u64() >> 20))?;
         known(f, "heap_growth", report.heap.map(|heap| heap.growth.as_i64()))?;
         known(f, "heap_unaccounted", report.heap.map(|heap| heap.unaccounted.as_u64()))?;
         known(f, "rss", report.rss.map(ByteSize::as_u64))?;
         known(f, "rss_peak", report.peak_rss.map(ByteSize::as_u64))?;
         property(f, "rss_highest", report.highest_rss.as_u64())?;
         known(f, "fits_mb", report.fits_mb())?;
-        known(f, "load_line", report.crossed)?;
+        known(f, "alarm_threshold", report.crossed)?;
         self.verdict(f)?;
         if report.caches != CacheCounts::default() {
             let CacheCounts { hits, misses, evicted_size, evicted_expired, evicted_pressure } = report.caches;
@@ -206,7 +207,7 @@ mod tests {
 
     use super::*;
     use crate::budget::Pressure;
-    use crate::heap::{HeapPeak, LoadLines};
+    use crate::heap::{AlarmThresholds, HeapPeak};
     use crate::log::MAX_RECORD;
     use crate::monitor::alert::Alerts;
     use crate::monitor::report::Reserved;
@@ -269,7 +270,7 @@ mod tests {
             (report.id, report.label) = (RequestId::new(id), Label::new(label));
             report.outcome = if flags[0] { Outcome::Finished } else { Outcome::Unfinished };
             report.heap = heap;
-            report.lines = lines.map(|(size, share)| LoadLines::new(size).environment_share(share));
+            report.thresholds = lines.map(|(size, share)| AlarmThresholds::new(size).environment_share(share));
             (report.rss, report.peak_rss) = (sizes[0], sizes[1]);
             report.highest_rss = sizes[2].unwrap_or_default();
             report.reserved =

@@ -52,7 +52,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::budget::MemoryBudget;
 use crate::clock::{Clock, Stopwatch};
-use crate::heap::{self, LoadLines};
+use crate::heap::{self, AlarmThresholds};
 use crate::log::warn;
 use crate::os;
 use crate::size::ByteSize;
@@ -82,7 +82,7 @@ use trim::Ended;
 
 /// Watches the memory of a process from invocation to invocation, and reports.
 ///
-/// Peaks, load lines and last words belong to the process, so there should be one monitor in it, and no one else who
+/// Peaks, alarm and abort report belong to the process, so there should be one monitor in it, and no one else who
 /// resets the peaks: two that run invocations side by side falsify each other's figures. A clone is the same monitor.
 /// See the [module](self).
 ///
@@ -118,7 +118,7 @@ static INSTALLED: AtomicUsize = AtomicUsize::new(0);
 /// What all clones share.
 struct Shared {
     /// `None` if no memory limit is known.
-    lines: Option<LoadLines>,
+    thresholds: Option<AlarmThresholds>,
     /// The share of the memory size that the environment's own processes take.
     share: ByteSize,
     policy: ReportPolicy,
@@ -186,8 +186,8 @@ impl Monitor {
     /// }
     /// ```
     pub fn install_from_env() -> Self {
-        // The settings that can be invalid are the load lines and the resources, and here both are the defaults.
-        let monitor = Self::builder().assemble(LoadLines::new(ByteSize::ZERO), Resources::default(), Vec::new());
+        // The settings that can be invalid are the alarm thresholds and the resources, and here both are the defaults.
+        let monitor = Self::builder().assemble(AlarmThresholds::new(ByteSize::ZERO), Resources::default(), Vec::new());
         monitor.install();
         monitor
     }
@@ -201,7 +201,7 @@ impl Monitor {
     /// # Examples
     ///
     /// ```no_run
-    /// let monitor = plimsoll::Monitor::builder().load_lines(&[80, 95]).install()?;
+    /// let monitor = plimsoll::Monitor::builder().alarm_thresholds(&[80, 95]).install()?;
     /// monitor.install();
     /// # Ok::<(), plimsoll::monitor::BuildError>(())
     /// ```
@@ -219,11 +219,11 @@ impl Monitor {
         for warning in shared.take_startup_warnings() {
             warn(format_args!("{warning}"));
         }
-        if let Some(lines) = &shared.lines {
+        if let Some(thresholds) = &shared.thresholds {
             // Fails without the tracking allocator. There was a warning about it.
-            let _no_alarm = heap::set_load_lines(lines);
+            let _no_alarm = heap::set_alarm_thresholds(thresholds);
         }
-        match heap::install_last_words() {
+        match heap::install_abort_report() {
             Ok(()) | Err(os::OsError::NotAvailable { .. }) => (),
             Err(error) => warn(format_args!("no report will be written when the process aborts: {error:?}")),
         }
@@ -264,25 +264,25 @@ impl Monitor {
         Snapshot::take(&self.shared)
     }
 
-    /// Returns the load lines that [`install`](Self::install) puts in force; `None` if no memory limit is known.
+    /// Returns the alarm thresholds that [`install`](Self::install) sets; `None` if no memory limit is known.
     ///
     /// # Examples
     ///
     /// ```no_run
     /// # let monitor = plimsoll::Monitor::install_from_env();
-    /// if let Some(lines) = monitor.load_lines() {
-    ///     println!("{} are this process's", lines.capacity());
+    /// if let Some(thresholds) = monitor.alarm_thresholds() {
+    ///     println!("{} are this process's", thresholds.capacity());
     /// }
     /// ```
-    pub fn load_lines(&self) -> Option<&LoadLines> {
-        self.shared.lines.as_ref()
+    pub fn alarm_thresholds(&self) -> Option<&AlarmThresholds> {
+        self.shared.thresholds.as_ref()
     }
 }
 
 impl fmt::Debug for Monitor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Shared { lines, policy, .. } = &*self.shared;
-        f.debug_struct("Monitor").field("lines", lines).field("policy", policy).finish_non_exhaustive()
+        let Shared { thresholds, policy, .. } = &*self.shared;
+        f.debug_struct("Monitor").field("thresholds", thresholds).field("policy", policy).finish_non_exhaustive()
     }
 }
 
@@ -318,11 +318,11 @@ impl Shared {
             return None;
         }
         let rss = os::rss().ok();
-        let lowest = self.lines.and_then(|lines| Some(lines.at(lines.levels().min()?)));
+        let lowest = self.thresholds.and_then(|thresholds| Some(thresholds.threshold(thresholds.percents().min()?)));
         let ended = Ended {
             beyond: beyond(rss),
             // Without a limit no distance is a share of it, and only a policy without a distance trims.
-            capacity: self.lines.map_or(ByteSize::MAX, |lines| lines.capacity()),
+            capacity: self.thresholds.map_or(ByteSize::MAX, |thresholds| thresholds.capacity()),
             is_over: lowest.zip(rss).is_some_and(|(lowest, rss)| rss.total > lowest),
         };
         if !self.state().trimmer.is_due(&ended) {

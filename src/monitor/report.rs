@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::board::Clean;
 use crate::budget::{MemoryBudget, Pressure};
-use crate::heap::{HeapPeak, LoadLines};
+use crate::heap::{AlarmThresholds, HeapPeak};
 use crate::log::{self, LogFormat, MAX_RECORD};
 use crate::os;
 use crate::size::{ByteDelta, ByteSize};
@@ -111,9 +111,9 @@ pub struct InvocationReport {
     pub peak_rss: Option<ByteSize>,
     /// The highest resident set size of all invocations.
     pub highest_rss: ByteSize,
-    /// The load lines, and with them memory size and capacity; `None` if no memory limit is known.
-    pub lines: Option<LoadLines>,
-    /// The highest load line crossed at the end, in percent; `None` without the tracking allocator, which watches them.
+    /// The alarm thresholds, and with them memory size and capacity; `None` if no memory limit is known.
+    pub thresholds: Option<AlarmThresholds>,
+    /// The highest alarm threshold crossed at the end, in percent; `None` without the tracking allocator, which watches them.
     pub crossed: Option<u8>,
     /// The budget at the end; `None` without a [budget](super::MonitorBuilder::budget).
     pub reserved: Option<Reserved>,
@@ -199,7 +199,7 @@ impl InvocationReport {
     /// Can exceed 100: only a [limit](crate::heap::set_limit) keeps the heap below the capacity.
     pub fn percent(&self) -> Option<u64> {
         let peak = self.heap.map(|heap| heap.peak.at_most).or(self.peak_rss.max(self.rss))?;
-        Some(percent_of(peak, self.lines?.capacity()))
+        Some(percent_of(peak, self.thresholds?.capacity()))
     }
 
     /// Returns the memory size that fits all invocations so far, in MB: (highest rss + environment share) x 1.25, at
@@ -217,7 +217,7 @@ impl InvocationReport {
 
     /// Creates a report of an invocation with nothing measured.
     #[cfg(test)]
-    pub(super) fn for_test(lines: Option<LoadLines>) -> Self {
+    pub(super) fn for_test(thresholds: Option<AlarmThresholds>) -> Self {
         Self {
             id: RequestId::new("r"),
             label: Label::default(),
@@ -226,7 +226,7 @@ impl InvocationReport {
             rss: None,
             peak_rss: None,
             highest_rss: ByteSize::ZERO,
-            lines,
+            thresholds,
             crossed: None,
             reserved: None,
             refused: 0,
@@ -346,11 +346,11 @@ impl InvocationReport {
     ///  rss 48.2 peak 50.3 of 116 MiB (43 %)                     without the tracking allocator
     /// ```
     fn fmt_sizes(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let of_capacity = |f: &mut fmt::Formatter<'_>, peak: ByteSize| match self.lines {
-            Some(lines) => {
+        let of_capacity = |f: &mut fmt::Formatter<'_>, peak: ByteSize| match self.thresholds {
+            Some(thresholds) => {
                 // In MiB like the sizes before and after it.
-                let capacity = lines.capacity().saturating_add(ByteSize::kib(512)).as_u64() >> 20;
-                write!(f, " peak {} of {capacity} MiB ({} %)", mib(peak), percent_of(peak, lines.capacity()))
+                let capacity = thresholds.capacity().saturating_add(ByteSize::kib(512)).as_u64() >> 20;
+                write!(f, " peak {} of {capacity} MiB ({} %)", mib(peak), percent_of(peak, thresholds.capacity()))
             }
             None => write!(f, " peak {} MiB", mib(peak)),
         };

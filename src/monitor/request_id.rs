@@ -3,7 +3,7 @@
 use std::fmt;
 
 /// The longest id or label, in bytes.
-const LEN: usize = crate::heap::CONTEXT_LEN;
+const LEN: usize = crate::heap::MAX_TEXT;
 
 /// At most 64 bytes of printable ASCII, stored in place.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]

@@ -51,7 +51,7 @@ impl Monitor {
         heap::reset_peak();
         // Without it the peak rss is that of before the snapshot, which is no worse than not knowing.
         let _unknown = os::reset_peak_rss();
-        heap::look_at_load(os::rss().map_or(ByteSize::ZERO, |rss| rss.total));
+        let _rss = heap::check_now();
         self.shared.state().forget();
     }
 }

@@ -1,4 +1,4 @@
-//! The large picture: memory as bars under the load line, holders, and the window's percentiles.
+//! The large picture: memory as bars under the capacity, holders, and the window's percentiles.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use crate::board::{self, Clean};
 use crate::budget::Holding;
 use crate::cache::CacheStats;
 use crate::clock::micros;
-use crate::heap::{self, HeapPeak, LoadLines};
+use crate::heap::{self, AlarmThresholds, HeapPeak};
 use crate::lazy::ResourceStatus;
 use crate::log::{self, Head, Level, LogFormat, MAX_RECORD};
 use crate::os;
@@ -44,8 +44,8 @@ pub struct Snapshot {
     pub rss: Option<ByteSize>,
     /// The highest resident set size seen so far.
     pub highest_rss: ByteSize,
-    /// The load lines; `None` if no memory limit is known.
-    pub lines: Option<LoadLines>,
+    /// The alarm thresholds; `None` if no memory limit is known.
+    pub thresholds: Option<AlarmThresholds>,
     /// What the board holds, in the order of the names' coming.
     pub holders: Vec<(&'static str, ByteSize)>,
     /// The budget and its accounts, if the monitor was given one.
@@ -76,7 +76,7 @@ impl Snapshot {
             peak: books.map(|books| books.peak),
             rss,
             highest_rss: os::peak_rss().ok().max(rss).unwrap_or_default().max(ByteSize::bytes(state.highest_rss)),
-            lines: shared.lines,
+            thresholds: shared.thresholds,
             holders: board::holders().collect(),
             reserved: shared.budget.as_ref().map(|budget| (Reserved::of(budget), budget.holders().collect())),
             resources: shared.resources.statuses().collect(),
@@ -163,22 +163,22 @@ impl Snapshot {
             ("rss now", self.rss),
             ("rss peak", Some(self.highest_rss).filter(|rss| *rss > ByteSize::ZERO)),
         ];
-        let Some(lines) = &self.lines else {
+        let Some(thresholds) = &self.thresholds else {
             writeln!(f, "plimsoll: memory, no limit known")?;
             return rows.into_iter().try_for_each(|(name, size)| match size {
                 Some(size) => writeln!(f, "  {name:<9} {size:>10}"),
                 None => writeln!(f, "  {name:<9} not known here"),
             });
         };
-        let scale = lines.memory_size();
+        let scale = thresholds.memory_size();
         let columns = |size: ByteSize| (size.saturating_mul(WIDTH).as_u64() / scale.as_u64().max(1)).min(WIDTH);
-        let load_line = columns(lines.capacity()).min(WIDTH - 1);
-        writeln!(f, "plimsoll: memory against {scale}, of which {} are this process's", lines.capacity())?;
+        let capacity = columns(thresholds.capacity()).min(WIDTH - 1);
+        writeln!(f, "plimsoll: memory against {scale}, of which {} are this process's", thresholds.capacity())?;
         for (name, size) in rows {
             write!(f, "  {name:<9} |")?;
             let filled = size.map_or(0, |size| columns(size).max(1));
             for column in 0..WIDTH {
-                f.write_str(match (column == load_line, column < filled) {
+                f.write_str(match (column == capacity, column < filled) {
                     (true, _) => "!",
                     (false, true) => "#",
                     (false, false) => " ",
@@ -201,7 +201,7 @@ impl fmt::Display for Record<'_> {
         let snapshot = self.0;
         let bytes = |size: Option<ByteSize>| size.map(ByteSize::as_u64);
         write!(f, "{}", Head::new("snapshot", Level::Info))?;
-        known(f, "memory_size", bytes(snapshot.lines.map(|lines| lines.memory_size())))?;
+        known(f, "memory_size", bytes(snapshot.thresholds.map(|thresholds| thresholds.memory_size())))?;
         known(f, "heap_live", bytes(snapshot.live))?;
         known(f, "heap_peak", bytes(snapshot.peak.map(|peak| peak.at_most)))?;
         known(f, "rss", bytes(snapshot.rss))?;

@@ -14,7 +14,7 @@ use crate::size::ByteSize;
 /// Two settings bound it. The anonymous rss must lie beyond the live heap by a share of the *capacity*, since that is
 /// what the kernel kills at, and a share of a small heap would be nothing; what the trim before could not give back does
 /// not count. And all trims together may take a share of the time that all invocations together took; over the lowest
-/// load line the time is not asked. What a trim will take is reckoned from the pace of the one before, and at first from
+/// alarm threshold the time is not asked. What a trim will take is reckoned from the pace of the one before, and at first from
 /// 100 us for each MiB. The faults that bring pages back later, about as dear again, are not counted.
 ///
 /// # Examples
@@ -67,7 +67,7 @@ impl TrimPolicy {
         Self(Some(Settings { beyond_heap: percent, ..self.or_default() }))
     }
 
-    /// Sets which share of the invocations' time it may take, in percent; 0: none, but over the lowest load line; 100
+    /// Sets which share of the invocations' time it may take, in percent; 0: none, but above the lowest alarm threshold; 100
     /// and more: whatever it takes. Turns a policy that is off on.
     pub const fn share_of_time(self, percent: u32) -> Self {
         let share_of_time = if percent < 100 { Some(percent) } else { None };
@@ -134,7 +134,7 @@ pub(super) struct Ended {
     /// Anonymous rss less live heap, in bytes; `None` where it is not known.
     pub(super) beyond: Option<u64>,
     pub(super) capacity: ByteSize,
-    /// Whether the rss is over the lowest load line.
+    /// Whether the rss is above the lowest alarm threshold.
     pub(super) is_over: bool,
 }
 
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn over_the_load_line_the_time_is_not_asked() {
+    fn over_the_alarm_threshold_the_time_is_not_asked() {
         let mut trimmer = Trimmer::new(TrimPolicy::new().share_of_time(0));
         assert!(trimmer.is_due(&Ended { is_over: true, ..ended(30 * MIB) }));
         assert!(!trimmer.is_due(&Ended { is_over: true, ..ended(9 * MIB) }), "but there must be something to win");

@@ -33,6 +33,12 @@ pub(super) fn write_stderr(bytes: &[u8]) {
     drop(std::io::stderr().write_all(bytes));
 }
 
+/// Writes to standard error, and waits for its reader: std has no other way.
+pub(super) fn write_stderr_nonblocking(bytes: &[u8]) -> bool {
+    write_stderr(bytes);
+    true
+}
+
 #[cfg(feature = "emf")]
 pub(super) fn write_stdout(bytes: &[u8]) {
     let mut stdout = std::io::stdout().lock();

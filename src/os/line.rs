@@ -30,6 +30,25 @@ impl<const LEN: usize> Line<LEN> {
         taken == bytes.len()
     }
 
+    /// Adds a field, or nothing if it does not fit whole. `end` bytes stay free for the text after the last field.
+    ///
+    /// Returns `true` if the field was added.
+    pub(crate) fn put_whole(&mut self, end: usize, field: impl FnOnce(&mut Self)) -> bool {
+        let before = self.len;
+        field(self);
+        // A field that was cut has filled the line.
+        let fits = self.len + end < LEN;
+        if !fits {
+            self.len = before;
+        }
+        fits
+    }
+
+    /// Writes the line to standard error without waiting for its reader. Returns `true` if it was taken.
+    pub(crate) fn write_stderr_nonblocking(mut self) -> bool {
+        super::write_stderr_nonblocking(self.ended())
+    }
+
     /// Writes the line to standard error, without a lock on Linux; what it does not take is lost.
     pub(crate) fn write_stderr(mut self) {
         super::write_stderr(self.ended());
@@ -71,6 +90,16 @@ mod tests {
         let mut cut = Line::<4>::new();
         assert!(!cut.put(format_args!("{}{}", "ab", "cde")));
         assert_eq!(cut.ended(), b"abc\n");
+    }
+
+    #[test]
+    fn put_whole_field_that_does_not_fit_leaves_the_line() {
+        let mut line = Line::<8>::new();
+        assert!(line.put_whole(1, |line| _ = line.put(format_args!("12345"))));
+        assert!(!line.put_whole(1, |line| _ = line.put(format_args!("67"))), "the end has no room");
+        assert!(line.put_whole(1, |line| _ = line.put(format_args!("6"))));
+        assert!(!line.put_whole(1, |line| _ = line.put(format_args!("a long field"))));
+        assert_eq!(line.ended(), b"123456\n");
     }
 
     #[test]

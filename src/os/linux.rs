@@ -57,6 +57,22 @@ pub(super) fn write_stderr(bytes: &[u8]) {
     write_to(libc::STDERR_FILENO, bytes);
 }
 
+/// Writes if standard error takes bytes now.
+///
+/// A pipe is writable if it has room for `PIPE_BUF` bytes, 4 KiB, in one piece: see pipe(7). So a record of at most that
+/// length is written whole. Only another writer that fills the pipe between the two calls can make this one wait.
+pub(super) fn write_stderr_nonblocking(bytes: &[u8]) -> bool {
+    let mut stderr = libc::pollfd { fd: libc::STDERR_FILENO, events: libc::POLLOUT, revents: 0 };
+    // SAFETY: `stderr` is one valid `pollfd`, and a timeout of 0 does not wait.
+    let ready = unsafe { libc::poll(&raw mut stderr, 1, 0) };
+    if ready != 1 || stderr.revents & libc::POLLOUT == 0 {
+        // A descriptor that is closed, or whose reader is gone, never takes it: nothing is gained by trying later.
+        return stderr.revents & (libc::POLLERR | libc::POLLNVAL | libc::POLLHUP) != 0;
+    }
+    write_to(libc::STDERR_FILENO, bytes);
+    true
+}
+
 #[cfg(feature = "emf")]
 pub(super) fn write_stdout(bytes: &[u8]) {
     write_to(libc::STDOUT_FILENO, bytes);

@@ -28,9 +28,13 @@
 mod abort;
 #[cfg(not(target_os = "linux"))]
 mod elsewhere;
+mod errno;
 mod line;
 #[cfg(target_os = "linux")]
 mod linux;
+#[cfg(all(target_os = "linux", not(miri)))]
+mod residency;
+mod threads;
 
 use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -44,7 +48,9 @@ use crate::error_chain::debug_as_chain;
 use crate::size::ByteSize;
 use crate::unwind::contained;
 
+pub(crate) use errno::preserve_errno;
 pub(crate) use line::Line;
+pub(crate) use threads::{ThreadStamp, on_fork_child};
 
 /// What the caller's allocator is asked for in place of `malloc_trim`.
 static TRIM_HOOK: Mutex<Option<fn() -> bool>> = Mutex::new(None);
@@ -270,6 +276,17 @@ pub(crate) fn has_trim_hook() -> bool {
     trim_hook().is_some()
 }
 
+/// Returns the bytes of `block` that are not resident, at most `enough`; 0 if the platform does not tell.
+pub(crate) fn untouched(block: *const u8, size: usize, enough: usize) -> usize {
+    #[cfg(all(target_os = "linux", not(miri)))]
+    return residency::untouched(block, size, enough);
+    #[cfg(not(all(target_os = "linux", not(miri))))]
+    {
+        let _ = (block, size, enough);
+        0
+    }
+}
+
 /// How many threads the process has now; `None` where that is not known. As dear as [`peak_rss()`].
 pub(crate) fn threads() -> Option<u64> {
     host::threads()
@@ -292,6 +309,13 @@ pub(crate) fn on_abort(_speak: fn(), _survived: fn()) -> Result<(), OsError> {
 /// Writes to standard error, without a lock on Linux; what it does not take is lost, as there is nobody left to tell.
 pub(crate) fn write_stderr(bytes: &[u8]) {
     host::write_stderr(bytes);
+}
+
+/// Writes to standard error without waiting for a reader. Returns `true` if all bytes were taken.
+///
+/// For code inside of an allocation: a pipe that nobody reads would block the allocating thread for good.
+pub(crate) fn write_stderr_nonblocking(bytes: &[u8]) -> bool {
+    host::write_stderr_nonblocking(bytes)
 }
 
 /// Milliseconds of a clock that never goes back, as of the last kernel tick; on Linux since boot.

@@ -1,5 +1,9 @@
-//! The library's ledger, from the library's own files.
+//! The library's ledger, alarm and table of requests in flight, from the library's own files.
 
+#[path = "../../../src/heap/alarm_state.rs"]
+pub(crate) mod alarm_state;
+#[path = "../../../src/heap/in_flight.rs"]
+pub(crate) mod in_flight;
 #[path = "../../../src/heap/ledger.rs"]
 pub(crate) mod ledger;
 #[path = "../../../src/heap/peak.rs"]

@@ -2,11 +2,13 @@
 #![cfg(test)]
 #![allow(dead_code, reason = "the cases use a part of what the library does")]
 
+mod alarm_cases;
 mod books_cases;
 mod budget;
 mod flight;
 mod flight_cases;
 mod heap;
+mod in_flight_cases;
 mod ledger_cases;
 mod sync;
 #[path = "../../../src/unwind.rs"]

@@ -40,6 +40,21 @@ macro_rules! twin {
             pub(crate) fn fetch_max(&self, value: $value, order: Ordering) -> $value {
                 fenced(order, || self.0.fetch_max(value, order))
             }
+            pub(crate) fn fetch_min(&self, value: $value, order: Ordering) -> $value {
+                fenced(order, || self.0.fetch_min(value, order))
+            }
+            pub(crate) fn swap(&self, value: $value, order: Ordering) -> $value {
+                fenced(order, || self.0.swap(value, order))
+            }
+            pub(crate) fn compare_exchange(
+                &self,
+                old: $value,
+                new: $value,
+                ok: Ordering,
+                failed: Ordering,
+            ) -> Result<$value, $value> {
+                fenced(ok, || self.0.compare_exchange(old, new, ok, failed))
+            }
             pub(crate) fn fetch_or(&self, value: $value, order: Ordering) -> $value {
                 fenced(order, || self.0.fetch_or(value, order))
             }

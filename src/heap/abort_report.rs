@@ -9,9 +9,12 @@ use crate::log::{self, Head, Level, LogFormat};
 use crate::os::{self, OsError};
 use crate::size::ByteSize;
 
-use super::note::{self, Line};
+use super::emergency_log::{self, Holders};
 use super::refusal;
 use super::thread::LEDGER;
+
+/// A record that fits on the alternate stack of a signal handler.
+type Line = os::Line<1024>;
 
 static SAID: AtomicBool = AtomicBool::new(false);
 
@@ -47,12 +50,12 @@ fn speak() {
 /// In a frame of its own: after a stack overflow the handler has little stack, and nothing to say.
 #[inline(never)]
 fn say() {
-    // Who chains behind us, a backtrace above all, may need memory.
+    // A handler that was installed before this one may need memory, a backtrace above all.
     let limit = LEDGER.limit();
     LIFTED.store(limit, SeqCst);
     LEDGER.set_limit(usize::MAX);
     let heap = super::size(LEDGER.live());
-    // No slot is asked for: binding one is no business of a signal handler.
+    // No slot is asked for: a signal handler must not bind one.
     let peak = super::size(LEDGER.peak(None).at_most);
     let abort = Abort { limit: (limit != usize::MAX).then(|| super::size(limit)), heap, peak };
     let mut line = Line::new();
@@ -73,34 +76,38 @@ struct Abort {
 impl Abort {
     fn put_text(&self, line: &mut Line) {
         let Self { limit, heap, peak } = self;
-        line.put(format_args!("plimsoll last words: "));
-        if note::has_context() {
-            note::put_context(line);
-            line.put(format_args!(" "));
-        }
         line.put(format_args!(
-            "{} refused, the largest {}, the last {} ms ago | heap {heap} peak {peak}",
+            "plimsoll abort report: {} allocations failed, the largest of {}, the last {} ms ago | heap {heap} peak {peak}",
             refusal::count(),
             super::size(refusal::largest()),
             refusal::last_ms_ago(),
         ));
         match limit {
-            Some(limit) => line.put(format_args!(" limit {limit} |")),
-            None => line.put(format_args!(" no limit |")),
+            Some(limit) => line.put(format_args!(" limit {limit}")),
+            None => line.put(format_args!(" no limit")),
         };
-        let unaccounted = note::for_top_holders(*heap, |name, bytes| {
-            line.put(format_args!(" {name} {bytes}"));
-        });
-        line.put(format_args!(" unaccounted {unaccounted}"));
+        line.put_whole(0, |line| emergency_log::put_request_ids(line));
+        let Holders { gauges, reserved, unaccounted } = emergency_log::holders(*heap);
+        for (kind, members) in [("gauges", gauges), ("reserved", reserved)] {
+            let mut before = Some(kind);
+            for (name, bytes) in members.iter().flatten() {
+                line.put_whole(0, |line| {
+                    if let Some(kind) = before.take() {
+                        line.put(format_args!(" | {kind}"));
+                    }
+                    line.put(format_args!(" {name} {bytes}"));
+                });
+            }
+        }
+        line.put_whole(0, |line| _ = line.put(format_args!(" | unaccounted {unaccounted}")));
     }
 
     /// Writes the same figures as a JSON record, with sizes in bytes.
     fn put_json(&self, line: &mut Line) {
         let Self { limit, heap, peak } = self;
-        line.put(format_args!(r#"{},"request_id":""#, Head::new("abort", Level::Error)));
-        note::put_context(line);
         line.put(format_args!(
-            r#"","refused":{},"largest_refused":{},"last_refused_ms_ago":{},"heap":{},"peak":{}"#,
+            r#"{},"refused":{},"largest_refused":{},"last_refused_ms_ago":{},"heap":{},"peak":{}"#,
+            Head::new("abort", Level::Error),
             refusal::count(),
             refusal::largest(),
             refusal::last_ms_ago(),
@@ -110,7 +117,8 @@ impl Abort {
         if let Some(limit) = limit {
             line.put(format_args!(r#","limit":{}"#, limit.as_u64()));
         }
-        note::put_holders(line, *heap);
+        emergency_log::put_requests(line, os::coarse_monotonic_ms());
+        emergency_log::put_gauges(line, heap.as_usize());
         line.put(format_args!("}}"));
     }
 }
