@@ -11,7 +11,7 @@
 //! | [`os`] | resident memory as the kernel counts it, its peak, and giving pages back |
 //! | [`env`](mod@env) | the memory size, from Lambda's environment or the cgroup |
 //! | [`clock`] | milliseconds that never go back and that notice a frozen environment |
-//! | [`weigh`] | the heap bytes that a value owns |
+//! | [`weigh`] | the heap bytes that a value owns, also a JSON value (feature `serde_json`) |
 //! | [`stream`] | any input in fixed memory: lines, records and chunks of a bounded length |
 //! | `sizing` (feature) | the memory size that fits, and its cost, from the REPORT lines of a log |
 //! | [`size`] | sizes that know MB from MiB |

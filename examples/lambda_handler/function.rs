@@ -8,7 +8,7 @@ use lambda_runtime::Error;
 use plimsoll::cache::LoadError;
 use plimsoll::heap::AlarmThresholds;
 use plimsoll::monitor::ReportPolicy;
-use plimsoll::{Account, ByteSize, Cache, EnvError, HeapSize, LambdaEnv, MemoryBudget, Monitor};
+use plimsoll::{Account, ByteSize, Cache, EnvError, LambdaEnv, MemoryBudget, Monitor, impl_heap_size};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -116,11 +116,7 @@ impl Version {
     }
 }
 
-impl HeapSize for Version {
-    fn heap_size(&self) -> usize {
-        self.file.heap_size()
-    }
-}
+impl_heap_size!(struct Version { file, length, changed, unusual });
 
 /// The answer to one event.
 #[derive(Debug, Serialize)]
@@ -184,8 +180,4 @@ impl Summary {
     }
 }
 
-impl HeapSize for Summary {
-    fn heap_size(&self) -> usize {
-        self.top.heap_size() + self.unusual.heap_size()
-    }
-}
+impl_heap_size!(struct Summary { bytes, lines, words, not_counted, top, unusual });

@@ -1,8 +1,8 @@
-//! What a value weighs: the heap bytes it owns, told by the value itself.
+//! The heap bytes that a value owns: the trait [`HeapSize`] and the macro [`impl_heap_size!`](crate::impl_heap_size).
 //!
-//! A cache that counts entries is bounded in nothing that matters, and one that counts `size_of` misses nearly all of
-//! a `String`. This trait follows the ownership instead. It never touches the allocator, so it works in any process,
-//! and it asks capacities rather than lengths, because it is capacity that the heap holds.
+//! A bound on the number of entries does not bound the memory of a cache, and `size_of` misses nearly all of a `String`.
+//! [`HeapSize`] follows ownership instead: it sums the capacities of a value and of all that it owns. It does not use
+//! the allocator, so it works in any process.
 
 use std::{
     borrow::Cow,
@@ -18,32 +18,67 @@ use std::{
 
 use crate::size::{ByteDelta, ByteSize};
 
-/// Tells how many bytes of heap a value owns, beyond `size_of_val` of itself.
+#[cfg(feature = "serde_json")]
+mod json;
+mod macros;
+
+#[doc(hidden)]
+pub use macros::fields;
+#[doc(no_inline)]
+pub use macros::impl_heap_size;
+
+/// Returns the heap bytes that a value owns, beyond `size_of_val` of the value itself.
 ///
-/// It is the sum of the bytes that the value and all it owns asked of the allocator: capacities, not lengths. Sums
-/// saturate at `usize::MAX`. A call allocates nothing; it takes constant time for a container of elements that own no
-/// heap ([`owns_heap`](Self::owns_heap)), otherwise one call per element. A `Vec<u8>` of 1 GiB is weighed as fast as
-/// an empty one.
+/// The number is the sum of the bytes that the value, and all that it owns, requested from the allocator: capacities, not
+/// lengths. Sums saturate at `usize::MAX`. [`impl_heap_size!`](crate::impl_heap_size) implements the trait from the names
+/// of the fields.
 ///
-/// # How exact
+/// # Accuracy
 ///
-/// - Exact: `String`, `OsString`, `PathBuf`, `CString`, `Vec`, `VecDeque`, `BinaryHeap`, `LinkedList`, `Box`, and what
-///   is made of them.
-/// - [`Rc`] and [`Arc`]: exact, with the two counters, and **charged in full at each holder**.
-/// - [`HashMap`] and [`HashSet`]: exact for a table that never removed. Removals may lower its `capacity()`, from which
-///   this is computed, and then it may say half of the truth, never more than it.
-/// - [`BTreeMap`] and [`BTreeSet`]: an estimate from the length. Exact when filled in ascending or descending order;
-///   1.1 to 1.4 times the truth when filled at random, 1.6 to 2.2 times when collected from many items, and not below
-///   0.75 times, however many were removed. Under a few hundred entries it may be a node or two off.
-/// - [`bytes::Bytes`]: its length. **A slice pins its whole buffer, which it does not show.** A static one counts,
-///   though it owns nothing; the header of a shared one (24 bytes) does not.
-/// - [`bytes::BytesMut`]: its capacity. Exact until it is split.
+/// | type | `heap_size()` against the truth |
+/// |---|---|
+/// | `String`, `OsString`, `PathBuf`, `CString`, `Vec`, `VecDeque`, `BinaryHeap`, `LinkedList`, `Box` | exact |
+/// | [`Rc`], [`Arc`] | exact, with the two counters, and **charged in full at each holder** |
+/// | [`HashMap`], [`HashSet`] | exact until the first removal; after removals **any part of the truth**, never more |
+/// | [`BTreeMap`], [`BTreeSet`] | an estimate from the length: 0.75 to 2.2 times |
+/// | [`bytes::Bytes`] | its length, **whatever the capacity of its buffer** |
+/// | [`bytes::BytesMut`] | its capacity, exact until it is split or advanced |
+/// | `serde_json::Value` (feature `serde_json`) | an estimate for objects: 0.91 to 1.14 times for parsed documents |
+///
+/// - **`HashMap` and `HashSet`**: std does not show the number of buckets. `capacity()`, which does instead, shrinks with
+///   removals: a table of 1,024 buckets that was filled and emptied 30 times counts as 0 to 2 % of its bytes.
+///   `shrink_to_fit()` makes the number exact again: call it after a burst, before the map goes into a cache. `clear()` of
+///   an empty map does not.
+/// - **`BTreeMap` and `BTreeSet`**: exact if filled in ascending or descending order. 1.1 to 1.4 times the truth if filled
+///   at random, 1.6 to 2.2 times if collected from many items, and at least 0.75 times after any removals. Under a few
+///   hundred entries, it may differ by a node or two.
+/// - **`Bytes`**: its API does not show the capacity. A slice keeps its whole buffer alive. So does a whole `Bytes` from
+///   `BytesMut::freeze()` or `Bytes::from(Vec)`, with the unused capacity: 500 bytes that were read into a buffer of 64
+///   KiB count as 500. [`Bytes::copy_from_slice`](bytes::Bytes::copy_from_slice) makes a value that owns its length
+///   alone. A static one counts as its length though it owns nothing. The header of a shared one (24 bytes) does not
+///   count.
+/// - **`BytesMut`**: `advance` and the `split` methods lower `capacity()`, while the buffer keeps its size.
+/// - **`serde_json::Value`**: strings, arrays, and objects of up to 11 members are exact if they were parsed. Larger objects
+///   are a [`BTreeMap`] by default, with its estimate. Of 5,112 JSON files of a developer's machine, 97 % were exact and
+///   none was above 1.14 times. With the feature `preserve_order` of `serde_json` all were exact. With
+///   `arbitrary_precision` a number counts as its length, and none was below 0.91 times.
+///
+/// If a cache must hold such values as they are, give it a weigher that knows their capacity:
+/// [`max_bytes_weighed`](crate::cache::CacheBuilder::max_bytes_weighed).
 ///
 /// # What is not counted
 ///
-/// What the allocator adds (rounding, headers, free pages), memory behind references, raw pointers and handles, and
-/// the state of a map's hasher. `RefCell`, `Mutex`, `OnceLock` and their like have no implementation: their weight
-/// changes behind a holder's back and reading it may have to wait. Wrap them in a type of your own, which knows better.
+/// - What the allocator adds: rounding, headers, free pages.
+/// - Memory reached through references, raw pointers and handles.
+/// - The state of a map's hasher.
+///
+/// `RefCell`, `Mutex`, `OnceLock` and similar types have no implementation: their weight changes while a cache holds
+/// them, and reading it may wait for a lock. Implement `HeapSize` for a wrapper type that knows its bound.
+///
+/// # Performance
+///
+/// A call allocates nothing. It takes constant time for a container of elements that own no heap
+/// ([`owns_heap`](Self::owns_heap)), otherwise one call per element: a `Vec<u8>` of 1 GiB takes as long as an empty one.
 ///
 /// # Examples
 ///
@@ -68,12 +103,13 @@ use crate::size::{ByteDelta, ByteSize};
 /// ```
 // The remedy is in the message: rustc drops the notes when it suggests to borrow.
 #[diagnostic::on_unimplemented(
-    message = "the heap size of `{Self}` is not known: implement `plimsoll::HeapSize` for a type of your own, and bound a \
-               cache of other types with `max_bytes_weighed(bytes, |key, value| ..)`",
+    message = "the heap size of `{Self}` is not known: implement `plimsoll::HeapSize` for a type of your own, as by \
+               `plimsoll::impl_heap_size!`, and bound a cache of other types with \
+               `max_bytes_weighed(bytes, |key, value| ..)`",
     label = "does not implement `HeapSize`"
 )]
 pub trait HeapSize {
-    /// Tells the heap bytes that this value owns.
+    /// Returns the heap bytes that this value owns.
     ///
     /// # Examples
     ///
@@ -85,10 +121,10 @@ pub trait HeapSize {
     /// ```
     fn heap_size(&self) -> usize;
 
-    /// Tells whether a value of this type can own heap at all.
+    /// Returns `true` if a value of this type can own heap.
     ///
-    /// With `false`, containers of this type are weighed in constant time, and its `heap_size` is not asked, so it must
-    /// be zero for every value. The default is `true`, which is never wrong.
+    /// If it returns `false`, containers of this type do not call `heap_size` of their elements, which must then return
+    /// zero for every value. The default is `true`, which is always correct.
     ///
     /// # Examples
     ///
@@ -118,12 +154,12 @@ pub trait HeapSize {
     }
 }
 
-/// The heap that the elements own, beside the block they lie in.
+/// Sums the heap that the elements own, without the block that holds them.
 fn owned_by_all<'a, T: HeapSize + 'a>(items: impl IntoIterator<Item = &'a T>) -> usize {
     if T::owns_heap() { items.into_iter().fold(0, |sum, item| sum.saturating_add(item.heap_size())) } else { 0 }
 }
 
-/// A block of `capacity` elements of type `T`.
+/// Returns the bytes of a block of `capacity` elements of type `T`.
 const fn block<T>(capacity: usize) -> usize {
     size_of::<T>().saturating_mul(capacity)
 }
@@ -221,7 +257,7 @@ impl<T: ?Sized> HeapSize for PhantomData<T> {
 }
 
 impl<T: ?Sized> HeapSize for &T {
-    /// Zero: what is borrowed is owned, and charged, elsewhere.
+    /// Returns zero: the owner of the borrowed value is charged.
     fn heap_size(&self) -> usize {
         0
     }
@@ -231,7 +267,7 @@ impl<T: ?Sized> HeapSize for &T {
 }
 
 impl<T: ?Sized> HeapSize for &mut T {
-    /// Zero: what is borrowed is owned, and charged, elsewhere.
+    /// Returns zero: the owner of the borrowed value is charged.
     fn heap_size(&self) -> usize {
         0
     }
@@ -246,7 +282,7 @@ impl<T: HeapSize> HeapSize for [T] {
     }
 }
 
-/// Texts without an owner: they lie in the block of a `Box`, `Rc` or `Arc`, which counts them.
+/// Unsized texts, which are in the block of a `Box`, `Rc` or `Arc` that counts them.
 macro_rules! borrowed_text {
     ($($type:ty),+) => { $(
         impl HeapSize for $type {
@@ -296,7 +332,7 @@ impl<T: HeapSize + ?Sized> HeapSize for Box<T> {
     }
 }
 
-/// The block of an `Rc` or `Arc`: two counters, then the value, aligned for both.
+/// Returns the bytes of the block of an `Rc` or `Arc`: two counters, then the value, aligned for both.
 fn counted_block<T: ?Sized>(value: &T) -> usize {
     let align = align_of_val(value).max(align_of::<usize>());
     let counters = block::<usize>(2).next_multiple_of(align);
@@ -305,14 +341,14 @@ fn counted_block<T: ?Sized>(value: &T) -> usize {
 }
 
 impl<T: HeapSize + ?Sized> HeapSize for Rc<T> {
-    /// The whole of the shared block and what it owns, **at each holder**.
+    /// Returns the bytes of the shared block and of all that it owns, **at each holder**.
     fn heap_size(&self) -> usize {
         counted_block::<T>(self).saturating_add(T::heap_size(self))
     }
 }
 
 impl<T: HeapSize + ?Sized> HeapSize for Arc<T> {
-    /// The whole of the shared block and what it owns, **at each holder**.
+    /// Returns the bytes of the shared block and of all that it owns, **at each holder**.
     fn heap_size(&self) -> usize {
         counted_block::<T>(self).saturating_add(T::heap_size(self))
     }
@@ -336,7 +372,7 @@ one_block! {
 
 impl<T: HeapSize> HeapSize for LinkedList<T> {
     fn heap_size(&self) -> usize {
-        /// Of the fields of std's node, and so of its size.
+        /// Has the fields of std's node, and so its size.
         type Node<T> = (*const (), *const (), T);
 
         block::<Node<T>>(self.len()).saturating_add(owned_by_all(self))
@@ -356,19 +392,26 @@ impl<T: HeapSize, S> HeapSize for HashSet<T, S> {
     }
 }
 
-/// The control bytes that hashbrown, which is std's table too, compares at a time; that many follow the last bucket once
-/// more.
+/// Control bytes that hashbrown, which is std's table too, compares at a time. As many follow those of the last bucket.
 pub(crate) const GROUP: usize = if cfg!(all(target_feature = "sse2", not(miri))) { 16 } else { size_of::<usize>() };
 
-/// The block of std's hash table: buckets at no more than 7/8 full, then a control byte for each and a group more.
-fn hash_table<T>(capacity: usize) -> usize {
-    let buckets = match capacity {
-        0 => return 0,
+/// Returns the buckets of std's hash table with a capacity of `capacity` entries, at most 7/8 full.
+fn buckets(capacity: usize) -> usize {
+    match capacity {
+        0 => 0,
         1..=3 => 4,
         4..=7 => 8,
         // A capacity is 7/8 of a power of two.
         8.. => (capacity.saturating_mul(8) / 7).checked_next_power_of_two().unwrap_or(usize::MAX),
-    };
+    }
+}
+
+/// Returns the bytes of the block of std's hash table: the buckets, a control byte for each, and a group more.
+fn hash_table<T>(capacity: usize) -> usize {
+    let buckets = buckets(capacity);
+    if buckets == 0 {
+        return 0;
+    }
     let align = align_of::<T>().max(GROUP);
     let entries = block::<T>(buckets).checked_next_multiple_of(align).unwrap_or(usize::MAX);
     entries.saturating_add(buckets).saturating_add(GROUP)
@@ -390,10 +433,11 @@ impl<T: HeapSize> HeapSize for BTreeSet<T> {
 /// Keys that a node of std's B-tree can hold.
 const NODE_KEYS: usize = 11;
 
-/// The nodes of std's B-tree of `len` entries that came in ascending order: full nodes split 6 : 1 : 5, so that all but
-/// the last of a level keep 6 keys. Descending order splits them in the mirror.
+/// Returns the bytes of the nodes of std's B-tree of `len` entries that were inserted in ascending order.
+///
+/// Full nodes split 6 : 1 : 5, so that all but the last of a level keep 6 keys. Descending order mirrors this.
 fn b_tree<K, V>(len: usize) -> usize {
-    /// Of the fields of std's leaf, and so of its size. An inner node has an edge per key besides, and one.
+    /// Has the fields of std's leaf, and so its size. An inner node adds an edge per key, and one.
     type Leaf<K, V> = (*const (), [MaybeUninit<K>; NODE_KEYS], [MaybeUninit<V>; NODE_KEYS], u16, u16);
     type Inner<K, V> = (Leaf<K, V>, [*const (); NODE_KEYS + 1]);
 
