@@ -3,7 +3,7 @@
 //! A refusal alone is recorded in silence, as `try_reserve` copes with it. Whoever cannot cope aborts, and the signal
 //! handler then says what is known. Where nothing was refused it says nothing: the abort has another cause.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
 use crate::log::{self, Head, Level, LogFormat};
 use crate::os::{self, OsError};
@@ -13,12 +13,15 @@ use super::note::{self, Line};
 use super::refusal;
 use super::thread::LEDGER;
 
-static SAID: AtomicBool = AtomicBool::new(false);
+/// The stack that [`say`] needs on an alternate signal stack, with what is below it. Measured: 3.6 KiB in release, 14 KiB
+/// without optimization.
+const NEEDED_STACK: usize = if cfg!(debug_assertions) { 24 << 10 } else { 8 << 10 };
 
 /// Has an abort say why, where an allocation was refused before: limit, live and peak heap, refusals and holders.
 ///
 /// One line to standard error, from a handler of SIGABRT that calls the one before it. It allocates nothing, keeps
-/// `errno`, and speaks once. A second call changes nothing.
+/// `errno`. A second call changes nothing. A stack overflow aborts on the alternate signal stack: if the report does not
+/// fit there, none is written.
 ///
 /// # Errors
 ///
@@ -39,7 +42,8 @@ fn survived() {
 }
 
 fn speak() {
-    if refusal::count() > 0 && !SAID.swap(true, SeqCst) {
+    let has_room = os::signal_stack_left().is_none_or(|left| left >= NEEDED_STACK);
+    if refusal::count() > 0 && has_room {
         say();
     }
 }
