@@ -1,4 +1,8 @@
 //! Functions for [`set_trim_hook`](super::set_trim_hook), one for each allocator that a feature names.
+//!
+//! They are `#[inline]`, so that only a program that calls one of them is linked with the allocator. A linked allocator
+//! runs its constructor at the start, which takes some hundred KiB of rss even if the program has another global
+//! allocator.
 #![cfg_attr(any(feature = "jemalloc", feature = "mimalloc"), expect(unsafe_code, reason = "functions of C"))]
 
 /// Releases the free pages of jemalloc to the kernel: a hook for [`set_trim_hook`](super::set_trim_hook).
@@ -28,6 +32,7 @@
 /// # }
 /// ```
 #[cfg(feature = "jemalloc")]
+#[inline]
 pub fn trim_jemalloc() {
     use std::ptr::null_mut;
 
@@ -65,6 +70,7 @@ pub fn trim_jemalloc() {
 /// # }
 /// ```
 #[cfg(feature = "mimalloc")]
+#[inline]
 pub fn trim_mimalloc() {
     // The crate declares it only with a feature that adds a dependency.
     use libmimalloc_sys as _;
