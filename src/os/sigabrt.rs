@@ -202,7 +202,34 @@ fn set_errno(_errno: libc::c_int) {}
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicBool;
+    use std::thread;
+    use std::time::Duration;
+
     use super::*;
+
+    #[test]
+    fn report_of_another_thread_is_waited_for() {
+        static STARTED: AtomicBool = AtomicBool::new(false);
+        static ENDED: AtomicBool = AtomicBool::new(false);
+        let first = thread::spawn(|| {
+            report(|| {
+                STARTED.store(true, SeqCst);
+                thread::sleep(Duration::from_millis(20));
+                ENDED.store(true, SeqCst);
+            });
+        });
+        while !STARTED.load(SeqCst) {
+            thread::yield_now();
+        }
+        report(|| panic!("a second report"));
+        assert!(ENDED.load(SeqCst));
+        first.join().unwrap();
+        report(|| panic!("a third report"));
+        REPORT.store(WRITING, SeqCst);
+        report(|| panic!("the wait for a writer that never ends is bounded"));
+        REPORT.store(READY, SeqCst);
+    }
 
     #[test]
     fn preserve_errno_failing_call_leaves_errno() {
