@@ -60,6 +60,8 @@ static TRIM_HOOK: Mutex<Option<fn()>> = Mutex::new(None);
 
 /// The memory of this process that is resident: one reading, in bytes, a multiple of the page size.
 ///
+/// Memory that C libraries take from `malloc` or `mmap` counts as soon as its pages are touched, as any other memory does.
+///
 /// Not counted: pages swapped out, page tables, kernel memory (socket buffers, pipes), and other processes of the
 /// same Lambda environment (extensions, the runtime's own): `max_memory_used` holds them all, so it lies higher.
 ///
