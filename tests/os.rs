@@ -154,7 +154,7 @@ mod linux {
         exit_code(id)
     }
 
-    /// Moves the children of this process into a new PID namespace. Fails where that is not permitted.
+    /// Moves the children of this process into a new PID namespace. Fails if that is not permitted.
     fn new_pid_namespace(flags: libc::c_int) -> bool {
         // SAFETY: the call has no preconditions.
         unsafe { libc::unshare(libc::CLONE_NEWPID | flags) == 0 }

@@ -26,8 +26,8 @@
 //! - a wall clock set back extends nothing. But the lead lost that way has to be made up before another one counts:
 //!   after a step back of an hour, a pause of 59 minutes goes unnoticed;
 //! - a monotonic clock that jumps ahead, as after a restore on a host that runs for longer, moves `now` by the jump: stamps
-//!   expire early. The lead of the wall clock shrinks by as much, so later pauses go unnoticed until they add up to the
-//!   jump: after a jump of an hour, a pause of 59 minutes counts as no time;
+//!   expire early. The lead of the wall clock shrinks by the jump, so later pauses go unnoticed until their sum exceeds it:
+//!   after a jump of an hour, a pause of 59 minutes counts as no time;
 //! - a wall clock set forward looks like a freeze: stamps expire early, never late;
 //! - where the monotonic clock goes back and the wall clock does not run ahead of it by as much, `now` stands still
 //!   until it has caught up.

@@ -182,7 +182,7 @@ fn monotonic_jump_ahead_hides_pauses_up_to_its_length() {
     manual.advance(HOUR);
     manual.set_wall_back(HOUR);
     assert_eq!(manual.clock().refresh() - start, HOUR_MS, "stamps expire early");
-    manual.freeze(HOUR - ms(1));
+    manual.freeze(ms(HOUR_MS - 1));
     assert_eq!(manual.clock().refresh() - start, HOUR_MS);
     manual.freeze(ms(101));
     assert_eq!(manual.clock().refresh() - start, HOUR_MS + 100);

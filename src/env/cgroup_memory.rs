@@ -33,13 +33,13 @@ pub struct CgroupMemory {
     /// `charged` less the inactive file pages, which the kernel drops before it kills. Kubernetes calls this figure the
     /// working set.
     pub in_use: ByteSize,
-    /// How often the usage reached the limit: `max` of `memory.events`, in version 1 `memory.failcnt`. `None` if the file
+    /// Number of times that the usage reached the limit: `max` of `memory.events`, in version 1 `memory.failcnt`. `None` if the file
     /// is missing.
     pub at_limit: Option<u64>,
-    /// How often the kernel could not reclaim enough: `oom` of `memory.events`. `None` if the file is missing, and in
+    /// Number of times that the kernel could not reclaim enough: `oom` of `memory.events`. `None` if the file is missing, and in
     /// version 1.
     pub ooms: Option<u64>,
-    /// How many processes of the cgroup the kernel has killed for memory: `oom_kill` of `memory.events`, in version 1 of
+    /// Number of processes of the cgroup that the kernel has killed for memory: `oom_kill` of `memory.events`, in version 1 of
     /// `memory.oom_control` since Linux 4.13. `None` if it is missing.
     pub oom_kills: Option<u64>,
 }

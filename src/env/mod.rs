@@ -458,7 +458,7 @@ impl MemoryLimit {
     /// it, version 2 before version 1. In version 1 the kernel also names the smallest limit of those above that a
     /// container does not see (`hierarchical_memory_limit`).
     ///
-    /// Where `AWS_LAMBDA_FUNCTION_MEMORY_SIZE` is set, it decides, and a bad value is an error. A value above Lambda's largest
+    /// If `AWS_LAMBDA_FUNCTION_MEMORY_SIZE` is set, it decides, and a bad value is an error. A value above Lambda's largest
     /// memory size is used as it is, with one line of warning. Cgroups are those in
     /// `/proc/self/cgroup`, found through `/proc/self/mountinfo`; what a container does not see is not counted. A limit
     /// of 2^60 bytes and more is none. Not counted: `memory.high`, swap, `ulimit`, and the memory of the machine.

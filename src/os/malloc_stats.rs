@@ -36,7 +36,7 @@ pub struct MallocStats {
 
 /// Reads how much memory glibc's allocator has from the kernel, and how much of it is free.
 ///
-/// This is `mallinfo2`, which glibc has since version 2.33. It says nothing about another global allocator, such as
+/// This is `mallinfo2`, which glibc has since version 2.33. It does not cover another global allocator, such as
 /// mimalloc or jemalloc. All figures are zero until something has called `malloc`.
 ///
 /// Do not call it from a global allocator or a signal handler: it locks each arena.

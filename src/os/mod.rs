@@ -251,7 +251,7 @@ pub fn trim() -> Result<ByteSize, OsError> {
     let hook = *trim_hook();
     let before = rss();
     match hook {
-        // It may run while an invocation's end unwinds, where a panic of it must not become an abort.
+        // It may run while a panic unwinds at an invocation's end. A second panic there would abort.
         Some(hook) => drop(contained(hook)),
         None => host::trim()?,
     }

@@ -61,7 +61,7 @@ pub(crate) fn on_abort(speak: fn(), survived: fn()) -> Result<(), OsError> {
     action.sa_sigaction = handler as libc::sighandler_t;
     // On the stack that aborted, which has room; the alternate one that std sets up has 8 KiB, and half is the kernel's.
     action.sa_flags = libc::SA_SIGINFO;
-    // SAFETY: `action` is a whole `sigaction` whose handler has the signature that SA_SIGINFO promises.
+    // SAFETY: `action` is a whole `sigaction`, and its handler has the signature that SA_SIGINFO promises.
     if unsafe { libc::sigaction(libc::SIGABRT, &raw const action, ptr::null_mut()) } != 0 {
         return Err(failed());
     }

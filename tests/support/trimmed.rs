@@ -1,10 +1,9 @@
-//! What the tests of the trim hooks share. Each allocator needs a process of its own.
+//! The assertions of the tests of the trim hooks. Each allocator needs a process of its own.
 #![allow(unreachable_pub, reason = "each test binary includes this file")]
 
 use plimsoll::{ByteSize, os};
 
-/// Asserts that rss falls by most of 128 MiB when that much is freed and `hook` is the trim hook, and that
-/// `os::trim` returns this.
+/// Checks that `os::trim` with `hook` releases most of 128 MiB of freed blocks, and returns the fall of rss.
 pub fn assert_trim_releases_freed_blocks(hook: fn()) {
     let rss = || os::rss().unwrap().total;
     os::set_trim_hook(hook);
@@ -22,7 +21,7 @@ pub fn assert_trim_releases_freed_blocks(hook: fn()) {
     assert!(released.as_u64().abs_diff(fell) < 1 << 20, "{released} returned, rss {before} before, {after} after");
 }
 
-/// Asserts that `os::trim` returns 0 or little when there is nothing to release.
+/// Checks that `os::trim` returns 0 or little if there is nothing to release.
 pub fn assert_second_trim_releases_nothing() {
     os::trim().unwrap();
     let released = os::trim().unwrap();
