@@ -230,7 +230,7 @@ pub fn reset_peak_rss() -> Result<(), OsError> {
 ///
 /// # Performance
 ///
-/// Call it between invocations. It takes about 3 us if the allocator has no free pages. With many it takes milliseconds
+/// Call it between invocations. It takes about 6 us if the allocator has no free pages. With many it takes milliseconds
 /// (glibc: 1 ms for 13 MiB of one thread, 11 ms for 84 MiB of eight threads in one arena). A second call is not free: glibc
 /// advises the kernel again about each free run of pages.
 ///
