@@ -8,8 +8,8 @@
 //! | [`heap`] | live and peak heap, a limit under which allocations fail instead of the process, per-scope sums |
 //! | [`budget`] | what caches, buffers and models hold together, and who gives back when it is not enough |
 //! | [`cache`] | values by key, bounded in entries and in true bytes, that expire though the environment was frozen |
-//! | [`os`] | resident memory as the kernel counts it, its peak, and giving pages back |
-//! | [`env`](mod@env) | the memory size, from Lambda's environment or the cgroup |
+//! | [`os`] | resident memory as the kernel counts it, its peak, and releasing free pages; hooks for jemalloc and mimalloc (features) |
+//! | [`env`](mod@env) | the memory size, from Lambda's environment or the cgroup, and the counters of the cgroup |
 //! | [`clock`] | milliseconds that never go back and that notice a frozen environment |
 //! | [`weigh`] | the heap bytes that a value owns, also a JSON value (feature `serde_json`) |
 //! | [`stream`] | any input in fixed memory: lines, records and chunks of a bounded length |

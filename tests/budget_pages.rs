@@ -183,7 +183,7 @@ fn steady() {
     os::set_trim_hook(|| {
         TRIMS.fetch_add(1, Relaxed);
         // SAFETY: `malloc_trim` takes any padding and is thread-safe.
-        unsafe { libc::malloc_trim(0) == 1 }
+        unsafe { libc::malloc_trim(0) };
     });
     let budget = MemoryBudget::from_env().unwrap();
     let (kept, scratch) = (budget.account("kept"), budget.account("scratch"));
@@ -201,7 +201,7 @@ fn steady() {
 }
 
 fn keeps() {
-    os::set_trim_hook(|| true);
+    os::set_trim_hook(|| {});
     let budget = MemoryBudget::from_env().unwrap();
     let account = budget.account("model");
     drop(pieces());
@@ -218,7 +218,7 @@ fn panics() {
     let pieces = pieces();
     drop(account.try_reserve(ByteSize::mib(48)));
     assert_eq!(account.held(), ByteSize::ZERO);
-    assert!(matches!(os::trim(), Ok(false)));
+    assert!(os::trim().is_ok());
     drop(pieces);
 }
 

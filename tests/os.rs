@@ -1,5 +1,5 @@
 //! What `os` tells, beside what this process did. The figures need Linux with a `/proc` of its own.
-#![expect(unsafe_code, reason = "a counting allocator, `fork`, `mmap` and a signal handler")]
+#![expect(unsafe_code, reason = "a counting allocator, `fork`, `mmap`, namespaces and a signal handler")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -128,12 +128,153 @@ mod linux {
             // SAFETY: `_exit` has no preconditions.
             unsafe { libc::_exit(i32::from(told)) }
         }
+        assert_eq!(exit_code(child), 3, "1: saw its rss rise, 2: saw its peak rise");
+    }
+
+    /// Waits for the child and returns its exit code.
+    fn exit_code(child: libc::pid_t) -> libc::c_int {
         let mut status = 0;
         // SAFETY: `status` is valid for writing, and `child` is a child not waited for.
         let waited = unsafe { libc::waitpid(child, &raw mut status, 0) };
         assert_eq!(waited, child);
         assert!(libc::WIFEXITED(status), "{status:#x}");
-        assert_eq!(libc::WEXITSTATUS(status), 3, "1: saw its rss rise, 2: saw its peak rise");
+        libc::WEXITSTATUS(status)
+    }
+
+    /// Runs `child` in a forked child and returns its exit code.
+    fn fork(child: impl FnOnce() -> libc::c_int) -> libc::c_int {
+        // SAFETY: the child calls only what is safe in a signal handler, and ends by `_exit`.
+        let id = unsafe { libc::fork() };
+        assert!(id >= 0);
+        if id == 0 {
+            let code = child();
+            // SAFETY: `_exit` has no preconditions.
+            unsafe { libc::_exit(code) }
+        }
+        exit_code(id)
+    }
+
+    /// Moves the children of this process into a new PID namespace. Fails if that is not permitted.
+    fn new_pid_namespace(flags: libc::c_int) -> bool {
+        // SAFETY: the call has no preconditions.
+        unsafe { libc::unshare(libc::CLONE_NEWPID | flags) == 0 }
+    }
+
+    #[test]
+    fn rss_of_process_1_in_a_new_namespace_is_its_own() {
+        const NOT_PERMITTED: libc::c_int = 77;
+        let _alone = alone();
+        let code = fork(|| {
+            if !new_pid_namespace(0) && !new_pid_namespace(libc::CLONE_NEWUSER) {
+                return NOT_PERMITTED;
+            }
+            fork(|| {
+                let parent = os::rss().map_or(0, |rss| rss.total.as_u64());
+                if std::process::id() != 1 || parent == 0 || !new_pid_namespace(0) {
+                    return NOT_PERMITTED;
+                }
+                fork(|| {
+                    let _pages = Pages::touched(64);
+                    let child = os::rss().map_or(0, |rss| rss.total.as_u64());
+                    i32::from(std::process::id() != 1 || child < parent + 56 * MIB)
+                })
+            })
+        });
+        assert!(code == 0 || code == NOT_PERMITTED, "the figures of another process");
+    }
+
+    #[test]
+    fn rss_after_its_descriptor_became_a_file_of_numbers_is_right() {
+        let _alone = alone();
+        let truth = os::rss().unwrap().total.as_u64();
+        let path = std::env::temp_dir().join(format!("plimsoll-os-numbers-{}", std::process::id()));
+        std::fs::write(&path, "2024 123456789 17 4 rows of a table\n").unwrap();
+        let numbers = std::fs::File::open(&path).unwrap();
+        std::fs::remove_file(path).unwrap();
+        let code = fork(|| {
+            if os::rss().is_err() {
+                return 2;
+            }
+            // The number of the kept descriptor is one of these.
+            for number in 3..100 {
+                // SAFETY: no other thread of this forked child uses its descriptors.
+                unsafe { libc::dup2(std::os::fd::AsRawFd::as_raw_fd(&numbers), number) };
+            }
+            i32::from(os::rss().map_or(0, |rss| rss.total.as_u64()).abs_diff(truth) > 16 * MIB)
+        });
+        assert_eq!(code, 0);
+    }
+
+    #[test]
+    fn readings_that_fail_preserve_errno() {
+        let _alone = alone();
+        let code = fork(|| {
+            // SAFETY: no other thread of this forked child uses its descriptors.
+            unsafe { libc::close_range(0, libc::c_uint::MAX, 0) };
+            let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+            // SAFETY: `none` is valid for reading.
+            unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const none) };
+            // SAFETY: the location of this thread's `errno` is valid.
+            let errno = unsafe { libc::__errno_location() };
+            // SAFETY: as above.
+            unsafe { *errno = 77 };
+            let failed = os::rss().is_err() && os::peak_rss().is_err() && os::reset_peak_rss().is_err();
+            // SAFETY: as above.
+            i32::from(!failed || unsafe { *errno } != 77)
+        });
+        assert_eq!(code, 0);
+    }
+
+    #[cfg(target_env = "gnu")]
+    #[test]
+    fn trim_twice_returns_nothing_the_second_time() {
+        let _alone = alone();
+        // Another test may have set a hook that does nothing.
+        os::set_trim_hook(|| {
+            // SAFETY: `malloc_trim` takes any padding and is thread-safe.
+            unsafe { libc::malloc_trim(0) };
+        });
+        // Between the blocks that stay there are free runs of 64 KiB.
+        let mut blocks: Vec<Box<[u8; 2048]>> = (0..8192).map(|_| black_box(Box::new([1; 2048]))).collect();
+        let mut index = 0;
+        blocks.retain(|_| {
+            index += 1;
+            index % 33 == 0
+        });
+        assert!(os::trim().unwrap().as_u64() > 8 * MIB);
+        assert!(os::trim().unwrap().as_u64() < MIB);
+        drop(blocks);
+    }
+
+    #[test]
+    fn malloc_stats_follow_blocks_and_free_chunks() {
+        let _alone = alone();
+        if !cfg!(target_env = "gnu") {
+            assert!(matches!(os::malloc_stats(), Err(os::OsError::NotAvailable { .. })));
+            return;
+        }
+        let before = os::malloc_stats().unwrap();
+        let large = black_box(vec![1_u8; 64 << 20]);
+        let small: Vec<Box<[u8; 1024]>> = (0..8192).map(|_| black_box(Box::new([1; 1024]))).collect();
+        let during = os::malloc_stats().unwrap();
+        let mapped = during.mmapped.saturating_sub(before.mmapped);
+        assert!((64 * MIB..66 * MIB).contains(&mapped.as_u64()), "{mapped} mapped");
+        let used = during.in_use.saturating_sub(before.in_use);
+        assert!((8 * MIB..10 * MIB).contains(&used.as_u64()), "{used} more in use");
+        let mut index = 0;
+        let kept: Vec<_> = small
+            .into_iter()
+            .filter(|_| {
+                index += 1;
+                index % 2 == 0
+            })
+            .collect();
+        let after = os::malloc_stats().unwrap();
+        let freed = during.in_use.saturating_sub(after.in_use);
+        assert!((3 * MIB..5 * MIB).contains(&freed.as_u64()), "{freed} less in use");
+        assert_eq!(after.arenas, after.in_use.saturating_add(after.free));
+        assert!(after.free.as_u64() > 3 * MIB && after.releasable <= after.free, "{after:?}");
+        drop((large, kept));
     }
 
     #[test]
@@ -194,7 +335,8 @@ mod linux {
         let after = os::rss().unwrap().anonymous.as_u64();
         drop(last);
         if cfg!(target_env = "gnu") {
-            assert!(gave.unwrap());
+            let released = gave.unwrap().as_u64();
+            assert!(released.abs_diff(before - after) < MIB, "{released} B, {before} B before, {after} B after");
             assert!(before - after > 50 * MIB, "{before} B before, {after} B after");
         } else {
             let error = gave.unwrap_err();
@@ -202,16 +344,15 @@ mod linux {
             assert_eq!(error.to_string(), "malloc_trim is not available on linux without glibc");
         }
 
-        os::set_trim_hook(|| CALLS.fetch_add(1, Ordering::Relaxed) == 0);
-        assert!(os::trim().unwrap());
-        assert!(!os::trim().unwrap(), "the hook's own answer");
         os::set_trim_hook(|| {
-            os::set_trim_hook(|| false);
-            true
+            CALLS.fetch_add(1, Ordering::Relaxed);
         });
-        assert!(os::trim().unwrap(), "a hook may set another");
-        assert!(!os::trim().unwrap(), "and the last one set holds");
-        assert_eq!(CALLS.load(Ordering::Relaxed), 2);
+        os::trim().unwrap();
+        os::trim().unwrap();
+        os::set_trim_hook(|| os::set_trim_hook(|| {}));
+        os::trim().unwrap();
+        os::trim().unwrap();
+        assert_eq!(CALLS.load(Ordering::Relaxed), 2, "the hook that was set last");
     }
 }
 

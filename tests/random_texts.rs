@@ -56,9 +56,11 @@ proptest! {
     #[test]
     fn a_memory_size_is_what_its_digits_say(text in "[0-9]{0,6}|0{0,40}[1-9][0-9]{2,4}|[ +-]?[0-9]{2,5}[ .a-z]?|[0-9]{19,30}|\\PC{0,9}") {
         let of = |name: &str| (name == "AWS_LAMBDA_FUNCTION_MEMORY_SIZE").then(|| OsString::from(&text));
-        // The twin looks for the text among all sizes there are.
+        // The model adds up digit by digit. No text here has 7 to 18 digits.
         let digits = text.trim_start_matches('0');
-        let size = (128..=10_240_u64).find(|mib| mib.to_string() == digits);
+        let is_number = digits.len() <= 6 && digits.bytes().all(|byte| byte.is_ascii_digit());
+        let value = || digits.bytes().fold(0, |value, digit| value * 10 + u64::from(digit - b'0'));
+        let size = is_number.then(value).filter(|mib| *mib >= 128);
         match LambdaEnv::from_lookup(of) {
             Ok(env) => prop_assert_eq!(Some(env.memory_size()), size.map(ByteSize::mib)),
             Err(EnvError::Empty { .. }) => prop_assert!(text.is_empty()),

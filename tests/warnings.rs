@@ -6,7 +6,9 @@
 mod support;
 
 use plimsoll::monitor::{MonitorBuilder, ReportPolicy};
-use plimsoll::{ByteSize, Cache, LazyResource, MemoryBudget, Monitor, TrackingAllocator, board};
+use plimsoll::{
+    ByteSize, Cache, LambdaEnv, LazyResource, MemoryBudget, MemoryLimit, Monitor, TrackingAllocator, board,
+};
 
 #[global_allocator]
 static GLOBAL: TrackingAllocator = TrackingAllocator::new();
@@ -23,6 +25,8 @@ support::tests! {
     cache_with_a_bound_of_zero_warns if CAN_FORK, else "needs fork",
     name_beyond_the_board_warns_once if CAN_FORK, else "needs fork",
     account_beyond_the_budget_warns_once if CAN_FORK, else "needs fork",
+    memory_size_above_lambdas_range_warns_once if CAN_FORK, else "needs fork",
+    max_concurrency_not_a_number_warns_once if CAN_FORK, else "needs fork",
 }
 
 fn builder() -> MonitorBuilder {
@@ -157,4 +161,26 @@ fn account_beyond_the_budget_warns_once() {
     });
     assert_eq!(warnings.len(), 1, "{warnings:?}");
     assert!(warnings[0].contains("accounts of the budget") && warnings[0].contains("`tenant 65`"), "{warnings:?}");
+}
+
+fn memory_size_above_lambdas_range_warns_once() {
+    let warnings = warnings(|| {
+        // SAFETY: the forked child has one thread.
+        unsafe { std::env::set_var("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "20480") };
+        assert_eq!(MemoryLimit::detect().unwrap().size(), ByteSize::gib(20));
+        assert_eq!(LambdaEnv::from_env().unwrap().memory_size(), ByteSize::gib(20));
+    });
+    assert_one(&warnings, &["AWS_LAMBDA_FUNCTION_MEMORY_SIZE is 20480: expected 128 to 10240", "used as it is"]);
+}
+
+fn max_concurrency_not_a_number_warns_once() {
+    let warnings = warnings(|| {
+        // SAFETY: the forked child has one thread.
+        unsafe { std::env::set_var("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "512") };
+        // SAFETY: as above.
+        unsafe { std::env::set_var("AWS_LAMBDA_MAX_CONCURRENCY", "eight") };
+        assert_eq!(MemoryLimit::detect().unwrap().size(), ByteSize::mib(512));
+        assert_eq!(LambdaEnv::from_env().unwrap().max_concurrency().get(), 1);
+    });
+    assert_one(&warnings, &["AWS_LAMBDA_MAX_CONCURRENCY is \"eight\": expected digits alone, 1 to 1600", "1 request"]);
 }

@@ -6,7 +6,7 @@
 //! |---|---|---|
 //! | on-demand environment frozen and thawed | runs on | runs on |
 //! | guest paused or suspended (`MicroVM`s, a laptop) | **stands still** | runs on, or is set right soon after |
-//! | `SnapStart` snapshot restored, perhaps on another host | **anything, also back** | set right soon after |
+//! | `SnapStart` snapshot restored, perhaps on another host | **jumps ahead or back** | set right soon after |
 //! | somebody sets the clock (NTP, an operator) | runs on | **jumps, also back** |
 //!
 //! (Thawed on-demand environments lost 0 to 1 ms of monotonic time over freezes of 3.5 to 181 s: aws-lambda-web-adapter
@@ -25,6 +25,9 @@
 //! - time that the monotonic clock lost shows as a lead, and `now` jumps over it;
 //! - a wall clock set back extends nothing. But the lead lost that way has to be made up before another one counts:
 //!   after a step back of an hour, a pause of 59 minutes goes unnoticed;
+//! - a monotonic clock that jumps ahead, as after a restore on a host that runs for longer, moves `now` by the jump: stamps
+//!   expire early. The lead of the wall clock shrinks by the jump, so later pauses go unnoticed until their sum exceeds it:
+//!   after a jump of an hour, a pause of 59 minutes counts as no time;
 //! - a wall clock set forward looks like a freeze: stamps expire early, never late;
 //! - where the monotonic clock goes back and the wall clock does not run ahead of it by as much, `now` stands still
 //!   until it has caught up.

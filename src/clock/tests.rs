@@ -175,6 +175,20 @@ fn after_a_step_back_the_lead_has_to_be_made_up_first() {
 }
 
 #[test]
+fn monotonic_jump_ahead_hides_pauses_up_to_its_length() {
+    let manual = ManualClock::new();
+    let start = manual.clock().now();
+    // Ahead on the monotonic clock alone.
+    manual.advance(HOUR);
+    manual.set_wall_back(HOUR);
+    assert_eq!(manual.clock().refresh() - start, HOUR_MS, "stamps expire early");
+    manual.freeze(ms(HOUR_MS - 1));
+    assert_eq!(manual.clock().refresh() - start, HOUR_MS);
+    manual.freeze(ms(101));
+    assert_eq!(manual.clock().refresh() - start, HOUR_MS + 100);
+}
+
+#[test]
 fn a_snapshot_restored_on_a_younger_host_goes_on_from_the_time_it_had() {
     let manual = ManualClock::new();
     let start = manual.clock().now();

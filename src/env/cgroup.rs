@@ -11,7 +11,7 @@
 
 use std::{
     fs, io,
-    path::{Component, Path},
+    path::{Component, Path, PathBuf},
 };
 
 use super::{EnvError, LimitSource};
@@ -22,39 +22,50 @@ const UNLIMITED: u64 = 1 << 60;
 
 /// The smallest limit on the process, in the file system under `root`; `None` where there is none.
 pub(super) fn limit(root: &Path) -> Result<Option<(ByteSize, LimitSource)>, EnvError> {
-    if !cfg!(target_os = "linux") {
-        return Ok(None);
-    }
-    let (Some(places), Some(mounts)) =
-        (read(&root.join("proc/self/cgroup"))?, read(&root.join("proc/self/mountinfo"))?)
-    else {
-        return Ok(None);
-    };
-    let mounts: Vec<_> = mounts.lines().filter_map(Mount::parse).collect();
-    for version in [&V2, &V1] {
-        if let Some(place) = places.lines().find_map(|line| version.place(line)) {
-            let mut least = None;
-            for mount in version.mounts_for(place, &mounts) {
-                least = [least, version.least(root, mount, place)?].into_iter().flatten().min();
-            }
-            if let Some(least) = least {
-                return Ok(Some((least, version.source)));
-            }
+    for (version, mounts) in trees(root)? {
+        let mut least = None;
+        for directories in mounts {
+            least = [least, version.least(&directories)?].into_iter().flatten().min();
+        }
+        if let Some(least) = least {
+            return Ok(Some((least, version.source)));
         }
     }
     Ok(None)
 }
 
+/// The directories of one mount of a tree, from the process's cgroup up to the mount point.
+type Directories = Vec<PathBuf>;
+
+/// Returns the trees that this process is part of, version 2 first, with the directories of each mount.
+pub(super) fn trees(root: &Path) -> Result<Vec<(&'static Version, Vec<Directories>)>, EnvError> {
+    if !cfg!(target_os = "linux") {
+        return Ok(Vec::new());
+    }
+    let (Some(places), Some(mounts)) =
+        (read(&root.join("proc/self/cgroup"))?, read(&root.join("proc/self/mountinfo"))?)
+    else {
+        return Ok(Vec::new());
+    };
+    let mounts: Vec<_> = mounts.lines().filter_map(Mount::parse).collect();
+    let tree = |version: &'static Version| {
+        let place = places.lines().find_map(|line| version.place(line))?;
+        let mounts = version.mounts_for(place, &mounts);
+        Some((version, mounts.into_iter().map(|mount| directories(root, mount, place)).collect()))
+    };
+    Ok([&V2, &V1].into_iter().filter_map(tree).collect())
+}
+
 /// How the two versions of cgroups differ here.
-struct Version {
-    source: LimitSource,
+pub(super) struct Version {
+    pub(super) source: LimitSource,
     file: &'static str,
     kind: &'static str,
     controller: Option<&'static str>,
 }
 
-const V2: Version = Version { source: LimitSource::CgroupV2, file: "memory.max", kind: "cgroup2", controller: None };
-const V1: Version = Version {
+static V2: Version = Version { source: LimitSource::CgroupV2, file: "memory.max", kind: "cgroup2", controller: None };
+static V1: Version = Version {
     source: LimitSource::CgroupV1,
     file: "memory.limit_in_bytes",
     kind: "cgroup",
@@ -85,16 +96,21 @@ impl Version {
         if holding.is_empty() { of_this } else { holding }
     }
 
-    /// The smallest limit from `place` up to where the tree is mounted.
-    fn least(&self, root: &Path, mount: &Mount, place: &str) -> Result<Option<ByteSize>, EnvError> {
-        let top = root.join(mount.point.trim_start_matches('/'));
-        let below = Path::new(place).strip_prefix(&mount.root).unwrap_or(Path::new(""));
-        let is_plain = below.components().all(|part| matches!(part, Component::Normal(_)));
-        let bottom = if is_plain { top.join(below) } else { top.clone() };
-
+    /// Returns the smallest limit in `directories` that binds the process.
+    ///
+    /// In version 1 a directory without `memory.use_hierarchy` does not bind those below it. And the kernel names the
+    /// smallest limit of all directories above, also of those that a container does not see.
+    fn least(&self, directories: &[PathBuf]) -> Result<Option<ByteSize>, EnvError> {
+        let is_version_1 = self.source == LimitSource::CgroupV1;
         let mut least = None;
-        for directory in bottom.ancestors().take_while(|directory| directory.starts_with(&top)) {
-            least = [least, self.limit_of(directory)?].into_iter().flatten().min();
+        for (below, directory) in directories.iter().enumerate() {
+            let binds_below =
+                || read(&directory.join("memory.use_hierarchy")).map(|text| text.is_none_or(|t| t.trim() != "0"));
+            if is_version_1 && below > 0 && !binds_below()? {
+                break;
+            }
+            let above = if is_version_1 { hierarchical_limit(directory)? } else { None };
+            least = [least, self.limit_of(directory)?, above].into_iter().flatten().min();
         }
         Ok(least)
     }
@@ -102,15 +118,42 @@ impl Version {
     fn limit_of(&self, directory: &Path) -> Result<Option<ByteSize>, EnvError> {
         let path = directory.join(self.file);
         let Some(text) = read(&path)? else { return Ok(None) };
-        let text = text.trim_ascii();
-        if text == "max" {
-            return Ok(None);
-        }
-        match text.parse() {
-            Ok(bytes) if !text.starts_with('+') => Ok(Some(bytes).filter(|b| *b < UNLIMITED).map(ByteSize::bytes)),
-            _ => Err(EnvError::NotALimit { path: quotable(&path.to_string_lossy()), value: quotable(text) }),
-        }
+        parse_limit(&path, text.trim_ascii())
     }
+}
+
+/// Returns the smallest limit of `directory` and of all those above that bind it, which version 1 has in `memory.stat`.
+fn hierarchical_limit(directory: &Path) -> Result<Option<ByteSize>, EnvError> {
+    let path = directory.join("memory.stat");
+    let Some(text) = read(&path)? else { return Ok(None) };
+    value_of(&text, "hierarchical_memory_limit").map_or(Ok(None), |value| parse_limit(&path, value))
+}
+
+/// Returns the value in the line `key value` of `text`.
+pub(super) fn value_of<'a>(text: &'a str, key: &str) -> Option<&'a str> {
+    text.lines()
+        .find_map(|line| line.split_once(' ').filter(|(name, _)| *name == key))
+        .map(|(_, value)| value.trim_ascii())
+}
+
+fn parse_limit(path: &Path, text: &str) -> Result<Option<ByteSize>, EnvError> {
+    if text == "max" {
+        return Ok(None);
+    }
+    match text.parse() {
+        Ok(bytes) if !text.starts_with('+') => Ok(Some(bytes).filter(|b| *b < UNLIMITED).map(ByteSize::bytes)),
+        _ => Err(EnvError::NotALimit { path: quotable(&path.to_string_lossy()), value: quotable(text) }),
+    }
+}
+
+/// Returns the directories from `place` up to the mount point of the tree.
+fn directories(root: &Path, mount: &Mount, place: &str) -> Directories {
+    let top = root.join(mount.point.trim_start_matches('/'));
+    let below = Path::new(place).strip_prefix(&mount.root).unwrap_or(Path::new(""));
+    let is_plain = below.components().all(|part| matches!(part, Component::Normal(_)));
+    let bottom = if is_plain { top.join(below) } else { top.clone() };
+    let up = bottom.ancestors().take_while(|directory| directory.starts_with(&top));
+    up.map(Path::to_path_buf).collect()
 }
 
 /// A line of mountinfo: `id parent device root point options [optional..] - kind source super-options`.
@@ -153,7 +196,7 @@ fn unescape(field: &str) -> String {
 }
 
 /// A file's text; `None` where there is no such file, as at the root of a tree.
-fn read(path: &Path) -> Result<Option<String>, EnvError> {
+pub(super) fn read(path: &Path) -> Result<Option<String>, EnvError> {
     match fs::read(path) {
         Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),

@@ -177,6 +177,85 @@ fn lambdas_variable_decides_even_where_it_is_wrong() {
     assert!(matches!(empty, Err(EnvError::Empty { .. })));
 }
 
+#[test]
+fn version_1_limit_above_the_container_is_in_its_stat() {
+    let mount = "36 31 0:33 /ecs/task/ctr /sys/fs/cgroup/memory ro - cgroup cgroup rw,memory\n";
+    let stat = |limit: &str| {
+        format!("cache 0\nrss 0\nhierarchical_memory_limit {limit}\nhierarchical_memsw_limit 9223372036854771712\n")
+    };
+    let tree = Tree::new("4:memory:/ecs/task/ctr\n", mount)
+        .file("sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n")
+        .file("sys/fs/cgroup/memory/memory.use_hierarchy", "1\n")
+        .file("sys/fs/cgroup/memory/memory.stat", &stat("536870912"));
+    assert_eq!(tree.limit().unwrap(), (536_870_912, CgroupV1));
+    let tree = tree.file("sys/fs/cgroup/memory/memory.limit_in_bytes", "4096\n");
+    assert_eq!(tree.limit().unwrap(), (4_096, CgroupV1), "the smaller of the two");
+    let tree = tree.file("sys/fs/cgroup/memory/memory.stat", &stat("9223372036854771712"));
+    assert_eq!(tree.limit().unwrap(), (4_096, CgroupV1));
+    let tree = tree.file("sys/fs/cgroup/memory/memory.stat", &stat("many"));
+    assert!(matches!(tree.limit(), Err(EnvError::NotALimit { .. })));
+}
+
+#[test]
+fn version_1_directory_without_hierarchy_does_not_bind_those_below() {
+    let tree = Tree::new("4:memory:/a/b\n", V1_MOUNT)
+        .file("sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n")
+        .file("sys/fs/cgroup/memory/a/memory.limit_in_bytes", "1000000\n")
+        .file("sys/fs/cgroup/memory/a/memory.use_hierarchy", "0\n")
+        .file("sys/fs/cgroup/memory/a/b/memory.limit_in_bytes", "9223372036854771712\n")
+        .file("sys/fs/cgroup/memory/a/b/memory.use_hierarchy", "0\n");
+    assert!(matches!(tree.limit(), Err(EnvError::NoLimitKnown)), "{:?}", tree.limit());
+    let tree = tree.file("sys/fs/cgroup/memory/a/b/memory.limit_in_bytes", "2000000\n");
+    assert_eq!(tree.limit().unwrap(), (2_000_000, CgroupV1), "the own limit binds");
+    let tree = tree.file("sys/fs/cgroup/memory/a/memory.use_hierarchy", "1\n");
+    assert_eq!(tree.limit().unwrap(), (1_000_000, CgroupV1));
+}
+
+fn memory(tree: &Tree) -> CgroupMemory {
+    CgroupMemory::read_in(&tree.0).unwrap().unwrap()
+}
+
+#[test]
+fn cgroup_memory_of_version_2_is_less_inactive_files() {
+    let tree = Tree::new("0::/a\n", V2_MOUNT)
+        .file("sys/fs/cgroup/a/memory.current", "104857600\n")
+        .file("sys/fs/cgroup/a/memory.stat", "anon 50000000\nfile 30000000\ninactive_file 20971520\nactive_file 1\n")
+        .file("sys/fs/cgroup/a/memory.events", "low 0\nhigh 5\nmax 7\noom 3\noom_kill 2\noom_group_kill 9\n");
+    let told = memory(&tree);
+    assert_eq!((told.source, told.charged, told.in_use), (CgroupV2, ByteSize::mib(100), ByteSize::mib(80)));
+    assert_eq!((told.at_limit, told.ooms, told.oom_kills), (Some(7), Some(3), Some(2)));
+}
+
+#[test]
+fn cgroup_memory_of_version_1_is_less_inactive_files() {
+    let tree = Tree::new("4:memory:/a\n", V1_MOUNT)
+        .file("sys/fs/cgroup/memory/a/memory.usage_in_bytes", "104857600\n")
+        .file("sys/fs/cgroup/memory/a/memory.stat", "inactive_file 1\ntotal_inactive_file 20971520\n")
+        .file("sys/fs/cgroup/memory/a/memory.failcnt", "4\n")
+        .file("sys/fs/cgroup/memory/a/memory.oom_control", "oom_kill_disable 0\nunder_oom 0\n");
+    let told = memory(&tree);
+    assert_eq!((told.source, told.charged, told.in_use), (CgroupV1, ByteSize::mib(100), ByteSize::mib(80)));
+    assert_eq!((told.at_limit, told.ooms, told.oom_kills), (Some(4), None, None));
+    let control = "oom_kill_disable 0\nunder_oom 0\noom_kill 6\n";
+    let tree = tree.file("sys/fs/cgroup/memory/a/memory.oom_control", control);
+    assert_eq!(memory(&tree).oom_kills, Some(6));
+}
+
+#[test]
+fn cgroup_memory_hidden_is_none_and_garbage_an_error() {
+    let tree = Tree::new("4:memory:/a\n0::/a/b\n", &(V1_MOUNT.to_owned() + V2_MOUNT));
+    assert_eq!(CgroupMemory::read_in(&tree.0).unwrap(), None);
+    let tree = tree.file("sys/fs/cgroup/memory/a/memory.usage_in_bytes", "4096\n");
+    assert_eq!(memory(&tree).source, CgroupV1, "version 2 without the memory controller");
+    let tree = tree.file("sys/fs/cgroup/a/memory.current", "8192\n");
+    let told = memory(&tree);
+    assert_eq!((told.source, told.in_use, told.oom_kills), (CgroupV2, ByteSize::kib(8), None), "the nearest above");
+    for garbage in ["", "max", "+1", "-1", "1 2", "99999999999999999999999"] {
+        let tree = Tree::new("0::/\n", V2_MOUNT).file("sys/fs/cgroup/memory.current", garbage);
+        assert!(matches!(CgroupMemory::read_in(&tree.0), Err(EnvError::NotACount { .. })), "{garbage:?}");
+    }
+}
+
 proptest::proptest! {
     #![proptest_config(proptest::prelude::ProptestConfig::with_cases(64))]
 

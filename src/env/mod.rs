@@ -4,11 +4,17 @@
 //! is an error with the variable's name in it. A limit that falls back in silence is a limit that does not hold.
 
 mod cgroup;
+mod cgroup_memory;
 
 use std::{env, ffi::OsString, fmt, io, num::NonZeroU32, path::Path};
 
+use std::sync::atomic::AtomicBool;
+
 use crate::error_chain::debug_as_chain;
+use crate::log::warn_once;
 use crate::size::{ByteSize, quotable};
+
+pub use cgroup_memory::CgroupMemory;
 
 const MEMORY_SIZE: &str = "AWS_LAMBDA_FUNCTION_MEMORY_SIZE";
 const FUNCTION_NAME: &str = "AWS_LAMBDA_FUNCTION_NAME";
@@ -31,6 +37,10 @@ pub const ENVIRONMENT_SHARE: ByteSize = ByteSize::mib(12);
 /// The most requests one execution environment of Lambda Managed Instances may be given at a time.
 const MOST_CONCURRENT: u32 = 1_600;
 
+/// The largest memory size of a function, in MB, and the largest on Lambda Managed Instances.
+const LARGEST_SIZE: u32 = 10_240;
+const LARGEST_MANAGED_SIZE: u32 = 32_768;
+
 /// Tells what an AWS Lambda function's environment variables say about it.
 ///
 /// | variable | read as | when missing |
@@ -40,8 +50,10 @@ const MOST_CONCURRENT: u32 = 1_600;
 /// | `AWS_LAMBDA_INITIALIZATION_TYPE` | [`InitializationType`] | on demand |
 /// | `AWS_LAMBDA_MAX_CONCURRENCY` | 1 to 1,600 requests | 1 |
 ///
-/// A variable that is set and empty, not Unicode, not made of digits alone where a number belongs, or out of its range
-/// is an error, not a default. Nothing here panics.
+/// A memory size or a text that is empty or not Unicode is an error, and so is a memory size that is not made of digits
+/// alone or is below 128 MB. There are two exceptions, each with one line of warning on standard error. A memory size above
+/// the range is used as it is, since AWS may raise the largest size. An `AWS_LAMBDA_MAX_CONCURRENCY` that is not a number of
+/// the range counts as 1. Nothing here panics.
 ///
 /// The limits are those of the
 /// [Lambda developer guide](https://docs.aws.amazon.com/lambda/latest/dg/configuration-memory.html). Local emulators
@@ -108,7 +120,7 @@ impl LambdaEnv {
     /// ```
     pub fn from_lookup(lookup: impl Fn(&str) -> Option<OsString>) -> Result<Self, EnvError> {
         let initialization_type = InitializationType::read(&lookup)?;
-        let max_concurrency = max_concurrency(&lookup)?;
+        let max_concurrency = max_concurrency(&lookup);
         Ok(Self {
             memory_size: memory_size(&lookup, initialization_type, max_concurrency)?,
             function_name: text(&lookup, FUNCTION_NAME)?,
@@ -250,12 +262,17 @@ impl InitializationType {
     }
 }
 
-fn max_concurrency(lookup: impl Fn(&str) -> Option<OsString>) -> Result<NonZeroU32, EnvError> {
-    match text(lookup, MAX_CONCURRENCY)? {
-        None => Ok(NonZeroU32::MIN),
-        Some(value) => Range { name: MAX_CONCURRENCY, min: 1, max: MOST_CONCURRENT, unit: "requests" }
-            .read(&value)
-            .map(|n| NonZeroU32::new(n).unwrap_or(NonZeroU32::MIN)),
+/// Reads how many requests may be in flight. A value that is not understood does not take the function down: it is 1.
+fn max_concurrency(lookup: impl Fn(&str) -> Option<OsString>) -> NonZeroU32 {
+    static WARNED: AtomicBool = AtomicBool::new(false);
+    let range = Range { name: MAX_CONCURRENCY, min: 1, max: MOST_CONCURRENT, unit: "requests" };
+    let read = text(lookup, MAX_CONCURRENCY).and_then(|value| value.map_or(Ok(1), |value| range.read(&value)));
+    match read {
+        Ok(requests) => NonZeroU32::new(requests).unwrap_or(NonZeroU32::MIN),
+        Err(error) => {
+            warn_once(&WARNED, format_args!("{error}; 1 request at a time is assumed"));
+            NonZeroU32::MIN
+        }
     }
 }
 
@@ -264,15 +281,22 @@ fn memory_size(
     initialization_type: InitializationType,
     max_concurrency: NonZeroU32,
 ) -> Result<ByteSize, EnvError> {
+    static WARNED: AtomicBool = AtomicBool::new(false);
     let managed = initialization_type == InitializationType::ManagedInstances || max_concurrency > NonZeroU32::MIN;
-    let range = Range {
-        name: MEMORY_SIZE,
-        min: 128,
-        max: if managed { 32_768 } else { 10_240 },
-        unit: "MB of 1,048,576 bytes",
-    };
+    let max = if managed { LARGEST_MANAGED_SIZE } else { LARGEST_SIZE };
+    let range = Range { name: MEMORY_SIZE, min: 128, max, unit: "MB of 1,048,576 bytes" };
     let value = text(lookup, MEMORY_SIZE)?.ok_or(EnvError::Missing { name: MEMORY_SIZE })?;
-    range.read(&value).map(|mib| ByteSize::mib(mib.into()))
+    let error = match range.read(&value) {
+        Ok(mib) => return Ok(ByteSize::mib(mib.into())),
+        Err(error) => error,
+    };
+    match value.parse::<u32>() {
+        Ok(mib) if mib > max && matches!(error, EnvError::OutOfRange { .. }) => {
+            warn_once(&WARNED, format_args!("{error}; it is used as it is"));
+            Ok(ByteSize::mib(mib.into()))
+        }
+        _ => Err(error),
+    }
 }
 
 /// A variable's value, if it is set.
@@ -393,6 +417,15 @@ pub enum EnvError {
         /// What it says.
         value: Box<str>,
     },
+    /// A counter of a cgroup is not a number.
+    #[error("{path} has \"{value}\": expected a number")]
+    #[non_exhaustive]
+    NotACount {
+        /// The file.
+        path: Box<str>,
+        /// The text in place of the number.
+        value: Box<str>,
+    },
     /// Neither AWS Lambda nor a cgroup bounds the memory of this process, as far as can be seen.
     #[error("no memory limit is known: {MEMORY_SIZE} is not set and no cgroup has a limit")]
     NoLimitKnown,
@@ -422,9 +455,11 @@ pub struct MemoryLimit {
 
 impl MemoryLimit {
     /// Finds the limit: the Lambda function's memory size, else the smallest of the process's cgroup and those above
-    /// it, version 2 before version 1.
+    /// it, version 2 before version 1. In version 1 the kernel also names the smallest limit of those above that a
+    /// container does not see (`hierarchical_memory_limit`).
     ///
-    /// Where `AWS_LAMBDA_FUNCTION_MEMORY_SIZE` is set, it decides, and a bad value is an error. Cgroups are those in
+    /// If `AWS_LAMBDA_FUNCTION_MEMORY_SIZE` is set, it decides, and a bad value is an error. A value above Lambda's largest
+    /// memory size is used as it is, with one line of warning. Cgroups are those in
     /// `/proc/self/cgroup`, found through `/proc/self/mountinfo`; what a container does not see is not counted. A limit
     /// of 2^60 bytes and more is none. Not counted: `memory.high`, swap, `ulimit`, and the memory of the machine.
     ///
@@ -452,7 +487,7 @@ impl MemoryLimit {
         }
         // Both matter for the highest size that is believed only, so a bad one is no reason to know no limit.
         let initialization_type = InitializationType::read(&lookup).unwrap_or_default();
-        let max_concurrency = max_concurrency(&lookup).unwrap_or(NonZeroU32::MIN);
+        let max_concurrency = max_concurrency(&lookup);
         let size = memory_size(&lookup, initialization_type, max_concurrency)?;
         Ok(Self { size, source: LimitSource::Lambda })
     }

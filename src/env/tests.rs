@@ -44,11 +44,20 @@ fn memory_sizes_are_accepted_to_the_ends_of_lambdas_range() {
     for (text, mib) in [("128", 128), ("1769", 1_769), ("10240", 10_240), ("00000128", 128)] {
         assert_eq!(memory(text).unwrap(), ByteSize::mib(mib));
     }
-    for text in ["0", "127", "10241", "32768", "4294967424", "99999999999999999999999999"] {
+    for text in ["0", "127", "4294967424", "99999999999999999999999999"] {
         assert!(matches!(memory(text), Err(EnvError::OutOfRange { min: 128, max: 10_240, .. })), "{text}");
     }
     for text in ["+128", "-128", " 128", "128 ", "128MB", "1e3", "128.0", "0x80", "\u{661}\u{662}\u{668}", "NaN"] {
         assert!(matches!(memory(text), Err(EnvError::NotANumber { min: 128, max: 10_240, .. })), "{text}");
+    }
+}
+
+#[test]
+fn memory_size_above_lambdas_range_is_used_as_it_is() {
+    for (text, mib) in [("10241", 10_241), ("32768", 32_768), ("4294967295", 4_294_967_295)] {
+        assert_eq!(memory(text).unwrap(), ByteSize::mib(mib));
+        let limit = MemoryLimit::detect_in(Path::new("/"), env(&[(MEMORY_SIZE, Some(text))])).unwrap();
+        assert_eq!(limit.size(), ByteSize::mib(mib));
     }
 }
 
@@ -58,9 +67,9 @@ fn managed_instances_may_be_larger() {
     for (name, value) in managed {
         let size = |mib| LambdaEnv::from_lookup(env(&[(name, Some(value)), (MEMORY_SIZE, Some(mib))]));
         assert_eq!(size("32768").unwrap().memory_size(), ByteSize::gib(32));
-        assert!(matches!(size("32769"), Err(EnvError::OutOfRange { max: 32_768, .. })));
+        assert!(matches!(size("127"), Err(EnvError::OutOfRange { max: 32_768, .. })));
     }
-    let ordinary = LambdaEnv::from_lookup(env(&[(MAX_CONCURRENCY, Some("1")), (MEMORY_SIZE, Some("10241"))]));
+    let ordinary = LambdaEnv::from_lookup(env(&[(MAX_CONCURRENCY, Some("1")), (MEMORY_SIZE, Some("127"))]));
     assert!(matches!(ordinary, Err(EnvError::OutOfRange { max: 10_240, .. })));
 }
 
@@ -84,17 +93,23 @@ fn concurrency_is_a_number_from_1_to_1600() {
     let read =
         |text| LambdaEnv::from_lookup(env(&[(MAX_CONCURRENCY, Some(text))])).map(|env| env.max_concurrency().get());
     assert_eq!((read("1").unwrap(), read("8").unwrap(), read("1600").unwrap()), (1, 8, 1_600));
-    for text in ["0", "1601", "99999999999"] {
-        assert!(matches!(read(text), Err(EnvError::OutOfRange { name: MAX_CONCURRENCY, min: 1, max: 1_600, .. })));
-    }
-    for text in ["eight", "+8", "8 "] {
-        assert!(matches!(read(text), Err(EnvError::NotANumber { name: MAX_CONCURRENCY, .. })));
+    assert_eq!(read("0001600").unwrap(), 1_600);
+}
+
+#[test]
+fn max_concurrency_not_understood_counts_as_1() {
+    for text in ["", "0", "1601", "99999999999", "eight", "+8", "8 "] {
+        let changed = [(MAX_CONCURRENCY, Some(text))];
+        let lambda = LambdaEnv::from_lookup(env(&changed)).unwrap();
+        assert_eq!((lambda.max_concurrency().get(), lambda.memory_size()), (1, ByteSize::mib(128)), "{text}");
+        let limit = MemoryLimit::detect_in(Path::new("/"), env(&changed)).unwrap();
+        assert_eq!(limit.size(), ByteSize::mib(128));
     }
 }
 
 #[test]
 fn each_variable_that_is_empty_or_no_text_is_an_error_by_name() {
-    for variable in [MEMORY_SIZE, FUNCTION_NAME, FUNCTION_VERSION, INITIALIZATION_TYPE, MAX_CONCURRENCY] {
+    for variable in [MEMORY_SIZE, FUNCTION_NAME, FUNCTION_VERSION, INITIALIZATION_TYPE] {
         let empty = LambdaEnv::from_lookup(env(&[(variable, Some(""))]));
         assert!(matches!(empty, Err(EnvError::Empty { name }) if name == variable), "{variable}");
     }
@@ -107,7 +122,7 @@ fn each_variable_that_is_empty_or_no_text_is_an_error_by_name() {
 fn bytes_that_are_no_text_are_an_error_by_name() {
     use std::os::unix::ffi::OsStringExt;
 
-    for variable in [MEMORY_SIZE, FUNCTION_NAME, FUNCTION_VERSION, INITIALIZATION_TYPE, MAX_CONCURRENCY] {
+    for variable in [MEMORY_SIZE, FUNCTION_NAME, FUNCTION_VERSION, INITIALIZATION_TYPE] {
         let others = env(&[]);
         let lookup = |name: &str| {
             if name == variable { Some(OsString::from_vec(vec![b'1', 0xff, 0x1b])) } else { others(name) }

@@ -326,19 +326,17 @@ pub(super) struct Foreseen(bool);
 
 #[cold]
 fn crosses_capacity(touched: usize, growth: usize) -> bool {
-    os::preserve_errno(|| {
-        let check = STATE.begin();
-        let total = LEDGER.line();
-        let rss = os::rss().ok();
-        let load = rss.map_or(total, |rss| rss.total.as_usize()).saturating_add(touched);
-        if load < CAPACITY.load(SeqCst) {
-            return false;
-        }
-        STATE.enter();
-        let request = Request { size: touched, ..Request::NONE };
-        let _ = finish(check, total.saturating_add(growth), rss.as_ref(), request);
-        true
-    })
+    let check = STATE.begin();
+    let total = LEDGER.line();
+    let rss = os::rss().ok();
+    let load = rss.map_or(total, |rss| rss.total.as_usize()).saturating_add(touched);
+    if load < CAPACITY.load(SeqCst) {
+        return false;
+    }
+    STATE.enter();
+    let request = Request { size: touched, ..Request::NONE };
+    let _ = finish(check, total.saturating_add(growth), rss.as_ref(), request);
+    true
 }
 
 /// Checks a total that has risen for `block`, before the caller gets it.
@@ -360,20 +358,16 @@ fn check_block(Foreseen(is_foreseen): Foreseen, block: *const u8, size: usize) {
     if is_foreseen {
         STATE.leave();
     }
-    os::preserve_errno(|| {
-        let check = STATE.begin();
-        let total = LEDGER.line();
-        let _ = finish(check, total, os::rss().ok().as_ref(), Request { block, size });
-    });
+    let check = STATE.begin();
+    let total = LEDGER.line();
+    let _ = finish(check, total, os::rss().ok().as_ref(), Request { block, size });
 }
 
-/// Forgets a block that is about to be freed.
+/// Forgets a block that is about to be freed or resized.
 #[inline]
 pub(super) fn before_dealloc(block: *const u8, size: usize) {
-    if size >= LARGE
-        && let Some(thread) = thread::number()
-    {
-        fresh::forget(thread, block);
+    if size >= LARGE {
+        fresh::forget(block);
     }
 }
 
@@ -401,15 +395,13 @@ fn check_fall() {
     /// A check of a thread that read the rss before the fall may end in between. A third one would be a new fall's.
     const TRIES: usize = 2;
 
-    os::preserve_errno(|| {
-        for _ in 0..TRIES {
-            let check = STATE.begin();
-            let total = LEDGER.line();
-            if finish(check, total, os::rss().ok().as_ref(), Request::NONE) {
-                break;
-            }
+    for _ in 0..TRIES {
+        let check = STATE.begin();
+        let total = LEDGER.line();
+        if finish(check, total, os::rss().ok().as_ref(), Request::NONE) {
+            break;
         }
-    });
+    }
 }
 
 /// Ends a check, and writes the alarm if one is owed. Without the rss the total of the heap stands in for it.

@@ -211,6 +211,7 @@ impl<A: GlobalAlloc + 'static> TrackingAllocator<A> {
     #[cold]
     #[inline(never)]
     unsafe fn grow_cold(&self, block: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        alarm::before_dealloc(block, layout.size());
         let touched = if is_remapped::<A>(layout) { 0 } else { layout.size() };
         let request = Request { growth: new_size - layout.size(), size: new_size, touched };
         charge_around(request, || {
@@ -226,6 +227,7 @@ impl<A: GlobalAlloc + 'static> TrackingAllocator<A> {
     /// As for [`GlobalAlloc::realloc`], and `new_size` is below the old one.
     #[inline(never)]
     unsafe fn shrink(&self, block: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        alarm::before_dealloc(block, layout.size());
         // SAFETY: the caller's contract for `realloc`, passed on.
         let moved = unsafe { self.inner.realloc(block, layout, new_size) };
         if moved.is_null() {

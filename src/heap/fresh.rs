@@ -40,6 +40,13 @@ static BLOCKS: [FreshBlock; SLOTS] = [const {
     }
 }; SLOTS];
 
+/// Entries from this one on were never used.
+static UNUSED_FROM: AtomicUsize = AtomicUsize::new(0);
+
+fn used() -> impl Iterator<Item = &'static FreshBlock> {
+    BLOCKS.iter().take(UNUSED_FROM.load(Relaxed))
+}
+
 /// Records the last large block of the thread with counter number `thread`, in place of the one before.
 pub(super) fn record(thread: usize, block: *const u8, size: usize, now_ms: u64) {
     if let Some(entry) = BLOCKS.get(thread) {
@@ -47,14 +54,13 @@ pub(super) fn record(thread: usize, block: *const u8, size: usize, now_ms: u64) 
         entry.untouched.store(size, Relaxed);
         entry.until_ms.store(now_ms.saturating_add(UNTOUCHED_MS), Relaxed);
         entry.address.store(block.addr(), Relaxed);
+        UNUSED_FROM.fetch_max(thread + 1, Relaxed);
     }
 }
 
-/// Forgets `block` if it is the last one of that thread: it is being freed.
-pub(super) fn forget(thread: usize, block: *const u8) {
-    if let Some(entry) = BLOCKS.get(thread)
-        && entry.address.load(Relaxed) == block.addr()
-    {
+/// Forgets `block`, which any thread is about to free or to resize.
+pub(super) fn forget(block: *const u8) {
+    for entry in used().filter(|entry| entry.address.load(Relaxed) == block.addr()) {
         entry.address.store(0, Relaxed);
     }
 }
@@ -96,7 +102,7 @@ pub(super) fn untouched(except: *const u8, now_ms: u64, enough: usize) -> usize 
 }
 
 fn fresh(except: *const u8, now_ms: u64) -> impl Iterator<Item = &'static FreshBlock> {
-    BLOCKS.iter().filter(move |entry| {
+    used().filter(move |entry| {
         let address = entry.address.load(Relaxed);
         address != 0 && address != except.addr() && now_ms < entry.until_ms.load(Relaxed)
     })

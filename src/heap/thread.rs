@@ -89,16 +89,14 @@ fn release_ended() {
     if now < last.saturating_add(100) || LAST_MS.compare_exchange(last, now, SeqCst, Relaxed).is_err() {
         return;
     }
-    os::preserve_errno(|| {
-        for (owner, slot) in OWNERS.iter().zip(LEDGER.slots()) {
-            let ids = owner.ids.load(SeqCst);
-            let has_ended = ThreadStamp { ids, seen_ms: owner.seen_ms.load(SeqCst) }.has_ended();
-            // The thread that forgets the owner releases the slot.
-            if has_ended && owner.ids.compare_exchange(ids, 0, SeqCst, Relaxed).is_ok() {
-                LEDGER.release(slot);
-            }
+    for (owner, slot) in OWNERS.iter().zip(LEDGER.slots()) {
+        let ids = owner.ids.load(SeqCst);
+        let has_ended = ThreadStamp { ids, seen_ms: owner.seen_ms.load(SeqCst) }.has_ended();
+        // The thread that forgets the owner releases the slot.
+        if has_ended && owner.ids.compare_exchange(ids, 0, SeqCst, Relaxed).is_ok() {
+            LEDGER.release(slot);
         }
-    });
+    }
 }
 
 /// Has the child of every later fork begin with a clean state.

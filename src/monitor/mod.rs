@@ -329,11 +329,9 @@ impl Shared {
             return None;
         }
         let started = Stopwatch::start();
-        os::trim().ok()?;
+        let given_back = os::trim().ok()?;
         let duration = started.elapsed();
         let after = os::rss().ok();
-        let given_back =
-            rss.zip(after).map_or(ByteSize::ZERO, |(before, after)| before.total.saturating_sub(after.total));
         let trimmed = Trimmed::new(given_back, duration);
         self.state().trimmer.done(ended.beyond, beyond(after), &trimmed);
         Some(trimmed)

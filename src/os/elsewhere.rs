@@ -19,7 +19,7 @@ pub(super) const fn reset_peak_rss() -> Result<(), OsError> {
     Err(OsError::NotAvailable { what: "resetting the peak resident set size", here: OS })
 }
 
-pub(super) const fn trim() -> Result<bool, OsError> {
+pub(super) const fn trim() -> Result<(), OsError> {
     Err(OsError::NotAvailable { what: "malloc_trim", here: OS })
 }
 

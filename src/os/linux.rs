@@ -1,12 +1,12 @@
 //! The system calls on Linux. Nothing here allocates, locks, formats or panics.
 #![expect(unsafe_code, reason = "system calls that std does not have, or has only with allocations")]
 
-use std::ffi::CStr;
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::os::fd::RawFd;
 
+use super::errno::preserve_errno;
+use super::kept_file::{KeptFile, open};
 use super::{OsError, Rss};
 use crate::size::ByteSize;
 
@@ -24,37 +24,41 @@ static STATUS: KeptFile = KeptFile::new(c"/proc/self/status");
 const WRITE_TRIES: u32 = 16;
 
 pub(super) fn rss() -> Result<Rss, OsError> {
-    STATM.read::<192, _>(RSS, |text| parse_statm(text, page_size()))
+    preserve_errno(|| STATM.read::<192, _>(RSS, |text| parse_statm(text, page_size())))
 }
 
 pub(super) fn peak_rss() -> Result<u64, OsError> {
-    STATUS.read::<4096, _>(PEAK_RSS, parse_high_water)
+    preserve_errno(|| STATUS.read::<4096, _>(PEAK_RSS, parse_high_water))
 }
 
 pub(super) fn threads() -> Option<u64> {
-    STATUS.read::<4096, _>("the number of threads", parse_threads).ok()
+    preserve_errno(|| STATUS.read::<4096, _>("the number of threads", parse_threads)).ok()
 }
 
 pub(super) fn reset_peak_rss() -> Result<(), OsError> {
     let failed = |source| OsError::Io { what: RESET_PEAK_RSS, source };
-    let mut file = File::from(open(c"/proc/self/clear_refs", libc::O_WRONLY).map_err(failed)?);
-    file.write_all(b"5").map_err(failed)
+    preserve_errno(|| {
+        let mut file = File::from(open(c"/proc/self/clear_refs", libc::O_WRONLY).map_err(failed)?);
+        file.write_all(b"5").map_err(failed)
+    })
 }
 
 #[cfg(target_env = "gnu")]
 #[expect(clippy::unnecessary_wraps, reason = "the signature of all platforms")]
-pub(super) fn trim() -> Result<bool, OsError> {
+pub(super) fn trim() -> Result<(), OsError> {
+    // Its answer is not used: 1 also means that it advised the kernel about pages that were released before.
     // SAFETY: glibc's `malloc_trim` takes any padding and is thread-safe.
-    Ok(unsafe { libc::malloc_trim(0) } == 1)
+    unsafe { libc::malloc_trim(0) };
+    Ok(())
 }
 
 #[cfg(not(target_env = "gnu"))]
-pub(super) const fn trim() -> Result<bool, OsError> {
+pub(super) const fn trim() -> Result<(), OsError> {
     Err(OsError::NotAvailable { what: "malloc_trim", here: "linux without glibc" })
 }
 
 pub(super) fn write_stderr(bytes: &[u8]) {
-    write_to(libc::STDERR_FILENO, bytes);
+    preserve_errno(|| write_to(libc::STDERR_FILENO, bytes));
 }
 
 /// Writes if standard error takes bytes now.
@@ -75,7 +79,7 @@ pub(super) fn write_stderr_nonblocking(bytes: &[u8]) -> bool {
 
 #[cfg(feature = "emf")]
 pub(super) fn write_stdout(bytes: &[u8]) {
-    write_to(libc::STDOUT_FILENO, bytes);
+    preserve_errno(|| write_to(libc::STDOUT_FILENO, bytes));
 }
 
 /// Milliseconds of `CLOCK_MONOTONIC_COARSE`: since boot, without suspensions, at the last kernel tick.
@@ -102,75 +106,6 @@ fn page_size() -> u64 {
     // SAFETY: `sysconf` has no preconditions, and POSIX lists it as safe in signal handlers.
     let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
     u64::try_from(bytes).unwrap_or(4096)
-}
-
-/// A file of `/proc/self` that stays open.
-///
-/// What such a descriptor tells belongs to the process that opened it, even in a child that inherited it. So the
-/// process is kept with it, and another process opens the file anew. A descriptor is never closed once kept: another
-/// thread may be reading it, and in a child its number may have gone to someone else.
-struct KeptFile {
-    path: &'static CStr,
-    /// Process id in the high half, descriptor in the low half; 0: none (no process is number 0).
-    opened: AtomicU64,
-}
-
-impl KeptFile {
-    const fn new(path: &'static CStr) -> Self {
-        Self { path, opened: AtomicU64::new(0) }
-    }
-
-    /// Reads up to `N` bytes from the start of the file and hands them to `parse`.
-    ///
-    /// Programs that close all descriptors they do not know (daemons do) may give the kept number to another file;
-    /// then the read fails or the text makes no sense, and the file is opened anew, once.
-    fn read<const N: usize, T>(&self, what: &'static str, parse: impl Fn(&[u8]) -> Option<T>) -> Result<T, OsError> {
-        let mut buffer = [0; N];
-        let mut attempt = |fd: RawFd| -> Result<T, OsError> {
-            let text = read_start(fd, &mut buffer).map_err(|source| OsError::Io { what, source })?;
-            parse(text).ok_or(OsError::Malformed { what })
-        };
-        let process = u64::from(std::process::id());
-        let opened = self.opened.load(Ordering::Relaxed);
-        if opened >> 32 == process
-            && let Ok(value) = attempt(descriptor(opened))
-        {
-            return Ok(value);
-        }
-        let fresh = open(self.path, libc::O_RDONLY).map_err(|source| OsError::Io { what, source })?;
-        let value = attempt(fresh.as_raw_fd())?;
-        // The one whose descriptor is not kept closes its own, when `fresh` is dropped.
-        let packed = process << 32 | u64::from(fresh.as_raw_fd().unsigned_abs());
-        if self.opened.compare_exchange(opened, packed, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
-            let _kept: RawFd = fresh.into_raw_fd();
-        }
-        Ok(value)
-    }
-}
-
-/// The descriptor in the low half of a packed word, where one is never negative.
-#[expect(clippy::cast_possible_truncation, reason = "the low half is what is asked for")]
-const fn descriptor(packed: u64) -> RawFd {
-    (packed as u32).cast_signed()
-}
-
-/// Opens `path`, not to be inherited by a program that is started.
-fn open(path: &CStr, access: libc::c_int) -> io::Result<OwnedFd> {
-    // SAFETY: `path` ends in a NUL and lives through the call; without O_CREAT there is no third argument.
-    let fd = unsafe { libc::open(path.as_ptr(), access | libc::O_CLOEXEC) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: `open` has just returned `fd`, so it is open and nobody else's.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-/// Fills `buffer` from the start of the file, as far as one `pread` goes.
-fn read_start(fd: RawFd, buffer: &mut [u8]) -> io::Result<&[u8]> {
-    // SAFETY: `buffer` is valid for writing `buffer.len()` bytes; a descriptor that is not open gives EBADF.
-    let read = unsafe { libc::pread(fd, buffer.as_mut_ptr().cast(), buffer.len(), 0) };
-    let read = usize::try_from(read).map_err(|_negative| io::Error::last_os_error())?;
-    Ok(buffer.get(..read).unwrap_or_default())
 }
 
 fn write_to(fd: RawFd, mut bytes: &[u8]) {
@@ -224,6 +159,7 @@ fn parse_number(digits: &[u8]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use std::io::Read;
+    use std::os::fd::AsRawFd;
     use std::os::unix::net::UnixStream;
 
     use super::*;
@@ -309,54 +245,6 @@ mod tests {
                 let (_, _) = (parse_high_water(text), parse_threads(text));
             }
         }
-    }
-
-    #[test]
-    fn a_kept_file_is_opened_once() {
-        let file = KeptFile::new(c"/proc/self/statm");
-        let opened = |file: &KeptFile| file.opened.load(Ordering::Relaxed);
-        assert!(file.read::<64, _>(RSS, |text| Some(text.len())).unwrap() > 0);
-        let first = opened(&file);
-        assert_eq!(first >> 32, u64::from(std::process::id()));
-        file.read::<64, _>(RSS, |text| Some(text.len())).unwrap();
-        assert_eq!(opened(&file), first);
-    }
-
-    #[test]
-    fn a_kept_file_whose_number_went_to_another_is_opened_anew() {
-        let stranger = File::open("/dev/null").unwrap();
-        let (socket, _other_end) = UnixStream::pair().unwrap();
-        for taken in [stranger.as_raw_fd(), socket.as_raw_fd(), RawFd::MAX] {
-            let file = KeptFile::new(c"/proc/self/statm");
-            let packed = u64::from(std::process::id()) << 32 | u64::from(taken.unsigned_abs());
-            file.opened.store(packed, Ordering::Relaxed);
-            assert!(file.read::<192, _>(RSS, |text| parse_statm(text, 4096)).is_ok());
-            assert_ne!(file.opened.load(Ordering::Relaxed), packed);
-        }
-        assert!(stranger.metadata().is_ok(), "what is another's stays open");
-        assert!(socket.local_addr().is_ok(), "what is another's stays open");
-    }
-
-    #[test]
-    fn a_kept_file_of_another_process_is_opened_anew() {
-        let inherited = File::open("/proc/1/stat").unwrap();
-        let file = KeptFile::new(c"/proc/self/stat");
-        let packed = u64::from(std::process::id() + 1) << 32 | u64::from(inherited.as_raw_fd().unsigned_abs());
-        file.opened.store(packed, Ordering::Relaxed);
-        let process = |text: &[u8]| parse_number(text.split(|&byte| byte == b' ').next()?);
-        assert_eq!(file.read::<64, _>(RSS, process).unwrap(), u64::from(std::process::id()));
-    }
-
-    #[test]
-    fn what_is_not_there_or_not_understood_is_said_and_not_kept() {
-        let missing = KeptFile::new(c"/proc/self/no-such-file");
-        let error = missing.read::<64, ()>(RSS, |_| None).unwrap_err();
-        assert!(matches!(&error, OsError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound), "{error:?}");
-        assert_eq!(error.to_string(), "the resident set size could not be had from the operating system");
-        let odd = KeptFile::new(c"/proc/self/statm");
-        let error = odd.read::<64, ()>(RSS, |_| None).unwrap_err();
-        assert!(matches!(error, OsError::Malformed { .. }), "{error:?}");
-        assert_eq!(missing.opened.load(Ordering::Relaxed) | odd.opened.load(Ordering::Relaxed), 0);
     }
 
     #[test]

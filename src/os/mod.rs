@@ -6,8 +6,8 @@
 //! [`reset_peak_rss()`] draws the mark anew, and [`trim()`] asks the allocator to give back what it keeps.
 //!
 //! The readings need `/proc`, so Linux; elsewhere they are [`OsError::NotAvailable`]. They allocate nothing, take no
-//! lock and do not panic, so that an allocator or a signal handler may ask. They may change `errno`. [`trim()`] and
-//! [`set_trim_hook()`] take a lock, and belong into neither.
+//! lock, do not panic and preserve `errno`, so that an allocator or a signal handler may call them. [`trim()`],
+//! [`set_trim_hook()`] and [`malloc_stats()`] take locks: call them from neither.
 //!
 //! # Examples
 //!
@@ -24,16 +24,20 @@
 //! # }
 //! ```
 
-#[cfg(unix)]
-mod abort;
+mod allocators;
 #[cfg(not(target_os = "linux"))]
 mod elsewhere;
 mod errno;
+#[cfg(target_os = "linux")]
+mod kept_file;
 mod line;
 #[cfg(target_os = "linux")]
 mod linux;
+mod malloc_stats;
 #[cfg(all(target_os = "linux", not(miri)))]
 mod residency;
+#[cfg(unix)]
+mod sigabrt;
 mod threads;
 
 use std::io;
@@ -48,14 +52,21 @@ use crate::error_chain::debug_as_chain;
 use crate::size::ByteSize;
 use crate::unwind::contained;
 
-pub(crate) use errno::preserve_errno;
+#[cfg(feature = "jemalloc")]
+pub use allocators::trim_jemalloc;
+#[cfg(feature = "mimalloc")]
+pub use allocators::trim_mimalloc;
+use errno::preserve_errno;
 pub(crate) use line::Line;
+pub use malloc_stats::{MallocStats, malloc_stats};
 pub(crate) use threads::{ThreadStamp, on_fork_child};
 
-/// What the caller's allocator is asked for in place of `malloc_trim`.
-static TRIM_HOOK: Mutex<Option<fn() -> bool>> = Mutex::new(None);
+/// The function that [`trim()`] calls instead of `malloc_trim`.
+static TRIM_HOOK: Mutex<Option<fn()>> = Mutex::new(None);
 
 /// The memory of this process that is resident: one reading, in bytes, a multiple of the page size.
+///
+/// Memory that C libraries take from `malloc` or `mmap` counts as soon as its pages are touched, as any other memory does.
 ///
 /// Not counted: pages swapped out, page tables, kernel memory (socket buffers, pipes), and other processes of the
 /// same Lambda environment (extensions, the runtime's own): `max_memory_used` holds them all, so it lies higher.
@@ -128,8 +139,12 @@ debug_as_chain!(OsError);
 /// A forked child reads its own figures. The kernel adds pages up in batches, per thread or per CPU depending on its
 /// version, so a reading may miss some tens of pages for each: see `/proc/pid/statm` in [proc(5)].
 ///
-/// Costs one `getpid`, one `pread` of a descriptor that is opened (close-on-exec) at the first call and kept, and no
-/// allocation: about 1.2 us.
+/// The file `/proc/self/statm` is opened (close-on-exec) at the first call and stays open. It is opened again if the
+/// program has closed the descriptor, also if another file has its number.
+///
+/// # Performance
+///
+/// One `getpid`, one `fstat` and one `pread`, without an allocation: about 1.6 us.
 ///
 /// # Errors
 ///
@@ -158,8 +173,10 @@ pub fn rss() -> Result<Rss, OsError> {
 /// This is `VmHWM` of `/proc/self/status`. `getrusage`'s `ru_maxrss` is not the same: it survives `exec`, so a small
 /// program started by a large one would be told the large one's peak.
 ///
-/// Costs one `getpid` and one `pread` of a kept descriptor, which makes the kernel print the whole page: about 7 us.
-/// Takes 4 KiB of stack.
+/// # Performance
+///
+/// One `getpid`, one `fstat` and one `pread` of a file that stays open. The kernel prints the whole file: about 8 us. Takes
+/// 4 KiB of stack.
 ///
 /// # Errors
 ///
@@ -203,66 +220,73 @@ pub fn reset_peak_rss() -> Result<(), OsError> {
     host::reset_peak_rss()
 }
 
-/// Asks the allocator to give the pages it keeps for later back to the kernel; tells whether it gave any.
+/// Releases the free pages of the allocator to the kernel, and returns the bytes by which rss fell; 0 if it did not fall.
 ///
-/// Calls the hook of [`set_trim_hook()`] if there is one, else glibc's `malloc_trim(0)`. glibc's knows only glibc's
-/// heap: under another global allocator it finds next to nothing, so give that one a hook.
+/// Calls the hook of [`set_trim_hook()`] if there is one, else glibc's `malloc_trim(0)`, which releases free pages of all
+/// arenas. `malloc_trim` knows only glibc's heap: with another global allocator it releases next to nothing, so set a
+/// hook.
 ///
-/// Costs 0.1 us with nothing to give back, and milliseconds with much (glibc: 1 ms for 13 MiB of one thread, 11 ms for
-/// 84 MiB of eight threads in one arena): call it between invocations. The pages are faulted in anew when next used.
+/// The result is rss before the call less rss after it. Other threads that touch new pages during the call lower it, and
+/// threads that release pages raise it. It is 0 where rss is not available. A released page is faulted in when it is next
+/// used.
 ///
 /// # Errors
 ///
 /// [`OsError::NotAvailable`] if no hook is set and the C library is not glibc.
+///
+/// # Performance
+///
+/// Call it between invocations. It takes about 6 us if the allocator has no free pages. With many it takes milliseconds
+/// (glibc: 1 ms for 13 MiB of one thread, 11 ms for 84 MiB of eight threads in one arena). A second call is not free: glibc
+/// advises the kernel again about each free run of pages.
 ///
 /// # Examples
 ///
 /// ```
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// match plimsoll::os::trim() {
-///     Ok(_gave_any) => {}
+///     Ok(released) => println!("rss fell by {released}"),
 ///     Err(plimsoll::os::OsError::NotAvailable { .. }) => {} // musl, macOS, Windows
 ///     Err(other) => return Err(other.into()),
 /// }
 /// # Ok(())
 /// # }
 /// ```
-pub fn trim() -> Result<bool, OsError> {
-    // Copied out, so that the hook runs with the lock free and may itself set another.
+pub fn trim() -> Result<ByteSize, OsError> {
+    // Copied out, so that the hook runs after the lock is released and may itself set another.
     let hook = *trim_hook();
-    // It is called at an invocation's end, perhaps while one unwinds: a panic of it must not become an abort there.
-    hook.map_or_else(host::trim, |hook| Ok(contained(hook).unwrap_or(false)))
+    let before = rss();
+    match hook {
+        // It may run while a panic unwinds at an invocation's end. A second panic there would abort.
+        Some(hook) => drop(contained(hook)),
+        None => host::trim()?,
+    }
+    let after = rss();
+    Ok(before.ok().zip(after.ok()).map_or(ByteSize::ZERO, |(before, after)| before.total.saturating_sub(after.total)))
 }
 
-/// Names what [`trim()`] calls instead of `malloc_trim`; the last hook set holds.
+/// Sets the function that [`trim()`] calls instead of `malloc_trim`. A later call replaces it.
 ///
-/// The hook returns whether it gave pages back; where the allocator does not tell, return `true`. One that panics gave
-/// none, where panics unwind.
+/// `trim_jemalloc` (feature `jemalloc`) and `trim_mimalloc` (feature `mimalloc`) are such functions. For another allocator,
+/// write one that asks it to release its free pages. If the function panics, [`trim()`] returns as if it had released
+/// nothing, where panics unwind.
 ///
 /// # Examples
 ///
-/// mimalloc, through its `libmimalloc-sys`:
+/// With the feature `jemalloc`:
 ///
 /// ```
-/// # mod libmimalloc_sys { pub(crate) unsafe fn mi_collect(_force: bool) {} }
-/// plimsoll::os::set_trim_hook(|| {
-///     // SAFETY: `mi_collect` may be called at any time, from any thread.
-///     unsafe { libmimalloc_sys::mi_collect(true) };
-///     true
-/// });
+/// # #[cfg(feature = "jemalloc")]
+/// plimsoll::os::set_trim_hook(plimsoll::os::trim_jemalloc);
 /// ```
 ///
-/// jemalloc, through `tikv-jemalloc-ctl`; 4096 stands for all arenas:
+/// With the feature `mimalloc`:
 ///
 /// ```
-/// # mod tikv_jemalloc_ctl { pub(crate) mod raw {
-/// #     pub(crate) unsafe fn read<T: Default>(_: &[u8]) -> Result<T, ()> { Ok(T::default()) } } }
-/// plimsoll::os::set_trim_hook(|| {
-///     // SAFETY: `arena.<i>.purge` takes and gives no value, which `()` is.
-///     unsafe { tikv_jemalloc_ctl::raw::read::<()>(b"arena.4096.purge\0") }.is_ok()
-/// });
+/// # #[cfg(feature = "mimalloc")]
+/// plimsoll::os::set_trim_hook(plimsoll::os::trim_mimalloc);
 /// ```
-pub fn set_trim_hook(hook: fn() -> bool) {
+pub fn set_trim_hook(hook: fn()) {
     *trim_hook() = Some(hook);
 }
 
@@ -279,7 +303,7 @@ pub(crate) fn has_trim_hook() -> bool {
 /// Returns the bytes of `block` that are not resident, at most `enough`; 0 if the platform does not tell.
 pub(crate) fn untouched(block: *const u8, size: usize, enough: usize) -> usize {
     #[cfg(all(target_os = "linux", not(miri)))]
-    return residency::untouched(block, size, enough);
+    return preserve_errno(|| residency::untouched(block, size, enough));
     #[cfg(not(all(target_os = "linux", not(miri))))]
     {
         let _ = (block, size, enough);
@@ -293,12 +317,18 @@ pub(crate) fn threads() -> Option<u64> {
 }
 
 /// The slot of the hook. No code of others runs under this lock, so a poisoned one holds a whole value.
-fn trim_hook() -> MutexGuard<'static, Option<fn() -> bool>> {
+fn trim_hook() -> MutexGuard<'static, Option<fn()>> {
     TRIM_HOOK.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(unix)]
-pub(crate) use abort::on_abort;
+pub(crate) use sigabrt::{on_abort, signal_stack_left};
+
+/// Returns the free bytes of the alternate signal stack: none, because this platform has no signals.
+#[cfg(not(unix))]
+pub(crate) const fn signal_stack_left() -> Option<usize> {
+    None
+}
 
 /// Calls `speak` when the process aborts: not here, where there are no signals.
 #[cfg(not(unix))]
@@ -315,7 +345,7 @@ pub(crate) fn write_stderr(bytes: &[u8]) {
 ///
 /// For code inside of an allocation: a pipe that nobody reads would block the allocating thread for good.
 pub(crate) fn write_stderr_nonblocking(bytes: &[u8]) -> bool {
-    host::write_stderr_nonblocking(bytes)
+    preserve_errno(|| host::write_stderr_nonblocking(bytes))
 }
 
 /// Milliseconds of a clock that never goes back, as of the last kernel tick; on Linux since boot.

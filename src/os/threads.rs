@@ -7,6 +7,9 @@ use std::{
     io::{Read, Write},
 };
 
+#[cfg(all(target_os = "linux", not(miri)))]
+use super::errno::preserve_errno;
+
 /// A thread of a process, so that its end can be proved later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ThreadStamp {
@@ -45,12 +48,14 @@ impl ThreadStamp {
             return false;
         }
         let thread = self.ids & u64::from(u32::MAX);
-        // SAFETY: signal 0 is not sent: the call only looks the thread up.
-        let found = unsafe { libc::syscall(libc::SYS_tgkill, process, thread, 0) };
-        if found != 0 {
-            return std::io::Error::last_os_error().raw_os_error() == Some(libc::ESRCH);
-        }
-        start_ms(thread).is_some_and(|start| start > self.seen_ms.saturating_add(SLACK_MS))
+        preserve_errno(|| {
+            // SAFETY: signal 0 is not sent: the call only looks the thread up.
+            let found = unsafe { libc::syscall(libc::SYS_tgkill, process, thread, 0) };
+            if found != 0 {
+                return std::io::Error::last_os_error().raw_os_error() == Some(libc::ESRCH);
+            }
+            start_ms(thread).is_some_and(|start| start > self.seen_ms.saturating_add(SLACK_MS))
+        })
     }
 
     #[cfg(not(all(target_os = "linux", not(miri))))]

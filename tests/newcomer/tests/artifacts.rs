@@ -27,16 +27,29 @@ fn abort_failed_allocation_prints_the_abort_report() {
     assert!(abort.contains(" 1 refused, the largest 16.0 MiB,"), "{abort}");
 }
 
-#[test]
-fn cdylib_called_from_c_reports_each_peak() {
+/// Builds the library and the program `name` in C that loads it, and returns the command to run.
+fn host_with_library(name: &str) -> Command {
     let library = format!("{}cdylib{}", std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX);
     let library = build("cdylib", &library, &[], target());
-    let host = Path::new(env!("CARGO_TARGET_TMPDIR")).join(program("host"));
+    let host = Path::new(env!("CARGO_TARGET_TMPDIR")).join(program(name));
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("cdylib/host.c");
-    let compiled = output(Command::new("cc").arg("-o").arg(&host).arg(source).arg("-ldl"));
+    let compiled = output(Command::new("cc").arg("-o").arg(&host).arg(source).args(["-ldl", "-lpthread"]));
     assert!(compiled.status.success(), "{}", text(&compiled.stderr));
+    let mut command = command(&host, &[SMALL]);
+    command.arg(library);
+    command
+}
 
-    let output = output(command(&host, &[SMALL]).arg(library));
+#[test]
+fn cdylib_unloaded_before_an_abort_ends_by_sigabrt() {
+    let output = output(host_with_library("host_that_unloads").arg("unload"));
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.signal(), Some(SIGABRT), "{}: {stderr}", output.status);
+}
+
+#[test]
+fn cdylib_called_from_c_reports_each_peak() {
+    let output = output(&mut host_with_library("host"));
     let stderr = text(&output.stderr);
     assert!(output.status.success(), "{}: {stderr}", output.status);
     let peaks: Vec<u64> = text(&output.stdout).lines().map(|line| line.parse().expect("a number")).collect();
