@@ -3,6 +3,8 @@
 //! A global allocator is a static of the whole process, so each one gets a program of its own. The work itself is
 //! compiled once, here: every worker runs the same machine code and differs in nothing but its allocator.
 
+#[cfg(target_os = "linux")]
+pub mod alarm;
 pub mod budget;
 pub mod cache;
 pub mod heap;

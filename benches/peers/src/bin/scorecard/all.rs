@@ -59,7 +59,11 @@ fn missed(sections: &str) -> String {
         .filter_map(|line| {
             let mut cells = line.trim_matches('|').split('|').map(str::trim);
             let (metric, ours, goal, unit) = (cells.next()?, cells.next()?, cells.next()?, cells.next()?);
-            let goal = if goal.starts_with(">=") { goal.replace(">=", "at least") } else { format!("at most {goal}") };
+            let goal = match goal.split_once(' ') {
+                Some((">=", goal)) => format!("at least {goal}"),
+                Some((">", goal)) => format!("above {goal}"),
+                _ => format!("at most {goal}"),
+            };
             Some(format!("- {metric}: {ours} {unit}, the goal is {goal}\n"))
         })
         .collect();

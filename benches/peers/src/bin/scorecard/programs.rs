@@ -12,9 +12,29 @@ use serde_json::Value;
 ///
 /// `cargo run` builds the scorecard alone, so it asks cargo for the others itself.
 pub(crate) fn build(profile: &str, names: &[&str]) -> Result<HashMap<String, PathBuf>, Box<dyn Error>> {
+    build_with(&["--profile", profile], &[], names)
+}
+
+/// Builds the binaries for musl, statically linked.
+///
+/// If no compiler for musl is installed, the system's one compiles the C code of the other binaries. It is not linked
+/// into these.
+pub(crate) fn build_for_musl(names: &[&str]) -> Result<HashMap<String, PathBuf>, Box<dyn Error>> {
+    let compiler = [("CC_x86_64_unknown_linux_musl", "cc")];
+    let found = Command::new("musl-gcc").arg("--version").output().is_ok_and(|output| output.status.success());
+    let compiler: &[(&str, &str)] = if found { &[] } else { &compiler };
+    build_with(&["--release", "--target", "x86_64-unknown-linux-musl"], compiler, names)
+}
+
+fn build_with(
+    options: &[&str],
+    variables: &[(&str, &str)],
+    names: &[&str],
+) -> Result<HashMap<String, PathBuf>, Box<dyn Error>> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
     let mut command = Command::new(cargo);
-    command.args(["build", "--profile", profile, "--message-format", "json-render-diagnostics", "--manifest-path"]);
+    command.arg("build").args(options).envs(variables.iter().copied());
+    command.args(["--message-format", "json-render-diagnostics", "--manifest-path"]);
     command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml"));
     for name in names {
         command.args(["--bin", name]);
@@ -35,7 +55,17 @@ pub(crate) fn build(profile: &str, names: &[&str]) -> Result<HashMap<String, Pat
 
 /// Runs a worker and returns the JSON it prints.
 pub(crate) fn ask(program: &Path, arguments: &[&str]) -> Result<Value, Box<dyn Error>> {
-    let output = Command::new(program).args(arguments).stderr(Stdio::inherit()).output()?;
+    ask_with(program, arguments, &[])
+}
+
+/// Runs a worker with these environment variables and returns the JSON it prints.
+pub(crate) fn ask_with(
+    program: &Path,
+    arguments: &[&str],
+    variables: &[(&str, &str)],
+) -> Result<Value, Box<dyn Error>> {
+    let mut command = Command::new(program);
+    let output = command.args(arguments).envs(variables.iter().copied()).stderr(Stdio::inherit()).output()?;
     let output = successful(program, output)?;
     Ok(serde_json::from_slice(&output.stdout)?)
 }

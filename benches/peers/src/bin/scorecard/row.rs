@@ -15,6 +15,10 @@ pub(crate) enum Goal {
     AtMost(f64),
     /// More is better.
     AtLeast(f64),
+    /// For a control that must fail: its figure is above this one.
+    Above(f64),
+    /// Any figure is accepted.
+    Reported,
 }
 
 impl Goal {
@@ -22,6 +26,8 @@ impl Goal {
         match self {
             Self::AtMost(goal) => figure <= goal,
             Self::AtLeast(goal) => figure >= goal,
+            Self::Above(goal) => figure > goal,
+            Self::Reported => true,
         }
     }
 
@@ -29,6 +35,8 @@ impl Goal {
         match self {
             Self::AtMost(goal) => short(goal),
             Self::AtLeast(goal) => format!(">= {}", short(goal)),
+            Self::Above(goal) => format!("> {}", short(goal)),
+            Self::Reported => "-".to_owned(),
         }
     }
 }
