@@ -91,7 +91,7 @@ impl Abort {
             Some(limit) => line.put(format_args!(" limit {limit}")),
             None => line.put(format_args!(" no limit")),
         };
-        line.put_whole(0, |line| emergency_log::put_request_ids(line));
+        line.put_whole(0, emergency_log::put_request_ids);
         let Holders { gauges, reserved, unaccounted } = emergency_log::holders(*heap);
         for (kind, members) in [("gauges", gauges), ("reserved", reserved)] {
             let mut before = Some(kind);
