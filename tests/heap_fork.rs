@@ -21,7 +21,93 @@ use std::sync::Barrier;
 
 use support::{Block, in_child, live};
 
-support::tests! { a_forked_child_books_on if cfg!(not(miri)), else "Miri has no fork" }
+support::tests! {
+    a_forked_child_books_on if cfg!(not(miri)), else "Miri has no fork",
+    child_of_many_threads_has_exact_peaks_and_counters if cfg!(not(miri)), else "Miri has no fork",
+    c_threads_that_ended_leave_no_counter_bound if cfg!(all(target_os = "linux", not(miri))), else "needs pthread keys",
+}
+
+/// More threads than there are counters.
+const MANY: usize = 140;
+
+fn child_of_many_threads_has_exact_peaks_and_counters() {
+    let (held, done) = (Barrier::new(MANY + 1), Barrier::new(MANY + 1));
+    std::thread::scope(|scope| {
+        for _ in 0..MANY {
+            scope.spawn(|| {
+                drop(Block::new(100));
+                held.wait();
+                done.wait();
+            });
+        }
+        held.wait();
+        assert!(heap::scope(|| ()).1.is_some(), "this thread was first");
+        let ended = in_child(|| {
+            heap::reset_peak();
+            let before = live();
+            drop(Block::new(50_000));
+            let peak = heap::stats().unwrap().peak;
+            assert_eq!(peak.at_least, peak.at_most, "no other thread is there");
+            assert_eq!(peak.at_most, ByteSize::bytes(before.unsigned_abs() + 50_000));
+            let scope = std::thread::spawn(|| heap::scope(|| drop(Block::new(10))).1).join().unwrap();
+            assert!(scope.is_some(), "the counters of the parent's threads are free");
+        });
+        assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+        done.wait();
+    });
+}
+
+static mut KEY: libc::pthread_key_t = 0;
+
+/// A callback of a C library, which comes when thread-local destructors have run.
+extern "C" fn at_thread_end(_value: *mut libc::c_void) {
+    drop(Block::new(100));
+}
+
+extern "C" fn c_thread(_argument: *mut libc::c_void) -> *mut libc::c_void {
+    // SAFETY: the key was created before the first thread, and is not written any more.
+    unsafe { libc::pthread_setspecific(KEY, std::ptr::without_provenance(1)) };
+    std::ptr::null_mut()
+}
+
+fn c_threads_that_ended_leave_no_counter_bound() {
+    let ended = in_child(|| {
+        // SAFETY: no other thread runs in this child.
+        unsafe { libc::pthread_key_create(&raw mut KEY, Some(at_thread_end)) };
+        let live_before = live();
+        for _ in 0..300 {
+            let mut id = 0;
+            // SAFETY: `id` is written before the thread is joined, and the function has the right signature.
+            let created = unsafe { libc::pthread_create(&raw mut id, std::ptr::null(), c_thread, std::ptr::null_mut()) };
+            assert_eq!(created, 0);
+            // SAFETY: the thread was created above, and is joined once.
+            unsafe { libc::pthread_join(id, std::ptr::null_mut()) };
+        }
+        // Counters are looked for at most once in 100 ms.
+        std::thread::sleep(std::time::Duration::from_millis(120));
+        let own = heap::scope(|| drop(Block::new(10))).1;
+        let others = std::thread::spawn(|| heap::scope(|| drop(Block::new(10))).1).join().unwrap();
+        assert!(own.is_some() && others.is_some(), "{own:?} {others:?}");
+        assert_eq!(live(), live_before);
+        // Threads that run keep theirs, however many look for one.
+        let (held, done) = (Barrier::new(MANY + 1), Barrier::new(MANY + 1));
+        std::thread::scope(|scope| {
+            for _ in 0..MANY {
+                scope.spawn(|| {
+                    let scope_before = heap::scope(|| drop(Block::new(10))).1.is_some();
+                    held.wait();
+                    let blocks: Vec<Block> = (0..20).map(|_| Block::new(40_000)).collect();
+                    drop(blocks);
+                    assert!(!scope_before || heap::scope(|| drop(Block::new(10))).1.is_some());
+                    done.wait();
+                });
+            }
+            held.wait();
+            done.wait();
+        });
+    });
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+}
 
 fn a_forked_child_books_on() {
     let (held, done) = (Barrier::new(2), Barrier::new(2));

@@ -280,14 +280,7 @@ pub fn highest_crossed_threshold() -> Option<u8> {
 
 /// Reads the rss, checks the thresholds against it, and returns it. For the end of an invocation.
 pub(crate) fn check_now() -> Result<Rss, OsError> {
-    let check = STATE.begin();
-    let total = LEDGER.line();
-    let rss = os::rss();
-    if STATE.is_set() {
-        // Superseded or not, the flags are those of the newest check.
-        let _ = finish(check, total, rss.as_ref().ok(), Request::NONE);
-    }
-    rss
+    if STATE.is_set() { check(Request::NONE, 0) } else { os::rss() }
 }
 
 /// Clears the crossed state in the child of a fork, whose memory is its own.
@@ -326,16 +319,12 @@ pub(super) struct Foreseen(bool);
 
 #[cold]
 fn crosses_capacity(touched: usize, growth: usize) -> bool {
-    let check = STATE.begin();
-    let total = LEDGER.line();
-    let rss = os::rss().ok();
-    let load = rss.map_or(total, |rss| rss.total.as_usize()).saturating_add(touched);
-    if load < CAPACITY.load(SeqCst) {
+    let rss = os::rss().map_or(LEDGER.line(), |rss| rss.total.as_usize());
+    if rss.saturating_add(touched) < CAPACITY.load(SeqCst) {
         return false;
     }
     STATE.enter();
-    let request = Request { size: touched, ..Request::NONE };
-    let _ = finish(check, total.saturating_add(growth), rss.as_ref(), request);
+    let _rss = check(Request { size: touched, ..Request::NONE }, growth);
     true
 }
 
@@ -358,9 +347,7 @@ fn check_block(Foreseen(is_foreseen): Foreseen, block: *const u8, size: usize) {
     if is_foreseen {
         STATE.leave();
     }
-    let check = STATE.begin();
-    let total = LEDGER.line();
-    let _ = finish(check, total, os::rss().ok().as_ref(), Request { block, size });
+    let _rss = check(Request { block, size }, 0);
 }
 
 /// Forgets a block that is about to be freed or resized.
@@ -379,6 +366,11 @@ pub(super) fn after_dealloc(total: usize) {
     }
 }
 
+#[cold]
+fn check_fall() {
+    let _rss = check(Request::NONE, 0);
+}
+
 /// Checks after a request that the inner allocator has refused.
 #[cold]
 pub(super) fn after_failed_alloc(Foreseen(is_foreseen): Foreseen) {
@@ -390,31 +382,26 @@ pub(super) fn after_failed_alloc(Foreseen(is_foreseen): Foreseen) {
     }
 }
 
-#[cold]
-fn check_fall() {
-    /// A check of a thread that read the rss before the fall may end in between. A third one would be a new fall's.
-    const TRIES: usize = 2;
-
-    for _ in 0..TRIES {
-        let check = STATE.begin();
-        let total = LEDGER.line();
-        if finish(check, total, os::rss().ok().as_ref(), Request::NONE) {
-            break;
-        }
-    }
+/// Checks the thresholds, writes the alarm if one is owed, and returns the rss. The total rises by `growth` later.
+fn check(request: Request, growth: usize) -> Result<Rss, OsError> {
+    let is_last = false;
+    let (is_newest, rss) = check_once(request, growth, is_last);
+    if is_newest { rss } else { check_once(request, growth, true).1 }
 }
 
-/// Ends a check, and writes the alarm if one is owed. Without the rss the total of the heap stands in for it.
-///
-/// Returns `false` if another check has kept a flag from falling: see [`AlarmState::finish`].
-fn finish(check: Check, total: usize, rss: Option<&Rss>, request: Request) -> bool {
+/// Returns `false` if the check must be repeated: see [`AlarmState::finish`].
+fn check_once(request: Request, growth: usize, is_last: bool) -> (bool, Result<Rss, OsError>) {
+    let check = STATE.begin();
+    let total = LEDGER.line().saturating_add(growth);
+    let resident = os::rss();
     let now_ms = os::coarse_monotonic_ms();
-    let (rss, untouched) = match rss {
-        Some(rss) => (rss.total.as_usize(), untouched(check, request, rss.total.as_usize(), now_ms)),
-        None => (total, if request.block.is_null() { request.size } else { 0 }),
+    let (rss, untouched) = match &resident {
+        Ok(rss) => (rss.total.as_usize(), untouched(check, request, rss.total.as_usize(), now_ms)),
+        // The total stands in for it. It has a block that is there already.
+        Err(_not_available) => (total, if request.block.is_null() { request.size } else { 0 }),
     };
     let load = rss.saturating_add(untouched);
-    let is_newest = STATE.finish(check, Reading { total, load }, || LEDGER.line());
+    let is_newest = STATE.finish(check, Reading { total, load }, is_last, || LEDGER.line());
     if STATE.take_owed() {
         let percent = PERCENTS.iter().map(|percent| percent.load(SeqCst)).max().unwrap_or(0);
         let memory_size = MEMORY_SIZE.load(SeqCst);
@@ -423,7 +410,7 @@ fn finish(check: Check, total: usize, rss: Option<&Rss>, request: Request) -> bo
             STATE.owe();
         }
     }
-    is_newest
+    (is_newest, resident)
 }
 
 /// Returns the bytes that new blocks add to the rss when they are touched. Pages are looked at only if the result of the

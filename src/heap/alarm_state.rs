@@ -4,14 +4,16 @@
 //!
 //! ```text
 //!   load >= threshold          set the flag; the check that sets the topmost one owes an alarm
-//!   load <  19/20 threshold    clear the flag, unless the state has changed since it was read
+//!   load <  19/20 threshold    clear the flag
 //!   between                    leave it
 //! ```
 //!
-//! *Load* is the rss and the untouched pages of new blocks. No thread waits for another, and no
-//! thread checks for another, so a check takes bounded time. A request that crosses a threshold while other threads
-//! check is judged by its own check, before its caller gets the block. Each check that finds a threshold reached counts
-//! the state up, so a thread that read a lower rss before cannot clear the flag after it.
+//! *Load* is the rss and the untouched pages of new blocks. No thread waits for another, and no thread checks for another.
+//! A request that crosses a threshold while other threads check is judged by its own check, before its caller gets the
+//! block.
+//!
+//! A check that would move a flag although another check has moved the state since has an old reading: it reads once
+//! more, and then its figures hold. So an rss of before does not undo a newer one, and a check takes bounded time.
 //!
 //! A request whose pages the inner allocator may touch, and may be killed for, is checked before the call. It holds all
 //! flags until the call is over, as other threads see the rss of before.
@@ -33,7 +35,7 @@ pub(crate) const CHECK_DISTANCE: usize = 1 << 20;
 /// The bits of the flags, one for each threshold.
 const FLAGS: u64 = (1 << MAX_THRESHOLDS) - 1;
 
-/// The unit in which checks count the state up.
+/// The unit in which the state counts up.
 const COUNT: u64 = 1 << MAX_THRESHOLDS;
 
 /// The state of the alarm of one process. All sizes are in bytes.
@@ -41,7 +43,7 @@ const COUNT: u64 = 1 << MAX_THRESHOLDS;
 pub(crate) struct AlarmState {
     /// Rising; `usize::MAX` where there is none.
     thresholds: [AtomicUsize; MAX_THRESHOLDS],
-    /// The flags, and above them the count of checks that found a threshold reached.
+    /// The flags, and above them the count of changes.
     state: AtomicU64,
     /// 1 while an alarm is owed that was not written yet.
     owed: AtomicUsize,
@@ -130,34 +132,39 @@ impl AlarmState {
 
     /// Ends a check: moves the flags and sets when the next check is due. `total_now` reads the total of the heap.
     ///
-    /// Returns `false` if a flag stays set that has fallen by this reading, because another check has ended meanwhile.
-    pub(crate) fn finish(&self, check: Check, reading: Reading, total_now: impl Fn() -> usize) -> bool {
+    /// Returns `false` if the reading is older than the state. The caller then repeats the check, and passes `is_last`.
+    pub(crate) fn finish(&self, check: Check, reading: Reading, is_last: bool, total_now: impl Fn() -> usize) -> bool {
         let Reading { total, load } = reading;
         let reached = self.reached(load);
-        let fallen = check.state & self.fallen(load);
-        let (before, is_superseded) = self.move_flags(check, reached, fallen);
-        if reached & !before & self.topmost() != 0 {
+        let flags = self.move_flags(check, reached, self.fallen(load), is_last);
+        if flags.is_some_and(|before| reached & !before & self.topmost() != 0) {
             self.owed.store(1, SeqCst);
         }
         self.schedule(load, total, total_now);
-        !is_superseded
+        flags.is_some()
     }
 
-    /// Sets the flags of `reached`, and clears those of `fallen` if the state is still the one that the check began with.
-    /// Returns the flags before, and `true` if the state was another.
-    fn move_flags(&self, check: Check, reached: u64, fallen: u64) -> (u64, bool) {
-        let count = if reached == 0 { 0 } else { COUNT };
-        if fallen != 0 {
-            let moved = (check.state & !fallen | reached).wrapping_add(count);
-            if self.state.compare_exchange(check.state, moved, SeqCst, SeqCst).is_ok() {
-                return (check.state, false);
+    /// Sets the flags of `reached` and clears those of `fallen`. Returns the flags before; `None` if the state is not the
+    /// one that the check began with, and this is not the last try.
+    ///
+    /// The state counts up with every check that finds a threshold reached, so that a check that read less before is known.
+    fn move_flags(&self, check: Check, reached: u64, fallen: u64, is_last: bool) -> Option<u64> {
+        let moved = check.state & !fallen | reached;
+        if moved == check.state {
+            if reached == 0 {
+                return Some(check.state);
             }
+            let before = self.state.fetch_add(COUNT, SeqCst);
+            if before & reached == reached {
+                return Some(before);
+            }
+        } else if self.state.compare_exchange(check.state, moved.wrapping_add(COUNT), SeqCst, SeqCst).is_ok() {
+            return Some(check.state);
         }
-        if reached == 0 {
-            return (0, fallen != 0);
-        }
-        self.state.fetch_add(count, SeqCst);
-        (self.state.fetch_or(reached, SeqCst), fallen != 0)
+        is_last.then(|| {
+            self.state.fetch_add(COUNT, SeqCst);
+            self.state.fetch_or(reached, SeqCst)
+        })
     }
 
     /// Sets when the next check is due.
