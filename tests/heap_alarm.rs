@@ -178,6 +178,9 @@ fn reused_pages_are_no_alarm() {
             let mut body = reserved(25 * MIB);
             assert_eq!(highest_crossed_threshold(), None);
             body.resize(25 * MIB, 1);
+            drop(body);
+            let body = std::hint::black_box(vec![0_u8; 25 * MIB]);
+            assert_eq!(highest_crossed_threshold(), None);
             highest = highest.max(os::rss().unwrap().total);
             drop(body);
         }
@@ -240,19 +243,19 @@ fn c_memory_after_a_fall_counts_at_the_next_mib() {
 }
 
 fn failed_request_leaves_no_flag() {
-    for (limit, zeroed) in [(None, false), (Some(ByteSize::mib(1 << 40)), false), (None, true)] {
+    for (limit, align) in [(None, 1), (Some(ByteSize::mib(1 << 40)), 1), (None, 4096)] {
         let ended = in_child(|| {
             set_alarm_thresholds(&thresholds(&[97])).unwrap();
             if let Some(limit) = limit {
                 heap::set_limit(limit).unwrap();
             }
-            assert!(Block::with(1 << 47, 1, zeroed).is_none());
+            assert!(Block::with(1 << 46, align, true).is_none());
             assert_eq!(highest_crossed_threshold(), None);
             let _most = touched(98 * MIB);
             assert_eq!(highest_crossed_threshold(), Some(97));
         });
-        // A zeroed block of this size is one that may kill inside of the allocator: this alarm is early.
-        assert_eq!(alarms(&ended).len(), 1 + usize::from(zeroed), "{limit:?}: {}", ended.stderr);
+        // `System` writes the zeros of an over-aligned block, and the kernel may kill meanwhile: this alarm is early.
+        assert_eq!(alarms(&ended).len(), 1 + usize::from(align > 1), "{limit:?}: {}", ended.stderr);
     }
 }
 
@@ -599,7 +602,7 @@ fn an_abort_over_a_refused_allocation_says_why() {
     assert_eq!(ended.signal, Some(libc::SIGABRT), "{}", ended.stderr);
     let words = ended.stderr.lines().find(|line| line.starts_with("plimsoll abort report:")).expect(&ended.stderr);
     for part in [
-        "2 allocations failed, the largest of 20.0 MiB",
+        "failed allocations 2, largest 20.0 MiB",
         " limit 8.0 MiB | requests req-1forged | ",
         " gauges orders 3.0 MiB | unaccounted 3.",
     ] {
@@ -611,7 +614,7 @@ fn an_abort_over_a_refused_allocation_says_why() {
 fn abort_report_comes_with_a_backtrace_too() {
     let ended = in_child(|| die_over_a_refusal("1"));
     assert_eq!(ended.signal, Some(libc::SIGABRT), "{}", ended.stderr);
-    assert!(ended.stderr.contains("the largest of 20.0 MiB"), "{}", ended.stderr);
+    assert!(ended.stderr.contains(", largest 20.0 MiB"), "{}", ended.stderr);
 }
 
 fn an_abort_without_a_refusal_says_nothing() {

@@ -78,7 +78,8 @@ fn c_threads_that_ended_leave_no_counter_bound() {
         for _ in 0..300 {
             let mut id = 0;
             // SAFETY: `id` is written before the thread is joined, and the function has the right signature.
-            let created = unsafe { libc::pthread_create(&raw mut id, std::ptr::null(), c_thread, std::ptr::null_mut()) };
+            let created =
+                unsafe { libc::pthread_create(&raw mut id, std::ptr::null(), c_thread, std::ptr::null_mut()) };
             assert_eq!(created, 0);
             // SAFETY: the thread was created above, and is joined once.
             unsafe { libc::pthread_join(id, std::ptr::null_mut()) };

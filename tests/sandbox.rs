@@ -244,7 +244,7 @@ fn a_refused_vec_ends_with_the_abort_report() {
     let ended = Ended::of_function("refused", std::iter::once("{}".to_owned()));
     assert_eq!((ended.status.signal(), ended.oom_kills), (Some(6), 0), "{}", ended.stderr);
     let words = ended.stderr.lines().find(|line| line.starts_with("plimsoll abort report: ")).expect(&ended.stderr);
-    assert!(words.contains("abort report: 2 allocations failed, the largest of 100.0 MiB, the last "), "{words}");
+    assert!(words.contains("abort report: failed allocations 2, largest 100.0 MiB, last "), "{words}");
     assert!(words.contains(" limit 60.0 MiB | requests request-0"), "{words}");
 }
 

@@ -17,7 +17,7 @@ static GLOBAL: TrackingAllocator = TrackingAllocator::new();
 const HAS_SIGNALS: bool = cfg!(not(miri));
 /// Bytes of the pages below a signal stack.
 const GUARD: usize = 64 << 10;
-const REPORT: &str = "1 refused, the largest 200.0 MiB";
+const REPORT: &str = "failed allocations 1, largest 200.0 MiB";
 
 support::tests! {
     overflow_of_main_after_a_refusal_ends_by_sigabrt if HAS_SIGNALS, else "needs fork and signals",

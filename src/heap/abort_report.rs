@@ -82,7 +82,7 @@ impl Abort {
     fn put_text(&self, line: &mut Line) {
         let Self { limit, heap, peak } = self;
         line.put(format_args!(
-            "plimsoll abort report: {} allocations failed, the largest of {}, the last {} ms ago | heap {heap} peak {peak}",
+            "plimsoll abort report: failed allocations {}, largest {}, last {} ms ago | heap {heap} peak {peak}",
             refusal::count(),
             super::size(refusal::largest()),
             refusal::last_ms_ago(),

@@ -15,7 +15,7 @@
 //! ```text
 //!   request                     before the inner allocator                     after it, before the caller has the block
 //!   alloc, 256 KiB and more     -                                              rss + untouched pages of the block
-//!   alloc_zeroed, realloc       rss + pages touched inside, against 100 %      the same
+//!   alloc_zeroed, realloc       rss + bytes touched inside, against 100 %      the same
 //!   smaller                     -                                              rss + request
 //! ```
 //!
@@ -218,9 +218,11 @@ static PERCENTS: [AtomicU8; MAX_THRESHOLDS] = [const { AtomicU8::new(0) }; MAX_T
 /// - A block counts when it is allocated, and while its pages are touched one after the other. If it stays untouched for
 ///   100 ms, or its thread has requested another large block, and it is touched later, that is noticed at the next check.
 /// - Memory of C code, of child processes and of mapped files is seen at the next check.
-/// - `alloc_zeroed` and `realloc` may touch pages inside of the allocator, where the kernel may kill. So the rss and the
-///   whole request are checked against the capacity (100 %) before the call. This alarm can be early: pages that the
-///   allocator kept are counted twice.
+/// - `alloc_zeroed` and `realloc` may touch pages inside of the allocator, where the kernel may kill. So the rss and the bytes
+///   that may be touched are checked against the capacity (100 %) before the call. This alarm can be early, because pages
+///   that the allocator kept are counted twice. For [`System`](std::alloc::System) only blocks that it copies and
+///   over-aligned zeroed blocks are checked so, and other zeroed blocks up to the bytes that
+///   [`os::trim`](crate::os::trim) has released.
 /// - Under gVisor all pages count as resident, so a block is seen when it is touched.
 ///
 /// # Errors

@@ -12,6 +12,8 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::any::TypeId;
 use std::ptr;
 
+use crate::os;
+
 use super::thread::LEDGER;
 use super::{alarm, refusal, thread};
 
@@ -85,6 +87,13 @@ impl<A> TrackingAllocator<A> {
 #[expect(clippy::inline_always, reason = "folds to a constant or two compares")]
 fn is_special<A: 'static>(layout: Layout) -> bool {
     TypeId::of::<A>() == TypeId::of::<System>() && (layout.align() > MALLOC_ALIGN || layout.align() > layout.size())
+}
+
+/// Returns `true` if a zeroed block comes from the `calloc` of the C library. It writes zeros to pages that it kept, which
+/// are resident unless a trim has released them, and none to pages that are new. Only the inner allocator knows which pages
+/// it touches; of others than `System` all are assumed.
+fn is_calloc<A: 'static>(layout: Layout) -> bool {
+    TypeId::of::<A>() == TypeId::of::<System>() && layout.align() <= MALLOC_ALIGN
 }
 
 /// Returns `true` if `realloc` moves the pages of such a block, and copies none. glibc and musl map every block over 32
@@ -181,8 +190,8 @@ impl<A: GlobalAlloc + 'static> TrackingAllocator<A> {
     #[cold]
     #[inline(never)]
     unsafe fn alloc_zeroed_cold(&self, layout: Layout) -> *mut u8 {
-        // Pages that are zero already are not touched, but only the inner allocator knows them.
-        let request = Request { growth: layout.size(), size: layout.size(), touched: layout.size() };
+        let touched = if is_calloc::<A>(layout) { layout.size().min(os::trimmed()) } else { layout.size() };
+        let request = Request { growth: layout.size(), size: layout.size(), touched };
         charge_around(request, || {
             // SAFETY: the caller's contract for `alloc_zeroed`, passed on.
             unsafe { self.inner.alloc_zeroed(layout) }

@@ -38,6 +38,8 @@
 //! * What the *inner* allocator fails is not counted, but as a refusal. While it is being asked under a limit, its
 //!   size may show in other threads' figures; one of less than 32 KiB may stay in a [`scope`](scope())'s peak, and makes the
 //!   process's peak a bracket until the next reset.
+//! * A block of another allocator that is freed here, as over the border of a `cdylib`, is a breach of the contract of
+//!   `GlobalAlloc`. It makes the figures wrong: `live` can wrap around zero.
 //! * A block that moves in `realloc` exists twice for a moment, and one being freed a moment longer than on the books:
 //!   neither is counted.
 
@@ -144,7 +146,8 @@ pub struct HeapStats {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct HeapPeak {
-    /// This much did live at one moment.
+    /// At least this much lived at one moment. Under a limit, requests that other threads were making at that moment count,
+    /// and so do those that failed.
     pub at_least: ByteSize,
     /// More than this never did.
     pub at_most: ByteSize,

@@ -41,6 +41,7 @@ mod sigabrt;
 mod threads;
 
 use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 #[cfg(not(target_os = "linux"))]
@@ -262,7 +263,18 @@ pub fn trim() -> Result<ByteSize, OsError> {
         None => host::trim()?,
     }
     let after = rss();
-    Ok(before.ok().zip(after.ok()).map_or(ByteSize::ZERO, |(before, after)| before.total.saturating_sub(after.total)))
+    let released = before.ok().zip(after.ok());
+    let released = released.map_or(ByteSize::ZERO, |(before, after)| before.total.saturating_sub(after.total));
+    TRIMMED.fetch_add(released.as_usize(), Relaxed);
+    Ok(released)
+}
+
+/// The bytes that all calls of [`trim()`] have released.
+static TRIMMED: AtomicUsize = AtomicUsize::new(0);
+
+/// Returns the bytes that all calls of [`trim()`] have released.
+pub(crate) fn trimmed() -> usize {
+    TRIMMED.load(Relaxed)
 }
 
 /// Sets the function that [`trim()`] calls instead of `malloc_trim`. A later call replaces it.

@@ -24,7 +24,7 @@ fn abort_failed_allocation_prints_the_abort_report() {
     let [report, abort] = lines[..] else { panic!("{stderr}") };
     assert!(report.starts_with("plimsoll order-1 heap "), "{report}");
     assert!(abort.contains("order-2") && abort.contains(" limit 8.0 MiB "), "{abort}");
-    assert!(abort.contains(" 1 refused, the largest 16.0 MiB,"), "{abort}");
+    assert!(abort.contains(" failed allocations 1, largest 16.0 MiB,"), "{abort}");
 }
 
 /// Builds the library and the program `name` in C that loads it, and returns the command to run.
