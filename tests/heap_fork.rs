@@ -18,6 +18,7 @@ use plimsoll::{ByteSize, TrackingAllocator, heap};
 static GLOBAL: TrackingAllocator = TrackingAllocator::new();
 
 use std::sync::Barrier;
+use std::sync::atomic::Ordering::Relaxed;
 
 use support::{Block, in_child, live};
 
@@ -57,7 +58,7 @@ fn child_of_many_threads_has_exact_peaks_and_counters() {
     });
 }
 
-static mut KEY: libc::pthread_key_t = 0;
+static KEY: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
 
 /// A callback of a C library, which comes when thread-local destructors have run.
 extern "C" fn at_thread_end(_value: *mut libc::c_void) {
@@ -65,15 +66,17 @@ extern "C" fn at_thread_end(_value: *mut libc::c_void) {
 }
 
 extern "C" fn c_thread(_argument: *mut libc::c_void) -> *mut libc::c_void {
-    // SAFETY: the key was created before the first thread, and is not written any more.
-    unsafe { libc::pthread_setspecific(KEY, std::ptr::without_provenance(1)) };
+    // SAFETY: the key was created before the first thread, and its destructor does not read the value.
+    unsafe { libc::pthread_setspecific(KEY.load(Relaxed), std::ptr::without_provenance(1)) };
     std::ptr::null_mut()
 }
 
 fn c_threads_that_ended_leave_no_counter_bound() {
     let ended = in_child(|| {
-        // SAFETY: no other thread runs in this child.
-        unsafe { libc::pthread_key_create(&raw mut KEY, Some(at_thread_end)) };
+        let mut key = 0;
+        // SAFETY: `key` is written, and the function has the signature of a destructor.
+        unsafe { libc::pthread_key_create(&raw mut key, Some(at_thread_end)) };
+        KEY.store(key, Relaxed);
         let live_before = live();
         for _ in 0..300 {
             let mut id = 0;

@@ -16,20 +16,14 @@
 ///
 /// # Examples
 ///
-/// ```
-/// use plimsoll::{TrackingAllocator, os};
-/// use tikv_jemallocator::Jemalloc;
+/// In a program whose global allocator is `TrackingAllocator::over(tikv_jemallocator::Jemalloc)`:
 ///
-/// #[global_allocator]
-/// static GLOBAL: TrackingAllocator<Jemalloc> = TrackingAllocator::over(Jemalloc);
+/// ```no_run
+/// use plimsoll::os;
 ///
-/// # fn main() -> Result<(), os::OsError> {
 /// os::set_trim_hook(os::trim_jemalloc);
-/// drop(vec![1_u8; 16 << 20]);
-/// let released = os::trim()?;
-/// # let _ = released;
-/// # Ok(())
-/// # }
+/// println!("released {}", os::trim()?);
+/// # Ok::<(), os::OsError>(())
 /// ```
 #[cfg(feature = "jemalloc")]
 #[inline]
