@@ -13,12 +13,12 @@ use super::OsError;
 /// A file of `/proc/self` that stays open.
 ///
 /// Such a descriptor shows the process that opened it, also in a forked child that inherited it. Besides, a program
-/// that closes all descriptors, as daemons do, may open another file under the same number. Three checks precede each
+/// that closes all descriptors, as daemons do, may open another file under the same number. Two checks precede each
 /// reading, and if one fails the file is opened again:
 ///
-/// - The kept values are in memory that the kernel clears in a forked child.
-/// - The process id is that of the opener. This covers Linux before 4.14, which cannot clear memory at a fork. The id
-///   alone is not enough: the first process of a PID namespace has number 1, and so may its parent.
+/// - The kept values are in memory that the kernel clears in a forked child. Before Linux 4.14, which cannot do so, the
+///   process id is compared instead. The id alone is not enough: the first process of a PID namespace has number 1, and so
+///   may its parent.
 /// - The open file has the device and the inode of the file that was opened.
 ///
 /// A kept descriptor is never closed: another thread may read it, and its number may belong to another file.
@@ -30,8 +30,10 @@ pub(super) struct KeptFile {
 
 /// The open file, in a mapping that lives as long as the process. All zeros: no file is open.
 struct Kept {
-    /// Process id in the high half, descriptor in the low half. No process has number 0.
+    /// [`owner`](Self::owner) in the high half, descriptor in the low half. No owner has number 0.
     opened: AtomicU64,
+    /// 1 if the kernel clears the mapping in a forked child.
+    is_cleared: AtomicU64,
     device: AtomicU64,
     inode: AtomicU64,
 }
@@ -53,11 +55,11 @@ impl KeptFile {
             let text = read_start(fd, &mut buffer).map_err(failed)?;
             parse(text).ok_or(OsError::Malformed { what })
         };
-        let process = u64::from(std::process::id());
         let kept = self.kept();
+        let owner = kept.map_or(0, Kept::owner);
         let opened = kept.map_or(0, |kept| kept.opened.load(Ordering::Acquire));
         if let Some(kept) = kept
-            && opened >> 32 == process
+            && opened >> 32 == owner
             && kept.is_file_of(descriptor(opened))
             && let Ok(value) = attempt(descriptor(opened))
         {
@@ -68,7 +70,7 @@ impl KeptFile {
         let Some((kept, (device, inode))) = kept.zip(identity(fresh.as_raw_fd())) else { return Ok(value) };
         kept.device.store(device, Ordering::Relaxed);
         kept.inode.store(inode, Ordering::Relaxed);
-        let packed = process << 32 | u64::from(fresh.as_raw_fd().unsigned_abs());
+        let packed = owner << 32 | u64::from(fresh.as_raw_fd().unsigned_abs());
         // A thread that loses the race closes its descriptor, when `fresh` is dropped.
         if kept.opened.compare_exchange(opened, packed, Ordering::Release, Ordering::Relaxed).is_ok() {
             let _kept: RawFd = fresh.into_raw_fd();
@@ -80,7 +82,11 @@ impl KeptFile {
     fn kept(&self) -> Option<&Kept> {
         let mut kept = self.kept.load(Ordering::Acquire);
         if kept.is_null() {
-            let mapped = map_cleared_at_fork(size_of::<Kept>())?.cast::<Kept>();
+            let (mapped, is_cleared) = map_cleared_at_fork(size_of::<Kept>())?;
+            let mapped = mapped.cast::<Kept>();
+            // SAFETY: the mapping is new, aligned to a page and large enough, and zeros are valid values of the atomics.
+            let fields = unsafe { &*mapped };
+            fields.is_cleared.store(u64::from(is_cleared), Ordering::Relaxed);
             kept = match self.kept.compare_exchange(kept, mapped, Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_null) => mapped,
                 Err(earlier) => {
@@ -97,6 +103,12 @@ impl KeptFile {
 }
 
 impl Kept {
+    /// Returns the number of the process for which the values are kept.
+    fn owner(&self) -> u64 {
+        // If the values are cleared in other processes, each process can have the same number.
+        if self.is_cleared.load(Ordering::Relaxed) == 1 { 1 } else { u64::from(std::process::id()) }
+    }
+
     /// Returns `true` if `fd` is the file that was opened, and not another file under its number.
     fn is_file_of(&self, fd: RawFd) -> bool {
         let kept = (self.device.load(Ordering::Relaxed), self.inode.load(Ordering::Relaxed));
@@ -105,7 +117,8 @@ impl Kept {
 }
 
 /// Maps a page of zeros that is all zeros again in a forked child, if the kernel is Linux 4.14 or later.
-fn map_cleared_at_fork(bytes: usize) -> Option<*mut libc::c_void> {
+/// Returns `false` with it if the kernel is older.
+fn map_cleared_at_fork(bytes: usize) -> Option<(*mut libc::c_void, bool)> {
     let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
     // SAFETY: a new private mapping at an address that the kernel chooses does not touch existing memory.
     let start = unsafe { libc::mmap(ptr::null_mut(), bytes, access, kind, -1, 0) };
@@ -113,8 +126,8 @@ fn map_cleared_at_fork(bytes: usize) -> Option<*mut libc::c_void> {
         return None;
     }
     // SAFETY: the range is the mapping made above. Before Linux 4.14 the call fails and changes nothing.
-    unsafe { libc::madvise(start, bytes, libc::MADV_WIPEONFORK) };
-    Some(start)
+    let is_cleared = unsafe { libc::madvise(start, bytes, libc::MADV_WIPEONFORK) } == 0;
+    Some((start, is_cleared))
 }
 
 /// Returns the device and the inode of an open file; `None` if `fd` is not open.
@@ -177,9 +190,13 @@ mod tests {
         file.kept().unwrap().opened.load(Ordering::Relaxed)
     }
 
-    /// Makes `file` believe that this process opened it as `fd`.
-    fn give_number(file: &KeptFile, process: u32, fd: u32) -> u64 {
-        let packed = u64::from(process) << 32 | u64::from(fd);
+    fn owner(file: &KeptFile) -> u64 {
+        file.kept().unwrap().owner()
+    }
+
+    /// Makes `file` believe that `owner` opened it as `fd`.
+    fn give_number(file: &KeptFile, owner: u64, fd: u32) -> u64 {
+        let packed = owner << 32 | u64::from(fd);
         file.kept().unwrap().opened.store(packed, Ordering::Relaxed);
         packed
     }
@@ -189,7 +206,7 @@ mod tests {
         let file = stat();
         assert_eq!(process(&file).unwrap(), std::process::id());
         let first = opened(&file);
-        assert_eq!(first >> 32, u64::from(std::process::id()));
+        assert_eq!(first >> 32, owner(&file));
         assert_eq!(process(&file).unwrap(), std::process::id());
         assert_eq!(opened(&file), first);
     }
@@ -204,7 +221,7 @@ mod tests {
         for taken in [numbers.as_raw_fd(), null.as_raw_fd(), socket.as_raw_fd(), RawFd::MAX] {
             let file = stat();
             process(&file).unwrap();
-            let packed = give_number(&file, std::process::id(), taken.unsigned_abs());
+            let packed = give_number(&file, owner(&file), taken.unsigned_abs());
             assert_eq!(process(&file).unwrap(), std::process::id());
             assert_ne!(opened(&file), packed);
         }
@@ -219,7 +236,7 @@ mod tests {
         let (device, inode) = identity(inherited.as_raw_fd()).unwrap();
         file.kept().unwrap().device.store(device, Ordering::Relaxed);
         file.kept().unwrap().inode.store(inode, Ordering::Relaxed);
-        give_number(&file, std::process::id() + 1, inherited.as_raw_fd().unsigned_abs());
+        give_number(&file, owner(&file) + 1, inherited.as_raw_fd().unsigned_abs());
         assert_eq!(process(&file).unwrap(), std::process::id());
     }
 
