@@ -78,15 +78,23 @@ fn c_threads_that_ended_leave_no_counter_bound() {
         unsafe { libc::pthread_key_create(&raw mut key, Some(at_thread_end)) };
         KEY.store(key, Relaxed);
         let live_before = live();
-        for _ in 0..300 {
-            let mut id = 0;
-            // SAFETY: `id` is written before the thread is joined, and the function has the right signature.
-            let created =
-                unsafe { libc::pthread_create(&raw mut id, std::ptr::null(), c_thread, std::ptr::null_mut()) };
-            assert_eq!(created, 0);
-            // SAFETY: the thread was created above, and is joined once.
-            unsafe { libc::pthread_join(id, std::ptr::null_mut()) };
-        }
+        let run = |count: usize| {
+            for _ in 0..count {
+                let mut id = 0;
+                // SAFETY: `id` is written before the thread is joined, and the function has the right signature.
+                let created =
+                    unsafe { libc::pthread_create(&raw mut id, std::ptr::null(), c_thread, std::ptr::null_mut()) };
+                assert_eq!(created, 0);
+                // SAFETY: the thread was created above, and is joined once.
+                unsafe { libc::pthread_join(id, std::ptr::null_mut()) };
+            }
+        };
+        run(100);
+        std::thread::sleep(std::time::Duration::from_millis(120));
+        heap::reset_peak();
+        let peak = heap::stats().unwrap().peak;
+        assert_eq!(peak.at_least, peak.at_most, "no other thread is there");
+        run(300);
         // Counters are looked for at most once in 100 ms.
         std::thread::sleep(std::time::Duration::from_millis(120));
         let own = heap::scope(|| drop(Block::new(10))).1;

@@ -149,8 +149,8 @@ impl<const N: usize> Ledger<N> {
         bit.is_some_and(|bit| bit & 1 != 0)
     }
 
-    /// How many slots are bound.
-    fn threads_now(&self) -> usize {
+    /// Returns how many slots are bound.
+    pub(crate) fn threads_now(&self) -> usize {
         self.bound.iter().map(|word| word.load(SeqCst).count_ones() as usize).sum()
     }
 

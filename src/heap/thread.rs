@@ -81,10 +81,14 @@ fn release(slot: &Slot) {
     LEDGER.release(slot);
 }
 
-/// Releases the slots of threads that have ended. At most once in 100 ms, as it asks the kernel about each owner.
+/// Releases the slots of threads that have ended, if there are others than one. At most once in 100 ms, as it asks the
+/// kernel about each owner.
 #[cold]
-fn release_ended() {
+pub(super) fn release_ended() {
     static LAST_MS: AtomicU64 = AtomicU64::new(0);
+    if LEDGER.threads_now() < 2 {
+        return;
+    }
     let (now, last) = (os::coarse_monotonic_ms(), LAST_MS.load(Relaxed));
     if now < last.saturating_add(100) || LAST_MS.compare_exchange(last, now, SeqCst, Relaxed).is_err() {
         return;
