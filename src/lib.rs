@@ -15,7 +15,7 @@
 //! | [`stream`] | any input in fixed memory: lines, records and chunks of a bounded length |
 //! | `sizing` (feature) | the memory size that fits, and its cost, from the REPORT lines of a log |
 //! | [`size`] | sizes that know MB from MiB |
-//! | [`board`] | who holds memory: names and bytes that the alarm, the abort report and the reports show |
+//! | [`board`] | memory attribution: names and bytes that the alarm, the abort report and the reports show |
 //! | [`lazy`] | values loaded when they are first asked for, which know what they cost, and unload |
 //! | [`monitor`] | one report line per invocation, alerts, the alarm before a kill, the large picture; CloudWatch metrics (feature) |
 //! | [`integration`] | one layer for axum, `lambda_http`, `lambda_runtime` and any tower service, events of `tracing`, admission by memory (features) |

@@ -77,12 +77,12 @@ fn alarms(ended: &Ended) -> Vec<serde_json::Value> {
     ended.stderr.lines().map(|line| serde_json::from_str(line).expect(line)).collect()
 }
 
-/// A block whose pages are touched.
+/// A block with all pages touched.
 fn touched(bytes: usize) -> Vec<u8> {
     std::hint::black_box(vec![1; bytes])
 }
 
-/// A block whose pages are not touched.
+/// A block with no page touched.
 fn reserved(bytes: usize) -> Vec<u8> {
     std::hint::black_box(Vec::with_capacity(bytes))
 }
@@ -92,11 +92,11 @@ fn outside_the_heap(bytes: usize) {
     let layout = std::alloc::Layout::from_size_align(bytes, 4096).unwrap();
     // SAFETY: the size is not zero.
     let block = unsafe { std::alloc::GlobalAlloc::alloc(&std::alloc::System, layout) };
-    // SAFETY: the block has so many bytes, and is never freed.
+    // SAFETY: the block has `bytes` bytes, and is never freed.
     unsafe { block.write_bytes(1, bytes) };
 }
 
-/// Runs `work` beside a thread that allocates and frees blocks of 2 MiB, `pause` apart.
+/// Runs `work` next to a thread that allocates and frees blocks of 2 MiB, with `pause` between them.
 fn beside_a_churning_thread<T>(pause: std::time::Duration, work: impl FnOnce() -> T) -> T {
     let (stop, churns) = (AtomicBool::new(false), Barrier::new(2));
     std::thread::scope(|scope| {
@@ -193,7 +193,7 @@ fn reused_pages_are_no_alarm() {
     assert_eq!(alarms(&ended).len(), 0, "{}", ended.stderr);
 }
 
-/// Small blocks of so many MiB in all.
+/// Blocks of 1 KiB, `mib` MiB in all.
 #[expect(clippy::vec_box, reason = "each has a place of its own in the heap")]
 fn small_blocks(mib: usize) -> Vec<Box<[u8; 1024]>> {
     (0..mib * 1024).map(|_| Box::new([1; 1024])).collect()
@@ -254,7 +254,7 @@ fn failed_request_leaves_no_flag() {
             let _most = touched(98 * MIB);
             assert_eq!(highest_crossed_threshold(), Some(97));
         });
-        // `System` writes the zeros of an over-aligned block, and the kernel may kill meanwhile: this alarm is early.
+        // `System` writes the zeros of an over-aligned block, and the kernel may kill there: this alarm is early.
         assert_eq!(alarms(&ended).len(), 1 + usize::from(align > 1), "{limit:?}: {}", ended.stderr);
     }
 }
@@ -284,7 +284,7 @@ fn flag_of_a_small_memory_size_falls_in_time() {
             let over = touched(8 * MIB);
             assert_eq!(highest_crossed_threshold(), Some(90));
             drop(over);
-            // What the allocator keeps is resident.
+            // Pages that the allocator keeps are resident.
             os::trim().unwrap();
             drop(reserved(MIB));
             assert_eq!(highest_crossed_threshold(), None);

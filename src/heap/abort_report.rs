@@ -1,7 +1,7 @@
-//! What is said when the process aborts over an allocation that was refused.
+//! The report that is written when the process aborts because of a refused allocation.
 //!
-//! A refusal alone is recorded in silence, as `try_reserve` copes with it. Whoever cannot cope aborts, and the signal
-//! handler then says what is known. Where nothing was refused it says nothing: the abort has another cause.
+//! A refusal alone is only counted, because `try_reserve` handles it. Code that cannot handle it aborts, and the signal
+//! handler writes the report. If nothing was refused, the abort has another cause, and there is no report.
 
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
@@ -21,7 +21,7 @@ type Line = os::Line<1024>;
 /// Measured on x86-64, as the bytes of a painted stack that a report overwrites: 3.1 KiB optimized, 6.0 KiB without.
 const NEEDED_STACK: usize = if cfg!(debug_assertions) { 12 << 10 } else { 6 << 10 };
 
-/// Has an abort say why, where an allocation was refused before: limit, live and peak heap, refusals and holders.
+/// Installs the abort report: limit, live and peak heap, refusals, requests in flight, gauges and accounts.
 ///
 /// One line to standard error, from a handler of SIGABRT that calls the one before it. It allocates nothing, keeps
 /// `errno`. A second call changes nothing. A stack overflow aborts on the alternate signal stack: if the report does not
@@ -29,7 +29,7 @@ const NEEDED_STACK: usize = if cfg!(debug_assertions) { 12 << 10 } else { 6 << 1
 ///
 /// # Errors
 ///
-/// [`OsError`] where the handler cannot be installed, or signals are not available.
+/// [`OsError`] if the handler cannot be installed, or signals are not available.
 pub(crate) fn install() -> Result<(), OsError> {
     os::on_abort(speak, survived)
 }
@@ -37,7 +37,7 @@ pub(crate) fn install() -> Result<(), OsError> {
 /// The limit that was lifted for a handler behind this one; `usize::MAX` while there is none.
 static LIFTED: AtomicUsize = AtomicUsize::new(usize::MAX);
 
-/// Puts the limit back where the process goes on after all.
+/// Restores the limit if the process continues.
 fn survived() {
     let limit = LIFTED.swap(usize::MAX, SeqCst);
     if limit != usize::MAX {
@@ -52,7 +52,7 @@ fn speak() {
     }
 }
 
-/// In a frame of its own: after a stack overflow the handler has little stack, and nothing to say.
+/// In a frame of its own: after a stack overflow the handler has little stack, and writes nothing.
 #[inline(never)]
 fn say() {
     // A handler that was installed before this one may need memory, a backtrace above all.

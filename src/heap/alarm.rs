@@ -19,7 +19,7 @@
 //!   smaller                     -                                              rss + request
 //! ```
 //!
-//! A check runs on the allocator's slow path only: `alarm_state` says when.
+//! A check runs on the allocator's slow path only, when `alarm_state` finds it due.
 
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering::SeqCst};
 
@@ -34,7 +34,7 @@ use super::emergency_log::{self, Alarm};
 use super::fresh;
 use super::thread::{self, LEDGER};
 
-/// The smallest block whose pages are looked at, in bytes. A smaller block is less than a check can be wrong by.
+/// The smallest block of which the pages are read, in bytes. A check can be wrong by more than a smaller block.
 pub(super) const LARGE: usize = 256 * 1024;
 
 /// The thresholds at which the memory of the process is reported as crossed; the topmost writes the alarm.
@@ -55,7 +55,7 @@ pub(super) const LARGE: usize = 256 * 1024;
 pub struct AlarmThresholds {
     memory_size: ByteSize,
     environment_share: ByteSize,
-    /// Rising; zero where there are fewer than four.
+    /// Rising; the unused ones are zero.
     percents: [u8; MAX_THRESHOLDS],
 }
 
@@ -217,8 +217,9 @@ static PERCENTS: [AtomicU8; MAX_THRESHOLDS] = [const { AtomicU8::new(0) }; MAX_T
 ///
 /// - A block counts when it is allocated, and while its pages are touched one after the other. If it stays untouched for
 ///   100 ms, or its thread has requested another large block, and it is touched later, that is noticed at the next check.
-/// - Memory of C code, of child processes and of mapped files is seen at the next check.
-/// - `alloc_zeroed` and `realloc` may touch pages inside of the allocator, where the kernel may kill. So the rss and the bytes
+/// - Memory of C code and of mapped files is seen at the next check, that of child processes not at all.
+/// - A thread beyond the 128 that have a counter sees its own block, and other threads do not see it.
+/// - `alloc_zeroed` and `realloc` may touch pages inside of the allocator, and the kernel may kill there. So the rss and the bytes
 ///   that may be touched are checked against the capacity (100 %) before the call. This alarm can be early, because pages
 ///   that the allocator kept are counted twice. For [`System`](std::alloc::System) only blocks that it copies and
 ///   over-aligned zeroed blocks are checked so, and other zeroed blocks up to the bytes that
@@ -231,8 +232,9 @@ static PERCENTS: [AtomicU8; MAX_THRESHOLDS] = [const { AtomicU8::new(0) }; MAX_T
 ///
 /// # Performance
 ///
-/// One reading of the rss, about a microsecond, for each rise of the heap by 1 MiB. For a block of 256 KiB and more that
-/// can reach a threshold, about 0.5 us for each MiB of it.
+/// One reading of the rss, about two microseconds, for each rise of the heap by 1 MiB and each block of 1 MiB and more. If
+/// a block of 256 KiB and more can reach a threshold, about 0.5 us for each MiB of it and of the blocks that other threads
+/// are filling.
 ///
 /// # Examples
 ///
@@ -285,13 +287,13 @@ pub(crate) fn check_now() -> Result<Rss, OsError> {
     if STATE.is_set() { check(Request::NONE, 0) } else { os::rss() }
 }
 
-/// Clears the crossed state in the child of a fork, whose memory is its own.
+/// Clears the crossed state in the child of a fork: its memory is its own.
 pub(super) fn restart_after_fork() {
     fresh::forget_all();
     STATE.restart();
 }
 
-/// What a check is made for.
+/// The reason of a check.
 #[derive(Clone, Copy)]
 struct Request {
     /// The new block; null before the inner allocator was asked.

@@ -15,8 +15,8 @@
 //! A check that would move a flag although another check has moved the state since has an old reading: it reads once
 //! more, and then its figures hold. So an rss of before does not undo a newer one, and a check takes bounded time.
 //!
-//! A request whose pages the inner allocator may touch, and may be killed for, is checked before the call. It holds all
-//! flags until the call is over, as other threads see the rss of before.
+//! The inner allocator may touch the pages of a request, and the kernel may kill there. Such a request is checked before the
+//! call, and holds all flags until the call is over, because other threads read an older rss.
 //!
 //! The next check is due when the total of the heap has risen by 1 MiB since the last one, or since the lowest total
 //! after it, or by less if a threshold is nearer. While a flag is set, a fall makes a check due too. A block of 1 MiB is
@@ -41,7 +41,7 @@ const COUNT: u64 = 1 << MAX_THRESHOLDS;
 /// The state of the alarm of one process. All sizes are in bytes.
 #[derive(Debug)]
 pub(crate) struct AlarmState {
-    /// Rising; `usize::MAX` where there is none.
+    /// Rising; the unused ones are `usize::MAX`.
     thresholds: [AtomicUsize; MAX_THRESHOLDS],
     /// The flags, and above them the count of changes.
     state: AtomicU64,
@@ -268,7 +268,7 @@ impl AlarmState {
         self.flags_where(|threshold| threshold != usize::MAX) != 0
     }
 
-    /// Begins again in the child of a fork, where no other thread is in a check: the child's first rise is checked.
+    /// Begins again in the child of a fork, in which no other thread is in a check: the child's first rise is checked.
     pub(crate) fn restart(&self) {
         self.inside.store(0, SeqCst);
         self.clear();

@@ -259,7 +259,7 @@ fn untake(booked: usize, asked: usize) -> *mut u8 {
     ptr::null_mut()
 }
 
-/// Books freed bytes wherever the thread stands. Returns the total if it has fallen.
+/// Charges freed bytes back, with or without a thread counter. Returns the total if it has fallen.
 fn give(size: usize) -> Option<usize> {
     let slot = thread::bound();
     (!slot.is_some_and(|slot| slot.give(size))).then(|| LEDGER.unbook(slot, size))
@@ -276,8 +276,7 @@ struct Request {
     touched: usize,
 }
 
-/// Charges a request to the heap and makes it. Over the limit nothing is requested; a failure leaves the books as they
-/// were.
+/// Charges a request to the heap and makes it. Over the limit nothing is requested; a failure leaves no trace.
 fn charge_around(request: Request, allocate: impl FnOnce() -> *mut u8) -> *mut u8 {
     let Request { growth, size, touched } = request;
     let slot = thread::bound();

@@ -13,10 +13,10 @@ use crate::os;
 
 use super::ledger::SLOTS;
 
-/// How long a block counts after its request, in milliseconds.
+/// The time for which a block counts after its request, in milliseconds.
 const UNTOUCHED_MS: u64 = 100;
 
-/// How long a block counts after pages of it were seen to be touched, in milliseconds. A thread may wait for its processor
+/// The time for which a block counts after pages of it were seen to be touched, in milliseconds. A thread may wait for its processor
 /// or for the network in between.
 const IN_USE_MS: u64 = 1000;
 

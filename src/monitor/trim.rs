@@ -134,7 +134,7 @@ pub(super) struct Ended {
     /// Anonymous rss less live heap, in bytes; `None` where it is not known.
     pub(super) beyond: Option<u64>,
     pub(super) capacity: ByteSize,
-    /// Whether the rss is above the lowest alarm threshold.
+    /// `true` if the rss is above the lowest alarm threshold.
     pub(super) is_over: bool,
 }
 

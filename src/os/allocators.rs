@@ -16,7 +16,7 @@
 ///
 /// # Examples
 ///
-/// In a program whose global allocator is `TrackingAllocator::over(tikv_jemallocator::Jemalloc)`:
+/// In a program with the global allocator `TrackingAllocator::over(tikv_jemallocator::Jemalloc)`:
 ///
 /// ```no_run
 /// use plimsoll::os;

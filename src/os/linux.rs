@@ -70,7 +70,7 @@ pub(super) fn write_stderr_nonblocking(bytes: &[u8]) -> bool {
     // SAFETY: `stderr` is one valid `pollfd`, and a timeout of 0 does not wait.
     let ready = unsafe { libc::poll(&raw mut stderr, 1, 0) };
     if ready != 1 || stderr.revents & libc::POLLOUT == 0 {
-        // A descriptor that is closed, or whose reader is gone, never takes it: nothing is gained by trying later.
+        // A closed descriptor, or a pipe without a reader, never takes it: nothing is gained by a later try.
         return stderr.revents & (libc::POLLERR | libc::POLLNVAL | libc::POLLHUP) != 0;
     }
     write_to(libc::STDERR_FILENO, bytes);

@@ -312,7 +312,7 @@ pub(crate) fn has_trim_hook() -> bool {
     trim_hook().is_some()
 }
 
-/// Returns the bytes of `block` that are not resident, at most `enough`; 0 if the platform does not tell.
+/// Returns the bytes of `block` that are not resident, at most `enough`; 0 if the platform does not report it.
 pub(crate) fn untouched(block: *const u8, size: usize, enough: usize) -> usize {
     #[cfg(all(target_os = "linux", not(miri)))]
     return preserve_errno(|| residency::untouched(block, size, enough));
@@ -355,7 +355,7 @@ pub(crate) fn write_stderr(bytes: &[u8]) {
 
 /// Writes to standard error without waiting for a reader. Returns `true` if all bytes were taken.
 ///
-/// For code inside of an allocation: a pipe that nobody reads would block the allocating thread for good.
+/// For code inside of an allocation: a full pipe without a reader would block the allocating thread for good.
 pub(crate) fn write_stderr_nonblocking(bytes: &[u8]) -> bool {
     preserve_errno(|| host::write_stderr_nonblocking(bytes))
 }

@@ -32,7 +32,7 @@ impl Process {
         Arc::new(process)
     }
 
-    /// What a thread does on its slow path; `untouched` are the pages of its new block.
+    /// The check of a thread on its slow path; `untouched` are the pages of its new block.
     fn check(&self, untouched: usize) {
         for is_last in [false, true] {
             let check = self.alarm.begin();
