@@ -139,7 +139,7 @@ impl Clean {
     fn chars(self) -> impl Iterator<Item = char> {
         let mut left = 48_usize;
         let fits = move |letter: &char| left.checked_sub(letter.len_utf8()).inspect(|rest| left = *rest).is_some();
-        let clean = |letter: char| if letter.is_control() || matches!(letter, '"' | '\\') { '?' } else { letter };
+        let clean = |letter: char| if letter.is_control() || matches!(letter, '"' | '\\' | '~') { '?' } else { letter };
         self.0.chars().take_while(fits).map(clean)
     }
 }

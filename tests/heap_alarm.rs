@@ -45,10 +45,14 @@ support::tests! {
     large_request_beside_a_churning_thread_is_checked if lean(), else "needs fork and an rss of this program alone",
     untouched_crossing_beside_a_churning_thread_alarms_once if lean(), else "needs fork and an rss of this program alone",
     zeroed_crossing_beside_a_churning_thread_alarms_once if lean(), else "needs fork and an rss of this program alone",
+    slowly_filled_block_of_another_thread_counts if lean(), else "needs fork and an rss of this program alone",
+    shrunk_block_of_another_thread_counts if lean(), else "needs fork and an rss of this program alone",
+    early_alarm_is_not_repeated_for_each_request if lean(), else "needs fork and an rss of this program alone",
     slow_leak_in_small_pieces_alarms if LINUX, else "needs fork and the rss",
     eight_threads_crossing_at_once_alarm_once if LINUX, else "needs fork and the rss",
     fork_beside_a_checking_thread_leaves_the_child_awake if lean(), else "needs fork and an rss of this program alone",
     blocked_stderr_does_not_block_the_allocation if LINUX, else "needs fork and the rss",
+    stderr_without_a_reader_is_no_sigpipe if LINUX, else "needs fork and the rss",
     errno_is_kept_by_a_free_that_checks if LINUX, else "needs fork and the rss",
     alarm_names_the_oldest_requests if LINUX, else "needs fork and the rss",
     gauges_do_not_exceed_the_heap if lean(), else "needs fork and an rss of this program alone",
@@ -397,6 +401,73 @@ fn zeroed_crossing_beside_a_churning_thread_alarms_once() {
     }
 }
 
+fn slowly_filled_block_of_another_thread_counts() {
+    let ended = in_child(|| {
+        set_alarm_thresholds(&thresholds(&[97])).unwrap();
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut body = reserved(60 * MIB);
+                while !stop.load(Relaxed) && body.len() < 50 * MIB {
+                    body.resize(body.len() + 200_000, 1);
+                    std::thread::sleep(std::time::Duration::from_millis(4));
+                }
+            });
+            for _ in 0..150 {
+                drop(reserved(2 * MIB));
+                std::thread::sleep(std::time::Duration::from_millis(2));
+            }
+            assert_eq!(highest_crossed_threshold(), None);
+            let other = reserved(45 * MIB);
+            assert_eq!(highest_crossed_threshold(), Some(97), "both together do not fit");
+            drop(other);
+            stop.store(true, Relaxed);
+        });
+    });
+    assert_eq!(alarms(&ended).len(), 1, "{}", ended.stderr);
+}
+
+fn shrunk_block_of_another_thread_counts() {
+    for refused in [false, true] {
+        let ended = in_child(|| {
+            set_alarm_thresholds(&thresholds(&[97])).unwrap();
+            heap::set_limit(ByteSize::mib(200)).unwrap();
+            let (resized, done) = (Barrier::new(2), Barrier::new(2));
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    let mut block = Block::new(60 * MIB);
+                    assert_ne!(block.resize(if refused { 300 * MIB } else { 59 * MIB }), refused);
+                    resized.wait();
+                    done.wait();
+                    drop(block);
+                });
+                resized.wait();
+                let other = reserved(40 * MIB);
+                assert_eq!(highest_crossed_threshold(), Some(97), "refused: {refused}");
+                done.wait();
+                drop(other);
+            });
+        });
+        assert_eq!(alarms(&ended).len(), 1, "{}", ended.stderr);
+    }
+}
+
+fn early_alarm_is_not_repeated_for_each_request() {
+    let ended = in_child(|| {
+        set_alarm_thresholds(&thresholds(&[97])).unwrap();
+        drop(touched(30 * MIB));
+        let model = touched(56 * MIB);
+        for _ in 0..20 {
+            // Over-aligned, so that `System` copies; the pages are those of the round before.
+            let mut block = Block::with(20 * MIB, 4096, true).unwrap();
+            assert!(block.resize(20 * MIB + 1));
+        }
+        drop(model);
+    });
+    let alarms = alarms(&ended).len();
+    assert!(alarms <= 1, "{alarms} lines for requests that did no harm: {}", ended.stderr);
+}
+
 fn slow_leak_in_small_pieces_alarms() {
     for piece in [100, 5_000, 200_000] {
         let ended = in_child(|| {
@@ -485,6 +556,22 @@ fn blocked_stderr_does_not_block_the_allocation() {
         drop(large);
     });
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+}
+
+fn stderr_without_a_reader_is_no_sigpipe() {
+    let ended = in_child(|| {
+        // SAFETY: sets the default action, as a host in C has it.
+        unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+        let (reader, writer) = std::io::pipe().unwrap();
+        // SAFETY: both are open descriptors.
+        unsafe { libc::dup2(writer.as_raw_fd(), 2) };
+        drop(reader);
+        set_alarm_thresholds(&thresholds(&[97])).unwrap();
+        let large = reserved(98 * MIB);
+        assert_eq!(highest_crossed_threshold(), Some(97));
+        drop(large);
+    });
+    assert_eq!((ended.code, ended.signal), (Some(0), None), "{}", ended.stderr);
 }
 
 fn errno_is_kept_by_a_free_that_checks() {

@@ -21,7 +21,7 @@
 //!
 //! A check runs on the allocator's slow path only, when `alarm_state` finds it due.
 
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering::SeqCst};
 
 use crate::env::ENVIRONMENT_SHARE;
 use crate::error_chain::debug_as_chain;
@@ -185,6 +185,12 @@ static CAPACITY: AtomicUsize = AtomicUsize::new(usize::MAX);
 /// The thresholds in percent.
 static PERCENTS: [AtomicU8; MAX_THRESHOLDS] = [const { AtomicU8::new(0) }; MAX_THRESHOLDS];
 
+/// When a check before a request has found the capacity crossed, in milliseconds of the coarse monotonic clock; 0 for never.
+static LAST_FORESEEN_MS: AtomicU64 = AtomicU64::new(0);
+
+/// The time between two such alarms, in milliseconds.
+const FORESEEN_AGAIN_MS: u64 = 10_000;
+
 /// Installs the thresholds, clears their crossed state, and checks them immediately.
 ///
 /// When the process crosses the topmost threshold, the allocator writes one line of JSON to standard error. It is not
@@ -211,7 +217,8 @@ static PERCENTS: [AtomicU8; MAX_THRESHOLDS] = [const { AtomicU8::new(0) }; MAX_T
 /// | `largest_growth` | the most that the heap grew over any one invocation |
 ///
 /// A member that would make the line longer than 4 KiB is left out. A line that standard error does not take at once is
-/// tried again at the next check: the allocation does not wait for a reader.
+/// written at a later check, with the figures of that one: the allocation does not wait for a reader. The child of a fork
+/// has thresholds and an alarm of its own. Call this function from one thread at a time.
 ///
 /// # What is not seen
 ///
@@ -221,9 +228,10 @@ static PERCENTS: [AtomicU8; MAX_THRESHOLDS] = [const { AtomicU8::new(0) }; MAX_T
 /// - A thread beyond the 128 that have a counter sees its own block, and other threads do not see it.
 /// - `alloc_zeroed` and `realloc` may touch pages inside of the allocator, and the kernel may kill there. So the rss and the bytes
 ///   that may be touched are checked against the capacity (100 %) before the call. This alarm can be early, because pages
-///   that the allocator kept are counted twice. For [`System`](std::alloc::System) only blocks that it copies and
+///   that the allocator kept are counted twice; it is written at most once in 10 s. For [`System`](std::alloc::System) only blocks that it copies and
 ///   over-aligned zeroed blocks are checked so, and other zeroed blocks up to the bytes that
 ///   [`os::trim`](crate::os::trim) has released.
+/// - Pages that were only read count as touched, though the kernel has given no memory for them yet.
 /// - Under gVisor all pages count as resident, so a block is seen when it is touched.
 ///
 /// # Errors
@@ -258,12 +266,13 @@ pub fn set_alarm_thresholds(thresholds: &AlarmThresholds) -> Result<(), NotInsta
     for (place, percent) in bytes.iter_mut().zip(thresholds.percents()) {
         *place = thresholds.threshold(percent).as_usize();
     }
-    STATE.set_thresholds(bytes);
     for (place, percent) in PERCENTS.iter().zip(thresholds.percents) {
         place.store(percent, SeqCst);
     }
     MEMORY_SIZE.store(thresholds.memory_size.as_usize(), SeqCst);
     CAPACITY.store(thresholds.capacity().as_usize(), SeqCst);
+    LAST_FORESEEN_MS.store(0, SeqCst);
+    STATE.set_thresholds(bytes);
     // If the rss is not available, the heap alone decides.
     let _rss = check_now();
     Ok(())
@@ -290,6 +299,7 @@ pub(crate) fn check_now() -> Result<Rss, OsError> {
 /// Clears the crossed state in the child of a fork: its memory is its own.
 pub(super) fn restart_after_fork() {
     fresh::forget_all();
+    LAST_FORESEEN_MS.store(0, SeqCst);
     STATE.restart();
 }
 
@@ -327,6 +337,12 @@ fn crosses_capacity(touched: usize, growth: usize) -> bool {
     if rss.saturating_add(touched) < CAPACITY.load(SeqCst) {
         return false;
     }
+    // One line in this time is warning enough, because the next one may be early again.
+    let (now, last) = (os::coarse_monotonic_ms(), LAST_FORESEEN_MS.load(SeqCst));
+    if last != 0 && now < last.saturating_add(FORESEEN_AGAIN_MS) {
+        return false;
+    }
+    LAST_FORESEEN_MS.store(now.max(1), SeqCst);
     STATE.enter();
     let _rss = check(Request { size: touched, ..Request::NONE }, growth);
     true
@@ -359,6 +375,16 @@ fn check_block(Foreseen(is_foreseen): Foreseen, block: *const u8, size: usize) {
 pub(super) fn before_dealloc(block: *const u8, size: usize) {
     if size >= LARGE {
         fresh::forget(block);
+    }
+}
+
+/// Records a block that was not resized, or was made smaller, after [`before_dealloc`].
+pub(super) fn still_there(block: *const u8, size: usize) {
+    if size >= LARGE
+        && STATE.is_awake()
+        && let Some(thread) = thread::number()
+    {
+        fresh::record(thread, block, size, os::coarse_monotonic_ms());
     }
 }
 
@@ -420,15 +446,19 @@ fn check_once(request: Request, growth: usize, is_last: bool) -> (bool, Result<R
 /// Returns the bytes that new blocks add to the rss when they are touched. Pages are looked at only if the result of the
 /// check depends on them; if not, it is the most that they can add.
 fn untouched(check: Check, request: Request, rss: usize, now_ms: u64) -> usize {
+    /// More than the check needs, so that the alarm shows how far the threshold is passed.
+    const BEYOND: usize = 64 << 20;
+
     let Request { block, size } = request;
-    if rss >= STATE.highest_threshold() {
+    let missing = STATE.highest_threshold().saturating_sub(rss);
+    if missing == 0 {
         return 0;
     }
-    let most = size.saturating_add(fresh::sizes(block, now_ms));
+    let enough = missing.saturating_add(BEYOND).min(MEMORY_SIZE.load(SeqCst));
+    let most = size.saturating_add(fresh::sizes(block, now_ms, enough));
     if !STATE.depends_on(check, rss, rss.saturating_add(most)) {
         return most;
     }
-    let enough = MEMORY_SIZE.load(SeqCst);
     let own = if size < LARGE || block.is_null() { size } else { os::untouched(block, size, enough) };
-    own.saturating_add(fresh::untouched(block, now_ms, enough))
+    own.saturating_add(fresh::untouched(block, enough))
 }

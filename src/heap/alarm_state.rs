@@ -141,6 +141,10 @@ impl AlarmState {
             self.owed.store(1, SeqCst);
         }
         self.schedule(load, total, total_now);
+        if is_last && self.state.load(SeqCst) & self.fallen(load) & FLAGS != 0 {
+            // Other checks have kept a flag that has fallen: the next event is checked, whatever it is.
+            self.wake_above.store(0, SeqCst);
+        }
         flags.is_some()
     }
 
@@ -278,8 +282,9 @@ impl AlarmState {
     }
 
     fn clear(&self) {
-        self.state.fetch_and(!FLAGS, SeqCst);
+        // First the count, so that a check of before cannot set a flag after the second step.
         self.state.fetch_add(COUNT, SeqCst);
+        self.state.fetch_and(!FLAGS, SeqCst);
         self.owed.store(0, SeqCst);
         self.wake_below.store(0, SeqCst);
     }

@@ -223,10 +223,14 @@ impl<A: GlobalAlloc + 'static> TrackingAllocator<A> {
         alarm::before_dealloc(block, layout.size());
         let touched = if is_remapped::<A>(layout) { 0 } else { layout.size() };
         let request = Request { growth: new_size - layout.size(), size: new_size, touched };
-        charge_around(request, || {
+        let moved = charge_around(request, || {
             // SAFETY: the caller's contract for `realloc`, passed on.
             unsafe { self.inner.realloc(block, layout, new_size) }
-        })
+        });
+        if moved.is_null() {
+            alarm::still_there(block, layout.size());
+        }
+        moved
     }
 
     /// Books after the call, as a block that could not be made smaller is still as large as it was.
@@ -241,7 +245,11 @@ impl<A: GlobalAlloc + 'static> TrackingAllocator<A> {
         let moved = unsafe { self.inner.realloc(block, layout, new_size) };
         if moved.is_null() {
             refusal::note(new_size);
-        } else if let Some(total) = give(layout.size() - new_size) {
+            alarm::still_there(block, layout.size());
+            return moved;
+        }
+        alarm::still_there(moved, new_size);
+        if let Some(total) = give(layout.size() - new_size) {
             alarm::after_dealloc(total);
         }
         moved

@@ -199,8 +199,8 @@ pub fn stats() -> Result<HeapStats, NotInstalled> {
 /// Lets the peak begin anew: from what is live now, not from zero.
 ///
 /// At the start of each invocation this makes the peak the invocation's own. With several requests in flight it is the
-/// environment's. Without the allocator installed it does nothing. Cost: some ten loads and stores; at most once in 100 ms
-/// a system call for each thread that allocates, to find those that have ended without a trace.
+/// environment's. Without the allocator installed it does nothing. Cost: some ten loads and stores; at most once in a second
+/// some system calls for each thread that allocates, to find those that have ended without a trace.
 ///
 /// # Examples
 ///

@@ -81,16 +81,18 @@ fn release(slot: &Slot) {
     LEDGER.release(slot);
 }
 
-/// Releases the slots of threads that have ended, if there are others than one. At most once in 100 ms, as it asks the
-/// kernel about each owner.
+/// Releases the slots of threads that have ended, if there are others than one. At most once in a second, as it asks the
+/// kernel about each owner, which takes 2 ms for 128 of them.
 #[cold]
 pub(super) fn release_ended() {
+    const INTERVAL_MS: u64 = 1000;
     static LAST_MS: AtomicU64 = AtomicU64::new(0);
+
     if LEDGER.threads_now() < 2 {
         return;
     }
     let (now, last) = (os::coarse_monotonic_ms(), LAST_MS.load(Relaxed));
-    if now < last.saturating_add(100) || LAST_MS.compare_exchange(last, now, SeqCst, Relaxed).is_err() {
+    if now < last.saturating_add(INTERVAL_MS) || LAST_MS.compare_exchange(last, now, SeqCst, Relaxed).is_err() {
         return;
     }
     for (owner, slot) in OWNERS.iter().zip(LEDGER.slots()) {

@@ -65,7 +65,7 @@ impl KeptFile {
         {
             return Ok(value);
         }
-        let fresh = open(self.path, libc::O_RDONLY).map_err(failed)?;
+        let fresh = beyond_standard(open(self.path, libc::O_RDONLY).map_err(failed)?);
         let value = attempt(fresh.as_raw_fd())?;
         let Some((kept, (device, inode))) = kept.zip(identity(fresh.as_raw_fd())) else { return Ok(value) };
         kept.device.store(device, Ordering::Relaxed);
@@ -157,6 +157,20 @@ pub(super) fn open(path: &CStr, access: libc::c_int) -> io::Result<OwnedFd> {
     }
     // SAFETY: `open` has just returned `fd`, so it is open and has no other owner.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Moves a kept descriptor away from 0, 1 and 2, which are free if the program has closed them.
+fn beyond_standard(fd: OwnedFd) -> OwnedFd {
+    if fd.as_raw_fd() > libc::STDERR_FILENO {
+        return fd;
+    }
+    // SAFETY: `fd` is open.
+    let moved = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, libc::STDERR_FILENO + 1) };
+    if moved < 0 {
+        return fd;
+    }
+    // SAFETY: `fcntl` has just returned `moved`, so it is open and has no other owner.
+    unsafe { OwnedFd::from_raw_fd(moved) }
 }
 
 /// Fills `buffer` from the start of the file, with one `pread`.

@@ -58,7 +58,7 @@ pub(super) const fn trim() -> Result<(), OsError> {
 }
 
 pub(super) fn write_stderr(bytes: &[u8]) {
-    preserve_errno(|| write_to(libc::STDERR_FILENO, bytes));
+    preserve_errno(|| _ = write_to(libc::STDERR_FILENO, bytes));
 }
 
 /// Writes if standard error takes bytes now.
@@ -69,17 +69,17 @@ pub(super) fn write_stderr_nonblocking(bytes: &[u8]) -> bool {
     let mut stderr = libc::pollfd { fd: libc::STDERR_FILENO, events: libc::POLLOUT, revents: 0 };
     // SAFETY: `stderr` is one valid `pollfd`, and a timeout of 0 does not wait.
     let ready = unsafe { libc::poll(&raw mut stderr, 1, 0) };
-    if ready != 1 || stderr.revents & libc::POLLOUT == 0 {
-        // A closed descriptor, or a pipe without a reader, never takes it: nothing is gained by a later try.
-        return stderr.revents & (libc::POLLERR | libc::POLLNVAL | libc::POLLHUP) != 0;
+    if ready == 1 && stderr.revents & (libc::POLLERR | libc::POLLNVAL | libc::POLLHUP) != 0 {
+        // A closed descriptor, or a pipe without a reader, never takes it: nothing is gained by a later try. Such a pipe
+        // is reported as writable too, and the write would raise SIGPIPE.
+        return true;
     }
-    write_to(libc::STDERR_FILENO, bytes);
-    true
+    ready == 1 && stderr.revents & libc::POLLOUT != 0 && write_to(libc::STDERR_FILENO, bytes)
 }
 
 #[cfg(feature = "emf")]
 pub(super) fn write_stdout(bytes: &[u8]) {
-    preserve_errno(|| write_to(libc::STDOUT_FILENO, bytes));
+    preserve_errno(|| _ = write_to(libc::STDOUT_FILENO, bytes));
 }
 
 /// Milliseconds of `CLOCK_MONOTONIC_COARSE`: since boot, without suspensions, at the last kernel tick.
@@ -108,8 +108,9 @@ fn page_size() -> u64 {
     u64::try_from(bytes).unwrap_or(4096)
 }
 
-fn write_to(fd: RawFd, mut bytes: &[u8]) {
-    let mut failures = 0;
+/// Writes `bytes`. Returns `false` if nothing was written because `fd` was full.
+fn write_to(fd: RawFd, mut bytes: &[u8]) -> bool {
+    let (mut failures, whole) = (0, bytes.len());
     while !bytes.is_empty() && failures < WRITE_TRIES {
         // SAFETY: `bytes` is valid for reading `bytes.len()` bytes; a descriptor that is not open gives EBADF.
         let wrote = unsafe { libc::write(fd, bytes.as_ptr().cast(), bytes.len()) };
@@ -118,10 +119,11 @@ fn write_to(fd: RawFd, mut bytes: &[u8]) {
             Ok(wrote) => bytes = bytes.get(wrote..).unwrap_or_default(),
             Err(_negative) => match io::Error::last_os_error().raw_os_error() {
                 Some(libc::EINTR | libc::EAGAIN) => failures += 1,
-                _ => return,
+                _ => return true,
             },
         }
     }
+    bytes.len() < whole
 }
 
 /// `size resident shared ..`, in pages.
@@ -130,6 +132,10 @@ fn parse_statm(text: &[u8], page_size: u64) -> Option<Rss> {
     let _size = parse_number(fields.next()?)?;
     let resident = parse_number(fields.next()?)?.checked_mul(page_size)?;
     let shared = parse_number(fields.next()?)?.checked_mul(page_size)?;
+    // The file of a process whose main thread has ended is all zeros.
+    if resident == 0 {
+        return None;
+    }
     // The two counters are read one after the other, so the second may have overtaken the first.
     Some(Rss { total: ByteSize::bytes(resident), anonymous: ByteSize::bytes(resident.saturating_sub(shared)) })
 }
@@ -171,7 +177,7 @@ mod tests {
     #[test]
     fn statm_is_read_in_pages_and_told_in_bytes() {
         assert_eq!(rss_of("4620 1190 300 50 0 400 0\n"), Some((1190 * 4096, 890 * 4096)));
-        assert_eq!(rss_of("0 0 0 0 0 0 0\n"), Some((0, 0)));
+        assert_eq!(rss_of("0 0 0 0 0 0 0\n"), None, "the main thread has ended");
         assert_eq!(rss_of("9 1 2 0 0 0 0\n"), Some((4096, 0)), "counters read at two moments do not wrap");
     }
 
@@ -214,6 +220,9 @@ mod tests {
         let fields: Vec<&str> = text.splitn(4, ' ').collect();
         let [size, resident, shared, ..] = fields.as_slice() else { return None };
         let (resident, shared) = number(size).and(number(resident)).zip(number(shared))?;
+        if resident == 0 {
+            return None;
+        }
         let (resident, shared) = resident.checked_mul(page).zip(shared.checked_mul(page))?;
         Some((resident, resident - shared.min(resident)))
     }
