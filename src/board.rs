@@ -13,9 +13,9 @@
 //! assert_eq!(board::holders().next(), Some(("index", ByteSize::bytes(8000))));
 //! ```
 //!
-//! There are 64 names; holders beyond them share the name `other`, and the first of them is a warning on standard error.
-//! Nothing here is ever freed. Reading and publishing neither block nor allocate, so a reader may be a signal handler or
-//! the allocator itself. Finding a name by [`holder`], and a budget's new account, may allocate.
+//! There are 64 names; holders beyond them share the name `other`, and the first of them is a warning on standard
+//! error. Nothing here is ever freed. Reading and publishing neither block nor allocate, so a reader may be a signal
+//! handler or the allocator itself. Finding a name by [`holder`], and a budget's new account, may allocate.
 
 use std::fmt::{self, Write};
 use std::ops::Deref;
@@ -302,7 +302,8 @@ impl Holder {
 
 /// All names with what they hold, in the order of their coming; `other` last, where it is in use.
 ///
-/// Costs a load or two for each name and account. The figures are read one after the other, so their sum may be that of no moment.
+/// Costs a load or two for each name and account. The figures are read one after the other, so their sum may be that
+/// of no moment.
 ///
 /// # Examples
 ///

@@ -24,8 +24,8 @@ const NEEDED_STACK: usize = if cfg!(debug_assertions) { 12 << 10 } else { 6 << 1
 /// Installs the abort report: limit, live and peak heap, refusals, requests in flight, gauges and accounts.
 ///
 /// One line to standard error, from a handler of SIGABRT that calls the one before it. It allocates nothing, keeps
-/// `errno`. A second call changes nothing. A stack overflow aborts on the alternate signal stack: if the report does not
-/// fit there, none is written.
+/// `errno`. A second call changes nothing. A stack overflow aborts on the alternate signal stack: if the report does
+/// not fit there, none is written.
 ///
 /// # Errors
 ///

@@ -139,8 +139,8 @@ impl AlarmThresholds {
     ///
     /// # Errors
     ///
-    /// [`AlarmThresholdsError`] if the list is empty or longer than [`MAX`](Self::MAX), or if a percentage is not from 1 to
-    /// 100 and above the one before it.
+    /// [`AlarmThresholdsError`] if the list is empty or longer than [`MAX`](Self::MAX), or if a percentage is not
+    /// from 1 to 100 and above the one before it.
     pub fn with_percents(mut self, percents: &[u8]) -> Result<Self, AlarmThresholdsError> {
         if percents.is_empty() || percents.len() > Self::MAX {
             return Err(AlarmThresholdsError::Count { count: percents.len() });
@@ -185,7 +185,8 @@ static CAPACITY: AtomicUsize = AtomicUsize::new(usize::MAX);
 /// The thresholds in percent.
 static PERCENTS: [AtomicU8; MAX_THRESHOLDS] = [const { AtomicU8::new(0) }; MAX_THRESHOLDS];
 
-/// When a check before a request has found the capacity crossed, in milliseconds of the coarse monotonic clock; 0 for never.
+/// When a check before a request has found the capacity crossed, in milliseconds of the coarse monotonic clock; 0:
+/// never.
 static LAST_FORESEEN_MS: AtomicU64 = AtomicU64::new(0);
 
 /// The time between two such alarms, in milliseconds.
@@ -207,7 +208,7 @@ const FORESEEN_AGAIN_MS: u64 = 10_000;
 ///
 /// | member | meaning |
 /// |---|---|
-/// | `rss`, `untouched` | their sum has reached the threshold. `untouched` are pages of the block that was requested, and of those that other threads are filling |
+/// | `rss`, `untouched` | their sum has reached the threshold. `untouched` are pages of the new block and of other threads' |
 /// | `requested` | the size of that block; 0 if the check was not made for a request |
 /// | `heap` | the live heap, with at most 32 KiB for each thread too much |
 /// | `requests` | up to four requests in flight, the oldest first. `peak` is there if it is known |
@@ -216,21 +217,22 @@ const FORESEEN_AGAIN_MS: u64 = 10_000;
 /// | `unaccounted` | the heap less all gauges and accounts |
 /// | `largest_growth` | the most that the heap grew over any one invocation |
 ///
-/// A member that would make the line longer than 4 KiB is left out. A line that standard error does not take at once is
-/// written at a later check, with the figures of that one: the allocation does not wait for a reader. The child of a fork
-/// has thresholds and an alarm of its own. Call this function from one thread at a time.
+/// A member that would make the line longer than 4 KiB is left out. A line that standard error does not take at once
+/// is written at a later check, with the figures of that one: the allocation does not wait for a reader. The child of
+/// a fork has thresholds and an alarm of its own. Call this function from one thread at a time.
 ///
 /// # What is not seen
 ///
-/// - A block counts when it is allocated, and while its pages are touched one after the other. If it stays untouched for
-///   100 ms, or its thread has requested another large block, and it is touched later, that is noticed at the next check.
+/// - A block counts when it is allocated, and while its pages are touched one after the other. If it stays untouched
+///   for 100 ms, or its thread has requested another large block, and it is touched later, that is noticed at the
+///   next check.
 /// - Memory of C code and of mapped files is seen at the next check, that of child processes not at all.
 /// - A thread beyond the 128 that have a counter sees its own block, and other threads do not see it.
-/// - `alloc_zeroed` and `realloc` may touch pages inside of the allocator, and the kernel may kill there. So the rss and the bytes
-///   that may be touched are checked against the capacity (100 %) before the call. This alarm can be early, because pages
-///   that the allocator kept are counted twice; it is written at most once in 10 s. For [`System`](std::alloc::System) only blocks that it copies and
-///   over-aligned zeroed blocks are checked so, and other zeroed blocks up to the bytes that
-///   [`os::trim`](crate::os::trim) has released.
+/// - `alloc_zeroed` and `realloc` may touch pages inside of the allocator, and the kernel may kill there. So the rss
+///   and the bytes that may be touched are checked against the capacity (100 %) before the call. This alarm can be
+///   early, because pages that the allocator kept are counted twice; it is written at most once in 10 s. For
+///   [`System`](std::alloc::System) only blocks that it copies and over-aligned zeroed blocks are checked so, and
+///   other zeroed blocks up to the bytes that [`os::trim`](crate::os::trim) has released.
 /// - Pages that were only read count as touched, though the kernel has given no memory for them yet.
 /// - Under gVisor all pages count as resident, so a block is seen when it is touched.
 ///
@@ -240,9 +242,9 @@ const FORESEEN_AGAIN_MS: u64 = 10_000;
 ///
 /// # Performance
 ///
-/// One reading of the rss, about two microseconds, for each rise of the heap by 1 MiB and each block of 1 MiB and more. If
-/// a block of 256 KiB and more can reach a threshold, about 0.5 us for each MiB of it and of the blocks that other threads
-/// are filling.
+/// One reading of the rss, about two microseconds, for each rise of the heap by 1 MiB and each block of 1 MiB and
+/// more. If a block of 256 KiB and more can reach a threshold, about 0.5 us for each MiB of it and of the blocks that
+/// other threads are filling.
 ///
 /// # Examples
 ///
@@ -414,12 +416,12 @@ pub(super) fn after_failed_alloc(Foreseen(is_foreseen): Foreseen) {
 
 /// Checks the thresholds, writes the alarm if one is owed, and returns the rss. The total rises by `growth` later.
 fn check(request: Request, growth: usize) -> Result<Rss, OsError> {
-    let is_last = false;
-    let (is_newest, rss) = check_once(request, growth, is_last);
-    if is_newest { rss } else { check_once(request, growth, true).1 }
+    let is_last = true;
+    let (is_newest, rss) = check_once(request, growth, !is_last);
+    if is_newest { rss } else { check_once(request, growth, is_last).1 }
 }
 
-/// Returns `false` if the check must be repeated: see [`AlarmState::finish`].
+/// Returns the rss, and before it `false` if the check must be repeated: see [`AlarmState::finish`].
 fn check_once(request: Request, growth: usize, is_last: bool) -> (bool, Result<Rss, OsError>) {
     let check = STATE.begin();
     let total = LEDGER.line().saturating_add(growth);
@@ -443,8 +445,8 @@ fn check_once(request: Request, growth: usize, is_last: bool) -> (bool, Result<R
     (is_newest, resident)
 }
 
-/// Returns the bytes that new blocks add to the rss when they are touched. Pages are looked at only if the result of the
-/// check depends on them; if not, it is the most that they can add.
+/// Returns the bytes that new blocks add to the rss when they are touched. Pages are looked at only if the result of
+/// the check depends on them; if not, it is the most that they can add.
 fn untouched(check: Check, request: Request, rss: usize, now_ms: u64) -> usize {
     /// More than the check needs, so that the alarm shows how far the threshold is passed.
     const BEYOND: usize = 64 << 20;

@@ -8,19 +8,19 @@
 //!   between                    leave it
 //! ```
 //!
-//! *Load* is the rss and the untouched pages of new blocks. No thread waits for another, and no thread checks for another.
-//! A request that crosses a threshold while other threads check is judged by its own check, before its caller gets the
-//! block.
+//! *Load* is the rss and the untouched pages of new blocks. No thread waits for another, and no thread checks for
+//! another. A request that crosses a threshold while other threads check is judged by its own check, before its
+//! caller gets the block.
 //!
 //! A check that would move a flag although another check has moved the state since has an old reading: it reads once
 //! more, and then its figures hold. So an rss of before does not undo a newer one, and a check takes bounded time.
 //!
-//! The inner allocator may touch the pages of a request, and the kernel may kill there. Such a request is checked before the
-//! call, and holds all flags until the call is over, because other threads read an older rss.
+//! The inner allocator may touch the pages of a request, and the kernel may kill there. Such a request is checked
+//! before the call, and holds all flags until the call is over, because other threads read an older rss.
 //!
 //! The next check is due when the total of the heap has risen by 1 MiB since the last one, or since the lowest total
-//! after it, or by less if a threshold is nearer. While a flag is set, a fall makes a check due too. A block of 1 MiB is
-//! always checked: a check of another thread may have counted its bytes in the total before they were in the rss.
+//! after it, or by less if a threshold is nearer. While a flag is set, a fall makes a check due too. A block of 1 MiB
+//! is always checked: a check of another thread may have counted its bytes in the total before they were in the rss.
 //!
 //! Nothing here is unsafe, blocks, allocates or panics, and `tests/loom` runs this very file under loom.
 
@@ -148,10 +148,11 @@ impl AlarmState {
         flags.is_some()
     }
 
-    /// Sets the flags of `reached` and clears those of `fallen`. Returns the flags before; `None` if the state is not the
-    /// one that the check began with, and this is not the last try.
+    /// Sets the flags of `reached` and clears those of `fallen`. Returns the flags before; `None` if the state is not
+    /// the one that the check began with, and this is not the last try.
     ///
-    /// The state counts up with every check that finds a threshold reached, so that a check that read less before is known.
+    /// The state counts up with every check that finds a threshold reached, so that a check that read less before is
+    /// known.
     fn move_flags(&self, check: Check, reached: u64, fallen: u64, is_last: bool) -> Option<u64> {
         let moved = check.state & !fallen | reached;
         if moved == check.state {

@@ -89,9 +89,9 @@ fn is_special<A: 'static>(layout: Layout) -> bool {
     TypeId::of::<A>() == TypeId::of::<System>() && (layout.align() > MALLOC_ALIGN || layout.align() > layout.size())
 }
 
-/// Returns `true` if a zeroed block comes from the `calloc` of the C library. It writes zeros to pages that it kept, which
-/// are resident unless a trim has released them, and none to pages that are new. Only the inner allocator knows which pages
-/// it touches; of others than `System` all are assumed.
+/// Returns `true` if a zeroed block comes from the `calloc` of the C library. It writes zeros to pages that it kept,
+/// which are resident unless a trim has released them, and none to pages that are new. Only the inner allocator knows
+/// which pages it touches; of others than `System` all are assumed.
 fn is_calloc<A: 'static>(layout: Layout) -> bool {
     TypeId::of::<A>() == TypeId::of::<System>() && layout.align() <= MALLOC_ALIGN
 }
@@ -108,9 +108,9 @@ fn is_remapped<A: 'static>(layout: Layout) -> bool {
         && layout.size() >= ALWAYS_MAPPED
 }
 
-// SAFETY: every block comes from `inner` by the same call, with the same layout, and goes back to it; the books change
-// no pointer and no layout, and nothing here unwinds or uses the global allocator. (glibc registers the first booking of
-// a thread, for its exit, with a `calloc` of its own.)
+// SAFETY: every block comes from `inner` by the same call, with the same layout, and goes back to it; the books
+// change no pointer and no layout, and nothing here unwinds or uses the global allocator. (glibc registers the first
+// booking of a thread, for its exit, with a `calloc` of its own.)
 unsafe impl<A: GlobalAlloc + 'static> GlobalAlloc for TrackingAllocator<A> {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {

@@ -3,10 +3,10 @@
 //! Eight threads that receive a body each request eight blocks and then fill them, all at the same time. A check that
 //! adds the untouched pages of its own block only would see an eighth of what is to come.
 //!
-//! A block counts for 100 ms after its request, and for a second after a check has seen that pages of it were touched. Checks
-//! look at each block every 50 ms. So a reservation that stays untouched counts for a moment, and a body that is received
-//! slowly counts until it is there. The entries are hints: a race between two threads makes an entry count for a moment too
-//! long or too short.
+//! A block counts for 100 ms after its request, and for a second after a check has seen that pages of it were
+//! touched. Checks look at each block every 50 ms. So a reservation that stays untouched counts for a moment, and a
+//! body that is received slowly counts until it is there. The entries are hints: a race between two threads makes an
+//! entry count for a moment too long or too short.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
@@ -17,8 +17,8 @@ use super::ledger::SLOTS;
 /// The time for which a block counts after its request, in milliseconds.
 const UNTOUCHED_MS: u64 = 100;
 
-/// The time for which a block counts after pages of it were seen to be touched, in milliseconds. A thread may wait for its processor
-/// or for the network in between.
+/// The time for which a block counts after pages of it were seen to be touched, in milliseconds. A thread may wait
+/// for its processor or for the network in between.
 const IN_USE_MS: u64 = 1000;
 
 /// The time between two looks at a block, in milliseconds.
@@ -90,8 +90,8 @@ pub(super) fn forget_all() {
     }
 }
 
-/// Returns the bytes of all fresh blocks, touched or not, but for the one at `except`. Looks at those for which a look is due,
-/// at most at `enough` bytes of each.
+/// Returns the bytes of all fresh blocks, touched or not, but for the one at `except`. Looks at those for which a
+/// look is due, at most at `enough` bytes of each.
 pub(super) fn sizes(except: *const u8, now_ms: u64, enough: usize) -> usize {
     let fresh = others(except).filter(|entry| entry.is_fresh(now_ms, enough));
     fresh.fold(0, |sum, entry| sum.saturating_add(entry.size.load(Relaxed)))

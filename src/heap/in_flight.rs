@@ -1,7 +1,7 @@
 //! The table of requests in flight: what the process works on, for readers that must not allocate or wait.
 //!
-//! The alarm and the abort report name the oldest requests. They run inside of an allocation and in a signal handler, so
-//! a reader takes no lock. Each entry has a *version*; its two lowest bits are the state of the entry:
+//! The alarm and the abort report name the oldest requests. They run inside of an allocation and in a signal handler,
+//! so a reader takes no lock. Each entry has a *version*; its two lowest bits are the state of the entry:
 //!
 //! ```text
 //!   00 free ──claim──> 01 being written ──> 10 in use ──set_label──> 11 being rewritten

@@ -29,15 +29,15 @@
 //!
 //! # How exact
 //!
-//! * **Live** is exact whenever no other thread is inside an allocation, beginning or ending; each that is may put it off
-//!   by 32 KiB.
+//! * **Live** is exact whenever no other thread is inside an allocation, beginning or ending; each that is may put it
+//!   off by 32 KiB.
 //! * **Peak** is exact where no other thread that allocates was alive since the last reset. Else it is a bracket,
 //!   `[at_most - threads x 32 KiB, at_most]`, and `at_most` never under-reports.
 //! * **Limit**: the live heap never passes it, whatever the number of threads. A request may be refused up to
 //!   `threads x 32 KiB` early, as other threads hold that much credit.
 //! * What the *inner* allocator fails is not counted, but as a refusal. While it is being asked under a limit, its
-//!   size may show in other threads' figures; one of less than 32 KiB may stay in a [`scope`](scope())'s peak, and makes the
-//!   process's peak a bracket until the next reset.
+//!   size may show in other threads' figures; one of less than 32 KiB may stay in a [`scope`](scope())'s peak, and
+//!   makes the process's peak a bracket until the next reset.
 //! * A block of another allocator that is freed here, as over the border of a `cdylib`, is a breach of the contract of
 //!   `GlobalAlloc`. It makes the figures wrong: `live` can wrap around zero.
 //! * A block that moves in `realloc` exists twice for a moment, and one being freed a moment longer than on the books:
@@ -146,8 +146,8 @@ pub struct HeapStats {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct HeapPeak {
-    /// At least this much lived at one moment. Under a limit, requests that other threads were making at that moment count,
-    /// and so do those that failed.
+    /// At least this much lived at one moment. Under a limit, requests that other threads were making at that moment
+    /// count, and so do those that failed.
     pub at_least: ByteSize,
     /// More than this never did.
     pub at_most: ByteSize,
@@ -198,9 +198,9 @@ pub fn stats() -> Result<HeapStats, NotInstalled> {
 
 /// Lets the peak begin anew: from what is live now, not from zero.
 ///
-/// At the start of each invocation this makes the peak the invocation's own. With several requests in flight it is the
-/// environment's. Without the allocator installed it does nothing. Cost: some ten loads and stores; at most once in a second
-/// some system calls for each thread that allocates, to find those that have ended without a trace.
+/// At the start of each invocation this makes the peak the invocation's own. With several requests in flight it is
+/// the environment's. Without the allocator installed it does nothing. Cost: some ten loads and stores; at most once
+/// in a second some system calls for each thread that allocates, to find those that have ended without a trace.
 ///
 /// # Examples
 ///
@@ -226,9 +226,9 @@ pub fn reset_peak() {
 
 /// Sets the limit of the live heap, past which an allocation gets null: `try_reserve` sees `Err`, the rest aborts.
 ///
-/// A limit below what is live refuses every further request until enough is freed; what threads hold as credit, at most
-/// 32 KiB each, may still be spent. So does a limit of zero. [`ByteSize::MAX`] is the same as no limit. Setting it costs
-/// one store.
+/// A limit below what is live refuses every further request until enough is freed; what threads hold as credit, at
+/// most 32 KiB each, may still be spent. So does a limit of zero. [`ByteSize::MAX`] is the same as no limit. Setting
+/// it costs one store.
 ///
 /// The limit counts *heap*. Keep it below the memory size by what the process needs besides: see [the module](self).
 ///

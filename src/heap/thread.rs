@@ -9,8 +9,8 @@
 //! destructors may still allocate and free; they book on the line.
 //!
 //! A thread that first allocates after its thread-local destructors, as a C thread may, binds a slot that it does not
-//! release. The kernel proves the end of such a thread: when all slots are taken, those of ended threads are released. The
-//! child of a fork has one thread, and releases the slots of all others.
+//! release. The kernel proves the end of such a thread: when all slots are taken, those of ended threads are
+//! released. The child of a fork has one thread, and releases the slots of all others.
 
 use std::cell::Cell;
 use std::ptr;
@@ -81,8 +81,8 @@ fn release(slot: &Slot) {
     LEDGER.release(slot);
 }
 
-/// Releases the slots of threads that have ended, if there are others than one. At most once in a second, as it asks the
-/// kernel about each owner, which takes 2 ms for 128 of them.
+/// Releases the slots of threads that have ended, if there are others than one. At most once in a second, as it asks
+/// the kernel about each owner, which takes 2 ms for 128 of them.
 #[cold]
 pub(super) fn release_ended() {
     const INTERVAL_MS: u64 = 1000;

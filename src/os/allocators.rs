@@ -32,7 +32,8 @@ pub fn trim_jemalloc() {
 
     // 4096 is `MALLCTL_ARENAS_ALL`. jemalloc answers EPERM if a pointer to an old or new value is not null.
     let name = c"arena.4096.purge".as_ptr();
-    // SAFETY: the name ends in a NUL, and jemalloc accepts null pointers for the values that this control does not have.
+    // SAFETY: the name ends in a NUL, and jemalloc accepts null pointers for the values that this control does not
+    // have.
     let error = unsafe { tikv_jemalloc_sys::mallctl(name, null_mut(), null_mut(), null_mut(), 0) };
     debug_assert_eq!(error, 0, "jemalloc knows the control and takes no value");
 }

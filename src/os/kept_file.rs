@@ -16,9 +16,9 @@ use super::OsError;
 /// that closes all descriptors, as daemons do, may open another file under the same number. Two checks precede each
 /// reading, and if one fails the file is opened again:
 ///
-/// - The kept values are in memory that the kernel clears in a forked child. Before Linux 4.14, which cannot do so, the
-///   process id is compared instead. The id alone is not enough: the first process of a PID namespace has number 1, and so
-///   may its parent.
+/// - The kept values are in memory that the kernel clears in a forked child. Before Linux 4.14, which cannot do so,
+///   the process id is compared instead. The id alone is not enough: the first process of a PID namespace has number
+///   1, and so may its parent.
 /// - The open file has the device and the inode of the file that was opened.
 ///
 /// A kept descriptor is never closed: another thread may read it, and its number may belong to another file.
@@ -84,7 +84,8 @@ impl KeptFile {
         if kept.is_null() {
             let (mapped, is_cleared) = map_cleared_at_fork(size_of::<Kept>())?;
             let mapped = mapped.cast::<Kept>();
-            // SAFETY: the mapping is new, aligned to a page and large enough, and zeros are valid values of the atomics.
+            // SAFETY: the mapping is new, aligned to a page and large enough, and zeros are valid values of the
+            // atomics.
             let fields = unsafe { &*mapped };
             fields.is_cleared.store(u64::from(is_cleared), Ordering::Relaxed);
             kept = match self.kept.compare_exchange(kept, mapped, Ordering::AcqRel, Ordering::Acquire) {

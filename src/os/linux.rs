@@ -63,15 +63,16 @@ pub(super) fn write_stderr(bytes: &[u8]) {
 
 /// Writes if standard error takes bytes now.
 ///
-/// A pipe is writable if it has room for `PIPE_BUF` bytes, 4 KiB, in one piece: see pipe(7). So a record of at most that
-/// length is written whole. Only another writer that fills the pipe between the two calls can make this one wait.
+/// A pipe is writable if it has room for `PIPE_BUF` bytes, 4 KiB, in one piece: see pipe(7). So a record of at most
+/// that length is written whole. Only another writer that fills the pipe between the two calls can make this one
+/// wait.
 pub(super) fn write_stderr_nonblocking(bytes: &[u8]) -> bool {
     let mut stderr = libc::pollfd { fd: libc::STDERR_FILENO, events: libc::POLLOUT, revents: 0 };
     // SAFETY: `stderr` is one valid `pollfd`, and a timeout of 0 does not wait.
     let ready = unsafe { libc::poll(&raw mut stderr, 1, 0) };
     if ready == 1 && stderr.revents & (libc::POLLERR | libc::POLLNVAL | libc::POLLHUP) != 0 {
-        // A closed descriptor, or a pipe without a reader, never takes it: nothing is gained by a later try. Such a pipe
-        // is reported as writable too, and the write would raise SIGPIPE.
+        // A closed descriptor, or a pipe without a reader, never takes it: nothing is gained by a later try. Such a
+        // pipe is reported as writable too, and the write would raise SIGPIPE.
         return true;
     }
     ready == 1 && stderr.revents & libc::POLLOUT != 0 && write_to(libc::STDERR_FILENO, bytes)

@@ -19,8 +19,8 @@ pub(crate) fn untouched(block: *const u8, size: usize, enough: usize) -> usize {
     let (mut from, mut absent) = (start, 0_usize);
     while from < end && absent < enough {
         let pages = (end - from).div_ceil(page).min(PAGES);
-        // SAFETY: `mincore` writes one byte for each page of the range into `state`, which has room for `PAGES`; it only
-        // reads page tables, and reports ENOMEM for addresses that are not mapped.
+        // SAFETY: `mincore` writes one byte for each page of the range into `state`, which has room for `PAGES`; it
+        // only reads page tables, and reports ENOMEM for addresses that are not mapped.
         let failed =
             unsafe { libc::mincore(block.with_addr(from).cast_mut().cast(), pages * page, state.as_mut_ptr()) };
         if failed != 0 {

@@ -60,7 +60,8 @@ pub(crate) fn on_abort(speak: fn(), survived: fn()) -> Result<(), OsError> {
     let handler: extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void) = handle;
     let mut action = before;
     action.sa_sigaction = handler as libc::sighandler_t;
-    // On the stack that aborted, which has room; the alternate one that std sets up has 8 KiB, and half is the kernel's.
+    // On the stack that aborted, which has room; the alternate one that std sets up has 8 KiB, and half is the
+    // kernel's.
     action.sa_flags = libc::SA_SIGINFO;
     // SAFETY: `action` is a whole `sigaction`, and its handler has the signature that SA_SIGINFO promises.
     if unsafe { libc::sigaction(libc::SIGABRT, &raw const action, ptr::null_mut()) } != 0 {
@@ -113,8 +114,8 @@ fn report(speak: fn()) {
 
 fn sleep_1_ms() {
     let time = libc::timespec { tv_sec: 0, tv_nsec: 1_000_000 };
-    // SAFETY: `time` is valid for reading, and a null pointer asks for no remaining time. POSIX lists `nanosleep` as safe
-    // in handlers.
+    // SAFETY: `time` is valid for reading, and a null pointer asks for no remaining time. POSIX lists `nanosleep` as
+    // safe in handlers.
     unsafe { libc::nanosleep(&raw const time, ptr::null_mut()) };
 }
 
@@ -137,8 +138,8 @@ fn keep_loaded() -> Result<(), OsError> {
         return Ok(());
     }
     let flags = libc::RTLD_NOLOAD | libc::RTLD_NODELETE | libc::RTLD_LAZY;
-    // SAFETY: `dli_fname` is the name of an object that is loaded now, because this code is part of it. With RTLD_NOLOAD
-    // no initializer runs.
+    // SAFETY: `dli_fname` is the name of an object that is loaded now, because this code is part of it. With
+    // RTLD_NOLOAD no initializer runs.
     let handle = unsafe { libc::dlopen(object.dli_fname, flags) };
     // The handle is not closed. NODELETE alone would keep the library too.
     if handle.is_null() {

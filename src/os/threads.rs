@@ -102,8 +102,8 @@ fn start_ticks(stat: &[u8]) -> Option<u64> {
 
 /// Has `child` called in every child of a later `fork`, on its only thread, before `fork` returns there.
 ///
-/// Not called after `vfork`, `posix_spawn` and a raw `clone`. glibc forgets the handler when the library that contains it
-/// is unloaded.
+/// Not called after `vfork`, `posix_spawn` and a raw `clone`. glibc forgets the handler when the library that
+/// contains it is unloaded.
 #[cfg(all(unix, not(miri)))]
 pub(crate) fn on_fork_child(child: unsafe extern "C" fn()) {
     // SAFETY: the handler is a function of this program, and safe to call at any time.
