@@ -232,7 +232,7 @@ const FORESEEN_AGAIN_MS: u64 = 10_000;
 ///   and the bytes that may be touched are checked against the capacity (100 %) before the call. This alarm can be
 ///   early, because pages that the allocator kept are counted twice; it is written at most once in 10 s. For
 ///   [`System`](std::alloc::System) only blocks that it copies and over-aligned zeroed blocks are checked so, and
-///   other zeroed blocks up to the bytes that [`os::trim`](crate::os::trim) has released.
+///   other zeroed blocks up to the bytes that [`os::trim`] has released.
 /// - Pages that were only read count as touched, though the kernel has given no memory for them yet.
 /// - Under gVisor all pages count as resident, so a block is seen when it is touched.
 ///

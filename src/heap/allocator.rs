@@ -44,7 +44,7 @@ const MALLOC_ALIGN: usize = 16;
 ///
 /// The sizes asked for, of everything that comes through the global allocator. *Not* counted: what the inner allocator
 /// rounds up, keeps free or needs for itself; memory that C libraries take from `malloc`; thread stacks, the binary
-/// and mapped files. The kernel's figure for all of these is [`os::rss`](crate::os::rss).
+/// and mapped files. The kernel's figure for all of these is [`os::rss`].
 ///
 /// # Cost
 ///
