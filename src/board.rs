@@ -1,8 +1,8 @@
 //! Who holds the memory: names and bytes in static slots, readable at the worst of times.
 //!
-//! Whatever keeps a lot of memory publishes how much under a name: a cache, a model, a buffer pool. The alarm before a
-//! kill, the abort report and the invocation's report then say who held it. The rest of the heap is what
-//! nobody names, and prints as `unaccounted`.
+//! A component that keeps a lot of memory publishes its bytes under a name: a cache, a model, a buffer pool. The alarm
+//! before a kill, the abort report and the invocation's report then show them. The rest of the heap prints as
+//! `unaccounted`.
 //!
 //! ```
 //! use plimsoll::{ByteSize, board};

@@ -319,7 +319,7 @@ impl Request {
 }
 
 /// Returns `true` if a request of which the inner allocator may touch `touched` bytes crosses the capacity. Then
-/// [`after_alloc`] or [`after_failed_alloc`] must be told. The total rises by `growth` with it.
+/// [`after_alloc`] or [`after_failed_alloc`] must be called. The total rises by `growth` with it.
 #[inline]
 pub(super) fn before_alloc(touched: usize, growth: usize) -> Foreseen {
     Foreseen(

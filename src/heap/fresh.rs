@@ -24,7 +24,7 @@ const IN_USE_MS: u64 = 1000;
 /// The time between two looks at a block, in milliseconds.
 const LOOK_MS: u64 = 50;
 
-/// The most bytes whose pages one check looks at. Blocks beyond them count as they did at the last look.
+/// The most bytes of which one check reads the pages. Blocks beyond them count as at the last look.
 const MAX_WALK: usize = 512 << 20;
 
 /// The last large block of a thread. All zeros if there is none.

@@ -56,7 +56,7 @@ macro_rules! emit {
 /// Emits the report as one event with a field for each figure: an observer for a
 /// [monitor](crate::monitor::MonitorBuilder::on_report).
 ///
-/// The level is `INFO`, and `WARN` where there is an [alert](InvocationReport::alerts) or an alarm threshold is crossed. Sizes
+/// The level is `INFO`, and `WARN` if there is an [alert](InvocationReport::alerts) or an alarm threshold is crossed. Sizes
 /// are in bytes, and what is not known has no field:
 ///
 /// ```text

@@ -82,7 +82,7 @@ use trim::Ended;
 
 /// Watches the memory of a process from invocation to invocation, and reports.
 ///
-/// Peaks, alarm and abort report belong to the process, so there should be one monitor in it, and no one else who
+/// Peaks, alarm and abort report belong to the process, so there should be one monitor in it, and no other code that
 /// resets the peaks: two that run invocations side by side falsify each other's figures. A clone is the same monitor.
 /// See the [module](self).
 ///

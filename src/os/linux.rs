@@ -133,7 +133,7 @@ fn parse_statm(text: &[u8], page_size: u64) -> Option<Rss> {
     let _size = parse_number(fields.next()?)?;
     let resident = parse_number(fields.next()?)?.checked_mul(page_size)?;
     let shared = parse_number(fields.next()?)?.checked_mul(page_size)?;
-    // The file of a process whose main thread has ended is all zeros.
+    // After the main thread has ended, the file is all zeros.
     if resident == 0 {
         return None;
     }
