@@ -9,6 +9,7 @@ use std::ptr;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
 use super::OsError;
+use super::threads::forks;
 
 /// A file of `/proc/self` that stays open.
 ///
@@ -106,8 +107,9 @@ impl KeptFile {
 impl Kept {
     /// Returns the number of the process for which the values are kept.
     fn owner(&self) -> u64 {
-        // If the values are cleared in other processes, each process can have the same number.
-        if self.is_cleared.load(Ordering::Relaxed) == 1 { 1 } else { u64::from(std::process::id()) }
+        // If the values are cleared in other processes, each process can have the same number. Emulators may say so, and
+        // not clear them; there the forks that the allocator counts tell the processes apart.
+        if self.is_cleared.load(Ordering::Relaxed) == 1 { 1 + forks() } else { u64::from(std::process::id()) }
     }
 
     /// Returns `true` if `fd` is the file that was opened, and not another file under its number.

@@ -1,6 +1,7 @@
 //! Forks and the ends of threads.
 #![allow(unsafe_code, reason = "`pthread_atfork` and thread ids are system calls that std does not have")]
 
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 #[cfg(all(target_os = "linux", not(miri)))]
 use std::{
     fs::File,
@@ -106,8 +107,24 @@ fn start_ticks(stat: &[u8]) -> Option<u64> {
 /// contains it is unloaded.
 #[cfg(all(unix, not(miri)))]
 pub(crate) fn on_fork_child(child: unsafe extern "C" fn()) {
-    // SAFETY: the handler is a function of this program, and safe to call at any time.
-    let _no_memory_for_it = unsafe { libc::pthread_atfork(None, None, Some(child)) };
+    for handler in [count_fork as unsafe extern "C" fn(), child] {
+        // SAFETY: the handler is a function of this program, and safe to call at any time.
+        let _no_memory_for_it = unsafe { libc::pthread_atfork(None, None, Some(handler)) };
+    }
+}
+
+/// The forks between the process that called [`on_fork_child`] and this one.
+static FORKS: AtomicU64 = AtomicU64::new(0);
+
+#[cfg(all(unix, not(miri)))]
+unsafe extern "C" fn count_fork() {
+    FORKS.fetch_add(1, Relaxed);
+}
+
+/// Returns the number of forks since [`on_fork_child`] was called; 0 if it was not.
+#[cfg(target_os = "linux")]
+pub(super) fn forks() -> u64 {
+    FORKS.load(Relaxed)
 }
 
 #[cfg(not(all(unix, not(miri))))]
