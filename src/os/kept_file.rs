@@ -9,7 +9,7 @@ use std::ptr;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
 use super::OsError;
-use super::threads::forks;
+use super::threads::{count_forks, forks};
 
 /// A file of `/proc/self` that stays open.
 ///
@@ -83,6 +83,7 @@ impl KeptFile {
     fn kept(&self) -> Option<&Kept> {
         let mut kept = self.kept.load(Ordering::Acquire);
         if kept.is_null() {
+            count_forks();
             let (mapped, is_cleared) = map_cleared_at_fork(size_of::<Kept>())?;
             let mapped = mapped.cast::<Kept>();
             // SAFETY: the mapping is new, aligned to a page and large enough, and zeros are valid values of the
@@ -107,8 +108,8 @@ impl KeptFile {
 impl Kept {
     /// Returns the number of the process for which the values are kept.
     fn owner(&self) -> u64 {
-        // If the values are cleared in other processes, each process can have the same number. Emulators may say so, and
-        // not clear them; there the forks that the allocator counts tell the processes apart.
+        // If the values are cleared in other processes, each process can have the same number. Emulators may accept the
+        // request and not clear them, so forks are counted too.
         if self.is_cleared.load(Ordering::Relaxed) == 1 { 1 + forks() } else { u64::from(std::process::id()) }
     }
 

@@ -1,7 +1,8 @@
 //! Forks and the ends of threads.
 #![allow(unsafe_code, reason = "`pthread_atfork` and thread ids are system calls that std does not have")]
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+#[cfg(target_os = "linux")]
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 #[cfg(all(target_os = "linux", not(miri)))]
 use std::{
     fs::File,
@@ -107,28 +108,36 @@ fn start_ticks(stat: &[u8]) -> Option<u64> {
 /// contains it is unloaded.
 #[cfg(all(unix, not(miri)))]
 pub(crate) fn on_fork_child(child: unsafe extern "C" fn()) {
-    for handler in [count_fork as unsafe extern "C" fn(), child] {
-        // SAFETY: the handler is a function of this program, and safe to call at any time.
-        let _no_memory_for_it = unsafe { libc::pthread_atfork(None, None, Some(handler)) };
-    }
-}
-
-/// The forks between the process that called [`on_fork_child`] and this one.
-static FORKS: AtomicU64 = AtomicU64::new(0);
-
-#[cfg(all(unix, not(miri)))]
-unsafe extern "C" fn count_fork() {
-    FORKS.fetch_add(1, Relaxed);
-}
-
-/// Returns the number of forks since [`on_fork_child`] was called; 0 if it was not.
-#[cfg(target_os = "linux")]
-pub(super) fn forks() -> u64 {
-    FORKS.load(Relaxed)
+    // SAFETY: the handler is a function of this program, and safe to call at any time.
+    let _no_memory_for_it = unsafe { libc::pthread_atfork(None, None, Some(child)) };
 }
 
 #[cfg(not(all(unix, not(miri))))]
 pub(crate) fn on_fork_child(_child: unsafe extern "C" fn()) {}
+
+/// The forks between the process that called [`count_forks`] first and this one.
+#[cfg(target_os = "linux")]
+static FORKS: AtomicU64 = AtomicU64::new(0);
+
+/// Has [`forks`] count from now on.
+#[cfg(target_os = "linux")]
+pub(super) fn count_forks() {
+    static COUNTED: AtomicBool = AtomicBool::new(false);
+
+    unsafe extern "C" fn count() {
+        FORKS.fetch_add(1, Relaxed);
+    }
+
+    if !COUNTED.swap(true, Relaxed) {
+        on_fork_child(count);
+    }
+}
+
+/// Returns the number of forks since [`count_forks`] was called first.
+#[cfg(target_os = "linux")]
+pub(super) fn forks() -> u64 {
+    FORKS.load(Relaxed)
+}
 
 #[cfg(all(test, target_os = "linux", not(miri)))]
 mod tests {
