@@ -224,7 +224,7 @@ const FORESEEN_AGAIN_MS: u64 = 10_000;
 /// # What is not seen
 ///
 /// - A block counts when it is allocated, and while its pages are touched one after the other. If it stays untouched
-///   for 100 ms, or its thread has requested another large block, and it is touched later, that is noticed at the
+///   for a second, or its thread has requested another large block, and it is touched later, that is noticed at the
 ///   next check.
 /// - Memory of C code and of mapped files is seen at the next check, that of child processes not at all.
 /// - A thread beyond the 128 that have a counter sees its own block, and other threads do not see it.

@@ -3,10 +3,10 @@
 //! Eight threads that receive a body each request eight blocks and then fill them, all at the same time. A check that
 //! adds the untouched pages of its own block only would see an eighth of what is to come.
 //!
-//! A block counts for 100 ms after its request, and for a second after a check has seen that pages of it were
-//! touched. Checks look at each block every 50 ms. So a reservation that stays untouched counts for a moment, and a
-//! body that is received slowly counts until it is there. The entries are hints: a race between two threads makes an
-//! entry count for a moment too long or too short.
+//! A block counts for a second after its request, and for a second after a check has seen that pages of it were touched.
+//! Checks look at each block every 50 ms. So a reservation that stays untouched counts for a moment, and a body that is
+//! received slowly counts until it is there. The entries are hints: a race between two threads makes an entry count for
+//! a moment too long or too short.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
@@ -14,12 +14,9 @@ use crate::os;
 
 use super::ledger::SLOTS;
 
-/// The time for which a block counts after its request, in milliseconds.
-const UNTOUCHED_MS: u64 = 100;
-
-/// The time for which a block counts after pages of it were seen to be touched, in milliseconds. A thread may wait
-/// for its processor or for the network in between.
-const IN_USE_MS: u64 = 1000;
+/// The time for which a block counts after its request, and after pages of it were seen to be touched, in milliseconds.
+/// A thread may wait for its processor or for the network in between.
+const FRESH_MS: u64 = 1000;
 
 /// The time between two looks at a block, in milliseconds.
 const LOOK_MS: u64 = 50;
@@ -62,7 +59,7 @@ pub(super) fn record(thread: usize, block: *const u8, size: usize, now_ms: u64) 
     if let Some(entry) = BLOCKS.get(thread) {
         entry.size.store(size, Relaxed);
         entry.untouched.store(size, Relaxed);
-        entry.until_ms.store(now_ms.saturating_add(UNTOUCHED_MS), Relaxed);
+        entry.until_ms.store(now_ms.saturating_add(FRESH_MS), Relaxed);
         entry.look_ms.store(now_ms.saturating_add(LOOK_MS), Relaxed);
         entry.address.store(block.addr(), Relaxed);
         UNUSED_FROM.fetch_max(thread + 1, Relaxed);
@@ -137,8 +134,8 @@ impl FreshBlock {
         }
         let address = self.address.load(Relaxed);
         let (before, left) = self.look(enough);
-        if left < before && now_ms < until.saturating_add(IN_USE_MS) {
-            self.until_ms.store(now_ms.saturating_add(IN_USE_MS), Relaxed);
+        if left < before && now_ms < until.saturating_add(FRESH_MS) {
+            self.until_ms.store(now_ms.saturating_add(FRESH_MS), Relaxed);
         } else if now_ms >= until {
             // Unless another block has taken the entry.
             let _other = self.address.compare_exchange(address, 0, Relaxed, Relaxed);
