@@ -108,9 +108,9 @@ fn is_remapped<A: 'static>(layout: Layout) -> bool {
         && layout.size() >= ALWAYS_MAPPED
 }
 
-// SAFETY: every block comes from `inner` by the same call, with the same layout, and goes back to it; the books
-// change no pointer and no layout, and nothing here unwinds or uses the global allocator. (glibc registers the first
-// booking of a thread, for its exit, with a `calloc` of its own.)
+// SAFETY: every block comes from `inner` by the same call, with the same layout, and goes back to it; the counters change
+// no pointer and no layout, and nothing here unwinds or uses the global allocator. (glibc registers the exit of each
+// thread that allocates, and once the handler of forks, with its own `malloc`.)
 unsafe impl<A: GlobalAlloc + 'static> GlobalAlloc for TrackingAllocator<A> {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {

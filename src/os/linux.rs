@@ -103,7 +103,8 @@ fn clock_ms(clock: libc::clockid_t) -> u64 {
     seconds.saturating_mul(1000).saturating_add(nanos / 1_000_000)
 }
 
-fn page_size() -> u64 {
+/// Returns the size of a page in bytes.
+pub(super) fn page_size() -> u64 {
     // SAFETY: `sysconf` has no preconditions, and POSIX lists it as safe in signal handlers.
     let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
     u64::try_from(bytes).unwrap_or(4096)

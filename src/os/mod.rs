@@ -145,7 +145,7 @@ debug_as_chain!(OsError);
 ///
 /// # Performance
 ///
-/// One `fstat` and one `pread`, without an allocation: about 1.6 us.
+/// One `fstat` and one `pread`, without an allocation: about 2 us.
 ///
 /// # Errors
 ///
@@ -176,7 +176,7 @@ pub fn rss() -> Result<Rss, OsError> {
 ///
 /// # Performance
 ///
-/// One `fstat` and one `pread` of a file that stays open. The kernel prints the whole file: about 8 us. Takes
+/// One `fstat` and one `pread` of a file that stays open. The kernel prints the whole file: about 12 us. Takes
 /// 4 KiB of stack.
 ///
 /// # Errors

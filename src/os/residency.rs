@@ -34,9 +34,7 @@ pub(crate) fn untouched(block: *const u8, size: usize, enough: usize) -> usize {
 }
 
 fn page_size() -> usize {
-    // SAFETY: `sysconf` has no preconditions, and POSIX lists it as safe in signal handlers.
-    let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
-    usize::try_from(bytes).ok().filter(|bytes| bytes.is_power_of_two()).unwrap_or(4096)
+    usize::try_from(super::linux::page_size()).ok().filter(|bytes| bytes.is_power_of_two()).unwrap_or(4096)
 }
 
 #[cfg(all(test, not(miri)))]
