@@ -34,10 +34,14 @@ mod line;
 #[cfg(target_os = "linux")]
 mod linux;
 mod malloc_stats;
+#[cfg(feature = "profile")]
+mod modules;
 #[cfg(all(target_os = "linux", not(miri)))]
 mod residency;
 #[cfg(unix)]
 mod sigabrt;
+#[cfg(feature = "profile")]
+mod stack;
 mod threads;
 
 use std::io;
@@ -60,7 +64,14 @@ pub use allocators::trim_mimalloc;
 use errno::preserve_errno;
 pub(crate) use line::Line;
 pub use malloc_stats::{MallocStats, malloc_stats};
+#[cfg(feature = "profile")]
+pub use stack::StackSource;
 pub(crate) use threads::{ThreadStamp, on_fork_child};
+#[cfg(feature = "profile")]
+pub(crate) use {
+    modules::{Executable, Module, executable, executable_build_id, modules, record_executable},
+    stack::{probe_stack_walk, walk_stack},
+};
 
 /// The function that [`trim()`] calls instead of `malloc_trim`.
 static TRIM_HOOK: Mutex<Option<fn()>> = Mutex::new(None);
