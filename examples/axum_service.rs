@@ -1,9 +1,10 @@
 //! An axum service with its memory reported. The three lines marked `plimsoll` are all that it takes.
 //!
 //! ```text
-//! cargo run --release --features axum --example axum_service -- 8080
+//! cargo run --release --features axum,serde --example axum_service -- 8080
 //! curl -d 'the text to count' http://127.0.0.1:8080/words
 //! curl http://127.0.0.1:8080/memory
+//! curl http://127.0.0.1:8080/holders
 //! ```
 //!
 //! Each request prints a line. `PLIMSOLL_REPORT=on-change` or `PLIMSOLL_REPORT=every:1000` in the environment suits a
@@ -59,11 +60,12 @@ async fn write_note(State(notes): State<Notes>, Path(name): Path<String>, text: 
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let port: u16 = std::env::args().nth(1).map_or(Ok(8080), |port| port.parse())?;
     let monitor = Monitor::install_from_env(); // plimsoll
-    let picture = monitor.clone();
+    let (picture, holders) = (monitor.clone(), monitor.clone());
     let service = Router::new()
         .route("/words", post(words))
         .route("/notes/{name}", get(read_note).put(write_note))
         .route("/memory", get(async move || picture.snapshot().to_string()))
+        .route("/holders", get(async move || Json(holders.holders())))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(monitor.http()) // plimsoll
         .with_state(Notes::default());

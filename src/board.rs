@@ -2,7 +2,7 @@
 //!
 //! A component that keeps a lot of memory publishes its bytes under a name: a cache, a model, a buffer pool. The alarm
 //! before a kill, the abort report and the invocation's report then show them. The rest of the heap prints as
-//! `unaccounted`.
+//! `unattributed`.
 //!
 //! ```
 //! use plimsoll::{ByteSize, board};
@@ -132,7 +132,7 @@ impl Drop for Meter {
 }
 
 /// A name as records show it: its first 48 bytes, without characters that end a line or need an escape in JSON.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Clean(pub(crate) &'static str);
 
 impl Clean {
@@ -151,11 +151,18 @@ impl fmt::Display for Clean {
 }
 
 /// A name as the key of a JSON object. The second of two names that are shown alike ends with `~2`.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Shown {
     name: Clean,
     /// 0 for the first name that is shown like this.
     repetition: usize,
+}
+
+impl Shown {
+    /// Returns the name as it was given.
+    pub(crate) const fn name(self) -> &'static str {
+        self.name.0
+    }
 }
 
 impl fmt::Display for Shown {
@@ -341,24 +348,21 @@ fn largest_shown<const N: usize>(
 ) -> ([Option<(Shown, ByteSize)>; N], ByteSize) {
     let mut sum = ByteSize::ZERO;
     let top: [_; N] = largest_of(held.inspect(|(_, bytes)| sum = sum.saturating_add(*bytes)));
+    (numbered(top), sum)
+}
+
+/// Returns the names as keys of one JSON object.
+pub(crate) fn numbered<const N: usize>(top: [Option<(&'static str, ByteSize)>; N]) -> [Option<(Shown, ByteSize)>; N] {
     let names = top.map(|held| held.map(|(name, _)| Clean(name)));
     let mut index = 0;
-    let shown = top.map(|held| {
+    top.map(|held| {
         let before = names.iter().take(index).flatten();
         index += 1;
         held.map(|(name, bytes)| {
             let repetition = before.filter(|other| other.chars().eq(Clean(name).chars())).count();
             (Shown { name: Clean(name), repetition }, bytes)
         })
-    });
-    (shown, sum)
-}
-
-/// The largest holders, largest first, and what all together hold. Without allocation.
-pub(crate) fn largest<const N: usize>() -> ([Option<(&'static str, ByteSize)>; N], ByteSize) {
-    let mut sum = ByteSize::ZERO;
-    let top = largest_of(holders().inspect(|(_, bytes)| sum = sum.saturating_add(*bytes)));
-    (top, sum)
+    })
 }
 
 /// The largest of these, largest first; of equals, those that come first. Without allocation.

@@ -1,6 +1,8 @@
 //! What the cores are written against: std's atomics and `parking_lot`'s locks here, loom's twins where
 //! `tests/loom` supplies its own `sync`.
 
+#[cfg(feature = "profile")]
+pub(crate) use std::sync::atomic::{AtomicI64, AtomicU8};
 pub(crate) use std::sync::atomic::{AtomicIsize, AtomicU64, AtomicUsize, Ordering};
 pub(crate) use std::thread::ThreadId;
 

@@ -57,7 +57,7 @@ fn op() -> impl Strategy<Value = Op> {
 /// The twin: reservations as numbers.
 #[derive(Default)]
 struct Twin {
-    unaccounted: u64,
+    unreserved: u64,
     held: Vec<(usize, u64)>,
 }
 
@@ -67,7 +67,7 @@ impl Twin {
     }
 
     fn room(&self) -> u64 {
-        1000_u64.saturating_sub(self.unaccounted)
+        1000_u64.saturating_sub(self.unreserved)
     }
 
     fn fits(&self, size: u64) -> bool {
@@ -155,7 +155,7 @@ fn step(op: &Op, budget: &MemoryBudget, real: &mut Vec<Reservation>, twin: &mut 
         }
         Op::Rebaseline { live } => {
             budget.rebaseline(bytes(live));
-            twin.unaccounted = live.saturating_sub(twin.used());
+            twin.unreserved = live.saturating_sub(twin.used());
         }
     }
 }

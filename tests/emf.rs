@@ -181,7 +181,7 @@ fn a_report_reads_as_documented() {
         reserved.room = ByteSize::mib(100);
         reserved.pressure = Pressure::High;
     }
-    report.heap.as_mut().unwrap().unaccounted = ByteSize::ZERO;
+    report.heap.as_mut().unwrap().unattributed = ByteSize::ZERO;
     let mut document = read(&emf().namespace("Shop/Lambda").unwrap(), &report);
     assert!(document["_aws"]["Timestamp"].take().as_u64().unwrap() > 1_700_000_000_000, "in milliseconds");
     let metric = |name: &str, unit: &str| json!({ "Name": name, "Unit": unit });
@@ -210,10 +210,10 @@ fn a_report_reads_as_documented() {
         "allocations_refused": 0, "alerts": 0, "budget_utilization": 25.0,
         "request_id": "r-1", "outcome": "finished", "cold_start": true, "concurrent": false, "invocations": 1,
         "duration": 12_345.006, "total_memory": 128,
-        "heap_growth": -3, "heap_unaccounted": 0,
+        "heap_growth": -3, "heap_unattributed": 0,
         "rss": 40 << 20, "rss_peak": (52 << 20) - 1, "rss_highest": 60 << 20, "fits_mb": 128, "alarm_threshold": 70, "verdict": "unknown",
         "budget_reserved": 25 << 20, "budget_room": 100 << 20, "budget_pressure": "high", "budget_drift": -(5 << 20),
-        "alert_names": [], "holders": [{ "name": "orders", "bytes": 25 << 20 }],
+        "alert_names": [], "gauges": {}, "reserved": { "orders": 25 << 20 },
     });
     assert_eq!(document, expected);
 }
@@ -288,7 +288,7 @@ fn any_report(random: &mut Random, model: &InvocationReport) -> InvocationReport
     report.thresholds = Some(AlarmThresholds::new(size(random)).environment_share(size(random)));
     report.crossed = some(random, |random| 1 + u8::try_from(random.below(100)).unwrap());
     report.refused = figure(random);
-    report.heap.as_mut().unwrap().unaccounted = size(random);
+    report.heap.as_mut().unwrap().unattributed = size(random);
     report.duration = Duration::from_micros(figure(random));
     report.concurrent = random.below(2) == 0;
     report.invocations = figure(random);
@@ -296,7 +296,7 @@ fn any_report(random: &mut Random, model: &InvocationReport) -> InvocationReport
         (reserved.bytes, reserved.room) = (size(random), size(random));
         reserved.pressure = [Pressure::Calm, Pressure::High, Pressure::Critical][random.below(3)];
     }
-    for holder in &mut report.holders {
+    for holder in report.gauges.iter_mut().chain(&mut report.accounts) {
         *holder = some(random, |random| (name(random), size(random)));
     }
     report.resources = ResourceCounts::default();
@@ -334,12 +334,13 @@ fn the_longest_names_and_figures_fit_a_line() {
     report.outcome = Outcome::Unfinished;
     report.thresholds = Some(AlarmThresholds::new(ByteSize::mib(1)).environment_share(ByteSize::MAX));
     let heap = report.heap.as_mut().unwrap();
-    (heap.peak.at_most, heap.live, heap.unaccounted) = (ByteSize::MAX, ByteSize::MAX, ByteSize::MAX);
+    (heap.peak.at_most, heap.live, heap.unattributed) = (ByteSize::MAX, ByteSize::MAX, ByteSize::MAX);
     (report.rss, report.peak_rss, report.highest_rss) = (Some(ByteSize::MAX), Some(ByteSize::MAX), ByteSize::MAX);
     (report.refused, report.duration, report.invocations) = (u64::MAX, Duration::MAX, u64::MAX);
     report.heap.as_mut().unwrap().growth = ByteDelta::bytes(i64::MIN);
     report.crossed = Some(100);
-    report.holders = [Some(("\"".repeat(99).leak(), ByteSize::MAX)); 3];
+    report.gauges = [Some(("\"".repeat(99).leak(), ByteSize::MAX)); 3];
+    report.accounts = report.gauges;
     report.resources.loaded = usize::MAX;
     report.resources.unloaded = usize::MAX / 4;
     report.resources.never_used = usize::MAX;

@@ -131,7 +131,7 @@ fn report_with_the_longest_names_fits_one_record() {
     });
     let report = records.iter().find(|record| record["plimsoll"] == "report").unwrap();
     assert_eq!(report["label"].as_str().map(str::len), Some(64));
-    assert_eq!(report["holders"].as_array().map(Vec::len), Some(3));
+    assert_eq!(report["gauges"].as_object().map(serde_json::Map::len), Some(3));
 }
 
 fn snapshot_in_json_is_one_record() {
@@ -143,7 +143,7 @@ fn snapshot_in_json_is_one_record() {
     });
     assert_eq!((records.len(), &records[0]["plimsoll"]), (1, &"snapshot".into()));
     assert_eq!((&records[0]["memory_size"], &records[0]["invocations"]), (&(1_u64 << 30).into(), &0.into()));
-    assert_eq!(records[0]["holders"].as_array().map(Vec::len), Some(16));
+    assert_eq!(records[0]["gauges"].as_object().map(serde_json::Map::len), Some(16));
 }
 
 fn report_near_the_limit_has_the_level_warn() {

@@ -12,7 +12,7 @@ fn example(arguments: &[&str]) -> Output {
     child::command(&child::example("leak_hunt")).args(arguments).env_remove("PLIMSOLL_REPORT").output().unwrap()
 }
 
-/// The lines: the invocation's number, and what is said of it.
+/// The lines about invocations: the number, and the verdict.
 fn hunt(arguments: &[&str]) -> Vec<(usize, String)> {
     let output = example(arguments);
     assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
@@ -21,7 +21,7 @@ fn hunt(arguments: &[&str]) -> Vec<(usize, String)> {
         let (number, said) = line.trim_start().split_once(' ').unwrap();
         (number.parse().unwrap(), said.trim_start().to_owned())
     };
-    text.lines().map(line).collect()
+    text.lines().filter(|line| !line.starts_with("addr2line ")).map(line).collect()
 }
 
 fn seen(lines: &[(usize, String)]) -> Option<usize> {
@@ -41,6 +41,38 @@ fn the_planted_leak_is_seen_and_the_warming_cache_is_none() {
 
     let lines = hunt(&["--leak=1KiB", "--noise=100KiB", "--seed", "7"]);
     assert!(seen(&lines).is_some_and(|seen| seen <= 250), "{lines:#?}");
+}
+
+#[cfg(feature = "profile")]
+#[test]
+fn planted_leak_has_its_site_and_the_cache_has_none() {
+    let lines = hunt(&[]);
+    let growing: Vec<_> = lines.iter().filter(|(_, said)| said.starts_with("growing ")).collect();
+    assert!(growing.len() >= 2, "when it is seen, and the last one: {lines:#?}");
+    for (number, said) in &growing {
+        let (verdict, sites) = said.split_once(" left: ").expect(said);
+        assert!(verdict.starts_with("growing 200."), "{said}");
+        let first = sites.split(", ").next().unwrap();
+        if cfg!(feature = "symbols") {
+            assert!(first.contains("remember_session"), "{said}");
+        } else {
+            assert!(first.starts_with("0x"), "{said}");
+        }
+        // The growth since a baseline of at least 64 invocations before, in MiB.
+        let grown = first.rsplit_once('+').unwrap().1.split_once(' ').unwrap();
+        let mib: f64 = grown.0.parse().unwrap();
+        let most = f64::from(u32::try_from(*number).unwrap()) * 0.2;
+        assert!(grown.1.starts_with("MiB") && (64.0 * 0.195..=most).contains(&mib), "{said}");
+    }
+}
+
+#[cfg(all(feature = "profile", not(feature = "symbols")))]
+#[test]
+fn planted_leak_without_symbols_has_the_command() {
+    let text = String::from_utf8(example(&[]).stdout).unwrap();
+    let command = text.lines().last().unwrap();
+    assert!(command.starts_with("addr2line -Cfip -e ") && command.contains("leak_hunt"), "{command}");
+    assert!(command.split(" 0x").count() > 3, "{command}");
 }
 
 #[test]

@@ -30,7 +30,7 @@ const CAN_FORK: bool = cfg!(all(unix, not(miri)));
 
 support::tests! {
     an_invocation_has_a_peak_and_a_growth_of_its_own,
-    what_the_board_does_not_name_is_unaccounted,
+    heap_without_a_gauge_is_unattributed,
     invocations_that_overlap_say_so_and_the_next_one_alone_does_not,
     overlapping_invocations_of_eight_threads_are_all_counted_and_end_with_none_in_flight,
     hooks_run_when_none_is_left_in_flight,
@@ -92,17 +92,17 @@ fn an_invocation_has_a_peak_and_a_growth_of_its_own() {
     assert_eq!((shrunk.invocations, shrunk.outcome), (4, Outcome::Finished));
 }
 
-fn what_the_board_does_not_name_is_unaccounted() {
+fn heap_without_a_gauge_is_unattributed() {
     let monitor = quiet();
     let block = Block::new(4 << 20);
     let holder = board::holder("ledger of the test");
     holder.set(ByteSize::mib(3));
     let report = invoke(&monitor, || ());
-    assert_eq!(report.holders[0], Some(("ledger of the test", ByteSize::mib(3))));
-    assert_eq!(report.heap.unwrap().unaccounted, report.heap.unwrap().live.saturating_sub(ByteSize::mib(3)));
+    assert_eq!(report.gauges[0], Some(("ledger of the test", ByteSize::mib(3))));
+    assert_eq!(report.heap.unwrap().unattributed, report.heap.unwrap().live.saturating_sub(ByteSize::mib(3)));
     holder.set(ByteSize::ZERO);
     drop(block);
-    assert_eq!(invoke(&monitor, || ()).holders[0], None, "who holds nothing is not named");
+    assert_eq!(invoke(&monitor, || ()).gauges[0], None, "an empty gauge has no name in a report");
 }
 
 fn invocations_that_overlap_say_so_and_the_next_one_alone_does_not() {
@@ -364,8 +364,8 @@ fn a_start_corrects_the_budget_and_the_report_tells_its_drift() {
     let reserved = report.reserved.unwrap();
     assert_eq!((reserved.bytes, reserved.pressure), (ByteSize::mib(60), Pressure::Calm));
     assert_eq!(report.drift(), Some(ByteDelta::between(ByteSize::mib(60), report.heap.unwrap().live)));
-    let Baseline { unaccounted, overhead, room, .. } = budget.baseline();
-    assert_eq!(unaccounted, ByteSize::ZERO, "what is reserved and not allocated hides what nobody reserved");
+    let Baseline { unreserved, overhead, room, .. } = budget.baseline();
+    assert_eq!(unreserved, ByteSize::ZERO, "what is reserved and not allocated hides what nobody reserved");
     // Code and stacks, as seen when the monitor was built.
     assert_eq!(reserved.room, room);
     assert!(overhead > ByteSize::mib(1) && room == ByteSize::mib(100).saturating_sub(overhead), "{overhead} {room}");
@@ -489,7 +489,7 @@ fn the_line_reads_as_documented() {
     let lines: Vec<_> = ended.stderr.lines().collect();
     assert_eq!(lines.len(), 2, "{lines:?}");
     assert!(lines[0].starts_with("plimsoll r heap 0.6 peak 40.6 of 116 MiB (34 %) "), "{}", lines[0]);
-    assert!(lines[0].contains(" +0 B | sessions 0.5 unaccounted 0.1"), "{}", lines[0]);
+    assert!(lines[0].contains(" +0 B | sessions 0.5 unattributed 0.1"), "{}", lines[0]);
     if cfg!(target_os = "linux") {
         assert!(lines[0].ends_with(" | fits=128MB?"), "{}", lines[0]);
     }

@@ -106,7 +106,7 @@ fn every_figure_is_a_field_of_its_own_type() {
     report.heap.as_mut().unwrap().peak.at_most = ByteSize::mib(58);
     report.heap.as_mut().unwrap().live = ByteSize::mib(80);
     report.heap.as_mut().unwrap().growth = ByteDelta::bytes(-3);
-    report.heap.as_mut().unwrap().unaccounted = ByteSize::bytes(9);
+    report.heap.as_mut().unwrap().unattributed = ByteSize::bytes(9);
     (report.rss, report.peak_rss, report.highest_rss) =
         (Some(ByteSize::bytes(1)), Some(ByteSize::bytes(2)), ByteSize::bytes(3));
     report.duration = Duration::from_micros(17);
@@ -136,13 +136,13 @@ heap_growth=-3i
 heap_live=83886080u
 heap_peak=60817408u
 heap_percent=50u
-heap_unaccounted=9u
-holders=orders 85.0 MiB
+heap_unattributed=9u
 invocations=1u
 memory_size=134217728u
 message=memory of an invocation
 outcome=finished
 request_id=r-1
+reserved=orders 85.0 MiB
 resources=resources 2 loaded
 rss=1u
 rss_highest=3u
@@ -156,7 +156,7 @@ fn what_is_not_known_has_no_field() {
     let _alone = alone();
     let mut report = report();
     (report.rss, report.peak_rss, report.highest_rss) = (None, None, ByteSize::ZERO);
-    report.holders = [None; 3];
+    (report.gauges, report.accounts) = ([None; 3], [None; 3]);
     report.outcome = Outcome::Unfinished;
     let events = seen(Level::INFO, || event(&report));
     let names: Vec<_> = events[0].2.keys().copied().collect();
@@ -168,7 +168,7 @@ fn what_is_not_known_has_no_field() {
         "heap_live",
         "heap_peak",
         "heap_percent",
-        "heap_unaccounted",
+        "heap_unattributed",
         "invocations",
         "memory_size",
         "message",
@@ -184,14 +184,14 @@ fn a_crossed_line_or_an_alert_is_a_warning() {
     let _alone = alone();
     let mut crossed = report();
     crossed.crossed = Some(90);
-    crossed.holders = [Some(("a\nb", ByteSize::mib(2))), None, Some(("c", ByteSize::kib(1)))];
+    crossed.gauges = [Some(("a\nb", ByteSize::mib(2))), None, Some(("c", ByteSize::kib(1)))];
     let events = seen(Level::WARN, || {
         event(&report());
         event(&crossed);
     });
     assert_eq!(events.len(), 1, "the other is not of this level");
     assert_eq!((events[0].0, events[0].2["alarm_threshold"].as_str()), (Level::WARN, "90u"));
-    assert_eq!(events[0].2["holders"], "a?b 2.0 MiB, c 1.0 KiB");
+    assert_eq!(events[0].2["gauges"], "a?b 2.0 MiB, c 1.0 KiB");
 
     let builder = Monitor::builder().memory_size(ByteSize::mib(128)).report(ReportPolicy::Off).on_report(event);
     let monitor = builder.build().unwrap();

@@ -17,7 +17,7 @@ const SIZE: (u32, u32) = (960, 560);
 const INK: RGBColor = RGBColor(38, 50, 56);
 const FAINT: RGBColor = RGBColor(207, 214, 218);
 const HEAP: RGBColor = RGBColor(21, 101, 192);
-const UNACCOUNTED: RGBColor = RGBColor(230, 119, 0);
+const UNATTRIBUTED: RGBColor = RGBColor(230, 119, 0);
 const LOAD_LINE: RGBColor = RGBColor(198, 40, 40);
 const VERDICT: RGBColor = RGBColor(106, 27, 154);
 
@@ -57,7 +57,7 @@ fn draw(hunt: &Hunt, root: &DrawingArea<SVGBackend<'_>, Shift>) -> Result<(), Bo
         .y_desc("heap after each, MiB")
         .draw()?;
     load_line(hunt, &mut chart, right)?;
-    for (figure, color) in [(live as fn(&Point) -> f64, HEAP), (unaccounted, UNACCOUNTED)] {
+    for (figure, color) in [(live as fn(&Point) -> f64, HEAP), (unattributed, UNATTRIBUTED)] {
         let every = hunt.points.len().div_ceil(POINTS).max(1);
         let curve = hunt.points.iter().enumerate().step_by(every).map(|(index, point)| (of(index + 1), figure(point)));
         chart.draw_series(LineSeries::new(curve, color.stroke_width(2)))?;
@@ -70,8 +70,8 @@ fn live(point: &Point) -> f64 {
     point.live.as_mib_f64()
 }
 
-fn unaccounted(point: &Point) -> f64 {
-    point.unaccounted.as_mib_f64()
+fn unattributed(point: &Point) -> f64 {
+    point.unattributed.as_mib_f64()
 }
 
 /// What the memory size leaves the process, in dashes.
@@ -105,7 +105,7 @@ fn seen(hunt: &Hunt, chart: &mut Chart<'_, '_>, right: f64, top: f64) -> Result<
 /// Title and legend, above the plot.
 fn headings(title: &str, root: &DrawingArea<SVGBackend<'_>, Shift>) -> Result<(), Box<dyn Error>> {
     root.draw(&Text::new(title.to_owned(), (82, 16), ("sans-serif", 22).into_font().color(&INK)))?;
-    let legend = [("heap", HEAP), ("unaccounted", UNACCOUNTED), ("load line", LOAD_LINE), ("verdict", VERDICT)];
+    let legend = [("heap", HEAP), ("unattributed", UNATTRIBUTED), ("load line", LOAD_LINE), ("verdict", VERDICT)];
     let mut x = 88;
     for (name, color) in legend {
         root.draw(&Circle::new((x, 55), 5, color.filled()))?;

@@ -23,6 +23,12 @@ pub(crate) struct Handler {
     random: u64,
 }
 
+/// The planted leak. It has a frame of its own, so that a profile names it.
+#[inline(never)]
+fn remember_session(sessions: &mut Vec<Vec<u8>>, bytes: usize) {
+    sessions.push(vec![1; bytes]);
+}
+
 impl Handler {
     pub(crate) fn new(arguments: &Arguments) -> Self {
         Self {
@@ -40,7 +46,7 @@ impl Handler {
     pub(crate) fn handle(&mut self) {
         self.handled += 1;
         if self.leak > 0 {
-            self.sessions.push(vec![1; self.leak]);
+            remember_session(&mut self.sessions, self.leak);
         }
         if self.handled <= WARM_UP {
             self.cache.push(vec![2; ENTRY]);

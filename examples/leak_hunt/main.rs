@@ -4,7 +4,11 @@
 //! cargo run --example leak_hunt
 //! cargo run --example leak_hunt -- --leak 1KiB --noise 100KiB --svg hunt.svg
 //! cargo run --example leak_hunt -- --leak 0 --invocations 2000
+//! RUSTFLAGS="-C force-frame-pointers=yes" cargo run --features profile,symbols --example leak_hunt
 //! ```
+//!
+//! With the feature `profile` it names the allocation sites that grew: by function with the feature `symbols`, else by
+//! address, with the command that prints the function.
 
 mod arguments;
 mod chart;
@@ -15,7 +19,7 @@ use std::io::{self, Write};
 use std::mem::discriminant;
 use std::process::ExitCode;
 
-use plimsoll::monitor::{InvocationHeap, InvocationReport, LeakVerdict, ReportPolicy};
+use plimsoll::monitor::{HeapSite, InvocationHeap, InvocationReport, LeakVerdict, ReportPolicy};
 use plimsoll::{ByteSize, Monitor, TrackingAllocator};
 
 use crate::arguments::{Arguments, HELP, Parsed};
@@ -27,7 +31,7 @@ static GLOBAL: TrackingAllocator = TrackingAllocator::new();
 /// What one invocation left, and what was made of it.
 struct Point {
     live: ByteSize,
-    unaccounted: ByteSize,
+    unattributed: ByteSize,
     verdict: LeakVerdict,
 }
 
@@ -58,12 +62,15 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
+    #[cfg(feature = "profile")]
+    plimsoll::heap::profile::start(ByteSize::kib(64))?;
     // Its own lines would be hundreds; what changes is printed here.
     let monitor = Monitor::builder().memory_size(arguments.memory).report(ReportPolicy::Off).build()?;
     let mut handler = Handler::new(arguments);
     let capacity = monitor.alarm_thresholds().ok_or("no memory limit")?.capacity();
     let mut hunt = Hunt { points: Vec::with_capacity(arguments.invocations), capacity };
     let mut said = None;
+    let mut growing = None;
     for number in 1..=arguments.invocations {
         let invocation = monitor.start("hunt");
         handler.handle();
@@ -73,12 +80,16 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         if said.replace(kind) != Some(kind) || number == arguments.invocations {
             print(&line(number, &report))?;
         }
-        let InvocationHeap { live, unaccounted, .. } = report.heap.ok_or("the heap is not tracked")?;
-        hunt.points.push(Point { live, unaccounted, verdict: report.verdict });
+        growing = report.growing_sites[0].or(growing);
+        let InvocationHeap { live, unattributed, .. } = report.heap.ok_or("the heap is not tracked")?;
+        hunt.points.push(Point { live, unattributed, verdict: report.verdict });
         if live.max(report.rss.unwrap_or_default()) > capacity {
             print(&format!("{number:>6}  over {capacity}: Lambda would have killed it\n"))?;
             break;
         }
+    }
+    if let Some(site) = growing.filter(|site| site.function.is_none()) {
+        print(&command(&site)?)?;
     }
     if let Some(path) = &arguments.svg {
         std::fs::write(path, chart::svg(&hunt)?).map_err(|error| format!("{path}: {error}"))?;
@@ -90,8 +101,17 @@ fn line(number: usize, report: &InvocationReport) -> String {
     let rss = report.rss.map_or_else(|| "not known".to_owned(), |rss| rss.to_string());
     let heap = report
         .heap
-        .map_or_else(|| "not known".to_owned(), |heap| format!("{}, unaccounted {}", heap.live, heap.unaccounted));
-    format!("{number:>6}  {}  (heap {heap}, rss {rss})\n", report.verdict)
+        .map_or_else(|| "not known".to_owned(), |heap| format!("{}, unattributed {}", heap.live, heap.unattributed));
+    let sites = report.growing_sites.iter().flatten();
+    let sites: Vec<_> = sites.map(|site| format!("{site} +{}", site.bytes)).collect();
+    let colon = if sites.is_empty() { "" } else { ": " };
+    format!("{number:>6}  {}{colon}{}  (heap {heap}, rss {rss})\n", report.verdict, sites.join(", "))
+}
+
+/// The command that prints the functions of a site.
+fn command(site: &HeapSite) -> io::Result<String> {
+    let addresses: Vec<_> = site.addresses().map(|address| format!("{address:#x}")).collect();
+    Ok(format!("addr2line -Cfip -e {} {}\n", std::env::current_exe()?.display(), addresses.join(" ")))
 }
 
 /// Prints to standard output. A reader that went away, as `head` does, is no failure.

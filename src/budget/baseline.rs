@@ -2,7 +2,7 @@
 //! drift heals both ways.
 //!
 //! ```text
-//!   room  =  limit  -  unaccounted  -  overhead
+//!   room  =  limit  -  unreserved  -  overhead
 //!                      live heap       rss beyond the heap it has carried, smoothed; after the first measurement it
 //!                      that nobody     rises by one step at a time, and never takes more than what leaves `floor`
 //!                      reserved
@@ -26,14 +26,14 @@ use crate::size::ByteSize;
 /// let budget = MemoryBudget::new(ByteSize::mib(100));
 /// budget.rebaseline(ByteSize::mib(15)); // live heap, of which nobody has reserved any
 /// let baseline = budget.baseline();
-/// assert_eq!((baseline.unaccounted, baseline.overhead, baseline.room),
+/// assert_eq!((baseline.unreserved, baseline.overhead, baseline.room),
 ///     (ByteSize::mib(15), ByteSize::ZERO, ByteSize::mib(85)));
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct Baseline {
     /// Live heap that no account had reserved, when last measured.
-    pub unaccounted: ByteSize,
+    pub unreserved: ByteSize,
     /// Rss beyond the heap that its pages have carried, smoothed. It may exceed what it is let to take.
     pub overhead: ByteSize,
     /// What may be reserved in all.
@@ -49,7 +49,7 @@ pub(super) struct Reckoning {
     pub(super) floor: u64,
     /// By how much `overhead` rises at most from one measurement to the next.
     pub(super) step: u64,
-    pub(super) unaccounted: u64,
+    pub(super) unreserved: u64,
     pub(super) overhead: u64,
     /// The lowest rss observed since `carried` was last raised.
     pub(super) low: u64,
@@ -66,7 +66,7 @@ impl Reckoning {
     /// Takes over how much of the live heap is not reserved.
     pub(super) fn rebaseline(&mut self, live: u64, reserved: u64) {
         self.height = 0;
-        self.unaccounted = live.saturating_sub(reserved);
+        self.unreserved = live.saturating_sub(reserved);
     }
 
     /// Moves the overhead a quarter of the way to what the rss has beyond the heap it carried, upward by at most one
@@ -91,7 +91,7 @@ impl Reckoning {
 
     /// Measures anew after free pages were given back: there is no page left that could carry more heap.
     pub(super) fn trimmed(&mut self, rss: u64, reserved: u64) {
-        let live = self.unaccounted.saturating_add(reserved);
+        let live = self.unreserved.saturating_add(reserved);
         (self.carried, self.low) = (live, rss);
         self.move_to(rss.saturating_sub(live));
     }
@@ -113,13 +113,13 @@ impl Reckoning {
     }
 
     pub(super) fn room(&self) -> u64 {
-        let left = self.limit.saturating_sub(self.unaccounted);
+        let left = self.limit.saturating_sub(self.unreserved);
         left - self.overhead.min(left.saturating_sub(self.floor))
     }
 
     pub(super) fn report(&self) -> Baseline {
         Baseline {
-            unaccounted: ByteSize::bytes(self.unaccounted),
+            unreserved: ByteSize::bytes(self.unreserved),
             overhead: ByteSize::bytes(self.overhead),
             room: ByteSize::bytes(self.room()),
         }

@@ -57,7 +57,7 @@ impl Core {
     pub(super) fn look_at_pages(&self, used: u64) {
         // Another thread looks, or tells what it saw: no need to wait, and perhaps a lock is held.
         let Some(mut reckoning) = self.reckoning.try_lock() else { return };
-        let live = used.saturating_add(reckoning.unaccounted);
+        let live = used.saturating_add(reckoning.unreserved);
         self.pages.look(live);
         if !reckoning.is_new_height(used) {
             return;
@@ -126,7 +126,7 @@ impl Core {
 
     /// What is reserved, and heap that nobody reserved.
     fn live(&self) -> u64 {
-        self.line.used().saturating_add(self.reckoning.lock().unaccounted)
+        self.line.used().saturating_add(self.reckoning.lock().unreserved)
     }
 
     /// Gives free pages back, and has what is left of the rss beyond the live heap told from pages that carried more.

@@ -43,7 +43,7 @@ pub(super) struct Refusal {
     pub(super) requested: ByteSize,
     pub(super) available: ByteSize,
     pub(super) limit: ByteSize,
-    /// What of the limit is not for accounts: unaccounted heap and overhead.
+    /// The part of the limit that is not for accounts: unreserved heap and overhead.
     pub(super) withheld: ByteSize,
     /// The largest first.
     pub(super) holders: [Option<(&'static str, ByteSize)>; 3],
@@ -81,7 +81,7 @@ impl BudgetExceeded {
         self.0.limit
     }
 
-    /// Tells how much of the limit no account could have had: unaccounted heap, and overhead.
+    /// Returns the part of the limit that no account can have: unreserved heap and overhead.
     pub fn withheld(&self) -> ByteSize {
         self.0.withheld
     }

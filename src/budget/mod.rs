@@ -218,7 +218,7 @@ impl MemoryBudget {
             limit: limit.as_u64(),
             floor: floor.unwrap_or(limit.percent(BudgetBuilder::FLOOR_PERCENT)).as_u64(),
             step: step.unwrap_or(limit.percent(BudgetBuilder::STEP_PERCENT)).as_u64().max(1),
-            unaccounted: 0,
+            unreserved: 0,
             overhead: 0,
             low: u64::MAX,
             carried: 0,

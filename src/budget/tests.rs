@@ -5,7 +5,7 @@ use crate::env::{ENVIRONMENT_SHARE, EnvError, MemoryLimit};
 use crate::size::ByteSize;
 
 fn reckoning() -> Reckoning {
-    Reckoning { limit: 100, floor: 50, step: 5, unaccounted: 0, overhead: 0, low: u64::MAX, carried: 0, height: 0 }
+    Reckoning { limit: 100, floor: 50, step: 5, unreserved: 0, overhead: 0, low: u64::MAX, carried: 0, height: 0 }
 }
 
 #[test]

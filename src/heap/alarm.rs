@@ -201,7 +201,10 @@ const FORESEEN_AGAIN_MS: u64 = 10_000;
 /// {"plimsoll":"alarm","v":1,"timestamp":"2026-11-29T05:40:08.123Z","level":"ERROR","alarm_threshold":97,
 ///  "memory_size":134217728,"rss":117014528,"untouched":1048576,"requested":1048576,"heap":109051904,
 ///  "requests_in_flight":1,"requests":[{"request_id":"4f1c9a","label":"/orders","age_ms":210}],
-///  "gauges":{"orders":94371840},"reserved":{"thumbnails":4194304},"unaccounted":10485760,"largest_growth":0}
+///  "unattributed":10485760,"sums":{"gauges":54525952,"sites":44040192,"reserved":4194304},"build_id":"9f86d081",
+///  "sites":[{"bytes":44040192,"share":40.4,"blocks":168,"function":"app::remember","location":"src/main.rs:12",
+///            "address":"0x1a2b3b","stack":["0x1a2b3b","0x1a0f71"]}],
+///  "gauges":{"orders":54525952},"reserved":{"thumbnails":4194304},"largest_growth":0}
 /// ```
 ///
 /// All sizes are in bytes.
@@ -212,12 +215,18 @@ const FORESEEN_AGAIN_MS: u64 = 10_000;
 /// | `requested` | the size of that block; 0 if the check was not made for a request |
 /// | `heap` | the live heap, with at most 32 KiB for each thread too much |
 /// | `requests` | up to four requests in flight, the oldest first. `peak` is there if it is known |
+/// | `unattributed` | the part of the heap that neither gauges nor allocation sites explain: see [`Holders`](crate::monitor::Holders) |
+/// | `sums` | all gauges, all allocation sites beyond the gauges, and all accounts. `heap` = `gauges` + `sites` + `unattributed` |
+/// | `build_id` | the build of the executable to which the addresses belong |
+/// | `sites` | the three allocation sites with the most live bytes, and their share of the heap in percent |
+/// | `address`, `stack` | the innermost call and up to eight calls, in the numbering of the executable's file, as `addr2line` takes it |
+/// | `function`, `location` | the first function of the stack in the program's own crates, if a report has resolved it before |
 /// | `gauges` | the five largest gauges of [`board`](crate::board). Their sum does not exceed `heap` |
-/// | `reserved` | the five largest accounts of all budgets, which may be memory that was not allocated yet |
-/// | `unaccounted` | the heap less all gauges and accounts |
+/// | `reserved` | the five largest accounts of all budgets, which can be memory that was not allocated yet |
 /// | `largest_growth` | the most that the heap grew over any one invocation |
 ///
-/// A member that would make the line longer than 4 KiB is left out. A line that standard error does not take at once
+/// `build_id` and `sites` are there if a [profile](crate::guide::attribution) runs (feature `profile`). A member or an
+/// entry that would make the line longer than 4 KiB is left out, the last ones first. A line that standard error does not take at once
 /// is written at a later check, with the figures of that one: the allocation does not wait for a reader. The child of
 /// a fork has thresholds and an alarm of its own. Call this function from one thread at a time.
 ///
@@ -291,6 +300,12 @@ pub fn set_alarm_thresholds(thresholds: &AlarmThresholds) -> Result<(), NotInsta
 pub fn highest_crossed_threshold() -> Option<u8> {
     let index = STATE.highest_crossed()?;
     PERCENTS.get(index).map(|percent| percent.load(SeqCst))
+}
+
+/// Returns the topmost threshold in bytes, `usize::MAX` if there is none.
+#[cfg(feature = "symbols")]
+pub(super) fn highest_threshold() -> usize {
+    STATE.highest_threshold()
 }
 
 /// Reads the rss, checks the thresholds against it, and returns it. For the end of an invocation.

@@ -14,6 +14,10 @@ use std::ptr;
 
 use crate::os;
 
+#[cfg(not(feature = "profile"))]
+use super::no_profile as profile;
+#[cfg(feature = "profile")]
+use super::profile::hooks as profile;
 use super::thread::LEDGER;
 use super::{alarm, refusal, thread};
 
@@ -144,7 +148,7 @@ unsafe impl<A: GlobalAlloc + 'static> GlobalAlloc for TrackingAllocator<A> {
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         if !thread::slot().give(layout.size()) {
             // SAFETY: the caller's contract for `dealloc`, passed on.
-            return unsafe { self.dealloc_cold(block, layout) };
+            return unsafe { Self::dealloc_looked_at(block, layout, self) };
         }
         // SAFETY: the caller's contract for `dealloc`: `block` came from `inner` with this layout.
         unsafe { self.inner.dealloc(block, layout) }
@@ -157,7 +161,8 @@ unsafe impl<A: GlobalAlloc + 'static> GlobalAlloc for TrackingAllocator<A> {
             return unsafe { self.shrink(block, layout, new_size) };
         };
         // A large block that moves is copied, so the alarm must know of it, however little it grows.
-        if is_special::<A>(layout) || layout.size() >= alarm::LARGE || !thread::slot().take(growth) {
+        let is_looked_at = layout.size() >= alarm::LARGE || profile::is_on(thread::slot());
+        if is_special::<A>(layout) || is_looked_at || !thread::slot().take(growth) {
             // SAFETY: the caller's contract for `realloc`, passed on.
             return unsafe { self.grow_cold(block, layout, new_size) };
         }
@@ -177,10 +182,13 @@ impl<A: GlobalAlloc + 'static> TrackingAllocator<A> {
     #[cold]
     #[inline(never)]
     unsafe fn alloc_cold(&self, layout: Layout) -> *mut u8 {
+        let here = 0_u8;
         let request = Request { growth: layout.size(), size: layout.size(), touched: 0 };
         charge_around(request, || {
             // SAFETY: the caller's contract for `alloc`, passed on.
-            unsafe { self.inner.alloc(layout) }
+            let block = unsafe { self.inner.alloc(layout) };
+            profile::after_alloc(block, layout.size(), &raw const here);
+            block
         })
     }
 
@@ -190,12 +198,37 @@ impl<A: GlobalAlloc + 'static> TrackingAllocator<A> {
     #[cold]
     #[inline(never)]
     unsafe fn alloc_zeroed_cold(&self, layout: Layout) -> *mut u8 {
+        let here = 0_u8;
         let touched = if is_calloc::<A>(layout) { layout.size().min(os::trimmed()) } else { layout.size() };
         let request = Request { growth: layout.size(), size: layout.size(), touched };
         charge_around(request, || {
             // SAFETY: the caller's contract for `alloc_zeroed`, passed on.
-            unsafe { self.inner.alloc_zeroed(layout) }
+            let block = unsafe { self.inner.alloc_zeroed(layout) };
+            profile::after_alloc(block, layout.size(), &raw const here);
+            block
         })
+    }
+
+    /// Frees a block that may be a sample of the profile: while the profile is on, every free comes here.
+    ///
+    /// The allocator is the last argument, so that the others stay in the registers in which `dealloc` got them.
+    ///
+    /// # Safety
+    ///
+    /// As for [`GlobalAlloc::dealloc`].
+    #[cfg_attr(feature = "profile", inline(never))]
+    #[cfg_attr(
+        not(feature = "profile"),
+        expect(clippy::inline_always, reason = "folds to the slow path"),
+        inline(always)
+    )]
+    unsafe fn dealloc_looked_at(block: *mut u8, layout: Layout, allocator: &Self) {
+        if profile::may_be_sample(block) || !thread::slot().give_slowly(layout.size()) {
+            // SAFETY: the caller's contract for `dealloc`, passed on.
+            return unsafe { Self::dealloc_cold(block, layout, allocator) };
+        }
+        // SAFETY: the caller's contract for `dealloc`: `block` came from `inner` with this layout.
+        unsafe { allocator.inner.dealloc(block, layout) }
     }
 
     /// # Safety
@@ -203,11 +236,13 @@ impl<A: GlobalAlloc + 'static> TrackingAllocator<A> {
     /// As for [`GlobalAlloc::dealloc`].
     #[cold]
     #[inline(never)]
-    unsafe fn dealloc_cold(&self, block: *mut u8, layout: Layout) {
+    unsafe fn dealloc_cold(block: *mut u8, layout: Layout, allocator: &Self) {
+        // Before the block is free, and another thread can have one at the same address.
+        profile::before_free(block);
         alarm::before_dealloc(block, layout.size());
         let total = give(layout.size());
         // SAFETY: the caller's contract for `dealloc`: `block` came from `inner` with this layout.
-        unsafe { self.inner.dealloc(block, layout) };
+        unsafe { allocator.inner.dealloc(block, layout) };
         // The pages of a large block are gone from the rss now.
         if let Some(total) = total {
             alarm::after_dealloc(total);
@@ -220,15 +255,20 @@ impl<A: GlobalAlloc + 'static> TrackingAllocator<A> {
     #[cold]
     #[inline(never)]
     unsafe fn grow_cold(&self, block: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        let here = 0_u8;
+        let sample = profile::before_free(block);
         alarm::before_dealloc(block, layout.size());
         let touched = if is_remapped::<A>(layout) { 0 } else { layout.size() };
         let request = Request { growth: new_size - layout.size(), size: new_size, touched };
         let moved = charge_around(request, || {
             // SAFETY: the caller's contract for `realloc`, passed on.
-            unsafe { self.inner.realloc(block, layout, new_size) }
+            let moved = unsafe { self.inner.realloc(block, layout, new_size) };
+            profile::after_alloc(moved, new_size, &raw const here);
+            moved
         });
         if moved.is_null() {
             alarm::still_there(block, layout.size());
+            profile::still_there(block, sample);
         }
         moved
     }
@@ -240,15 +280,19 @@ impl<A: GlobalAlloc + 'static> TrackingAllocator<A> {
     /// As for [`GlobalAlloc::realloc`], and `new_size` is below the old one.
     #[inline(never)]
     unsafe fn shrink(&self, block: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        let here = 0_u8;
+        let sample = profile::before_free(block);
         alarm::before_dealloc(block, layout.size());
         // SAFETY: the caller's contract for `realloc`, passed on.
         let moved = unsafe { self.inner.realloc(block, layout, new_size) };
         if moved.is_null() {
             refusal::note(new_size);
             alarm::still_there(block, layout.size());
+            profile::still_there(block, sample);
             return moved;
         }
         alarm::still_there(moved, new_size);
+        profile::after_alloc(moved, new_size, &raw const here);
         if let Some(total) = give(layout.size() - new_size) {
             alarm::after_dealloc(total);
         }
@@ -270,7 +314,7 @@ fn untake(booked: usize, asked: usize) -> *mut u8 {
 /// Charges freed bytes back, with or without a thread counter. Returns the total if it has fallen.
 fn give(size: usize) -> Option<usize> {
     let slot = thread::bound();
-    (!slot.is_some_and(|slot| slot.give(size))).then(|| LEDGER.unbook(slot, size))
+    (!slot.is_some_and(|slot| slot.give_slowly(size))).then(|| LEDGER.unbook(slot, size))
 }
 
 /// A request to the inner allocator, in bytes.
@@ -286,9 +330,15 @@ struct Request {
 
 /// Charges a request to the heap and makes it. Over the limit nothing is requested; a failure leaves no trace.
 fn charge_around(request: Request, allocate: impl FnOnce() -> *mut u8) -> *mut u8 {
+    let block = charge(request, allocate);
+    profile::look_at_peak();
+    block
+}
+
+fn charge(request: Request, allocate: impl FnOnce() -> *mut u8) -> *mut u8 {
     let Request { growth, size, touched } = request;
     let slot = thread::bound();
-    if slot.is_some_and(|slot| slot.take(growth)) {
+    if slot.is_some_and(|slot| slot.take_slowly(growth)) {
         let foreseen = alarm::before_alloc(touched, growth);
         let block = allocate();
         if block.is_null() {

@@ -2,11 +2,12 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use crate::board::{self, Shown};
 use crate::log::{Head, Level, MAX_RECORD};
 use crate::os::{self, Line};
 use crate::size::ByteSize;
 
+use super::holders::Holders;
+use super::holders_json::Extent;
 use super::in_flight::{InFlightTable, Request, Ticket};
 use super::thread::LEDGER;
 
@@ -24,6 +25,12 @@ const MAX_NAMED: usize = 4;
 
 /// Gauges, and accounts, that a record names.
 const MAX_GAUGES: usize = 5;
+
+/// Allocation sites that a record names.
+pub(super) const MAX_SITES: usize = 3;
+
+/// Addresses of a site's stack in the alarm.
+const MAX_FRAMES: usize = 8;
 
 static IN_FLIGHT: InFlightTable<MAX_LISTED, WORDS> = InFlightTable::new();
 
@@ -91,7 +98,7 @@ pub(super) fn write_alarm(alarm: &Alarm) -> bool {
     ));
     line.put(format_args!(r#","requested":{requested},"heap":{heap}"#));
     put_requests(&mut line, *now_ms);
-    put_gauges(&mut line, *heap);
+    put_holders(&mut line, *heap, MAX_FRAMES);
     put_field(&mut line, format_args!(r#","largest_growth":{}"#, LARGEST_GROWTH.load(Relaxed)));
     line.put(format_args!("}}"));
     line.write_stderr_nonblocking()
@@ -163,41 +170,19 @@ pub(super) fn put_request_ids<const LEN: usize>(line: &mut Line<LEN>) {
     }
 }
 
-/// The largest gauges and accounts of a moment.
-pub(super) struct Holders {
-    /// The largest gauges. None is larger than the heap less those before it.
-    pub(super) gauges: [Option<(Shown, ByteSize)>; MAX_GAUGES],
-    /// The largest accounts.
-    pub(super) reserved: [Option<(Shown, ByteSize)>; MAX_GAUGES],
-    /// The heap less all gauges and accounts.
-    pub(super) unaccounted: ByteSize,
+/// The holders that a record has.
+pub(super) type FewHolders = Holders<MAX_GAUGES>;
+
+/// Reads the holders of a live heap of `heap` bytes. The gauges do not exceed it.
+pub(super) fn fill_holders(holders: &mut FewHolders, heap: ByteSize) {
+    holders.fill(Some(heap));
+    holders.cut_gauges();
 }
 
-/// Reads the gauges and accounts against a live heap of `heap` bytes.
-pub(super) fn holders(heap: ByteSize) -> Holders {
-    let (mut gauges, counted) = board::largest_gauges();
-    let (reserved, granted) = board::largest_reserved();
-    let mut rest = heap;
-    for (_, bytes) in gauges.iter_mut().flatten() {
-        *bytes = (*bytes).min(rest);
-        rest = rest.saturating_sub(*bytes);
-    }
-    Holders { gauges, reserved, unaccounted: heap.saturating_sub(counted).saturating_sub(granted) }
-}
-
-/// Adds the JSON members `gauges`, `reserved` and `unaccounted`. Sizes are in bytes.
-pub(super) fn put_gauges<const LEN: usize>(line: &mut Line<LEN>, heap: usize) {
-    let Holders { gauges, reserved, unaccounted } = holders(ByteSize::bytes(heap as u64));
-    for (name, members) in [("gauges", gauges), ("reserved", reserved)] {
-        line.put_whole(1, |line| {
-            line.put(format_args!(r#","{name}":{{"#));
-            let mut comma = "";
-            for (name, bytes) in members.iter().flatten() {
-                line.put(format_args!(r#"{comma}"{name}":{}"#, bytes.as_u64()));
-                comma = ",";
-            }
-            line.put(format_args!("}}"));
-        });
-    }
-    put_field(line, format_args!(r#","unaccounted":{}"#, unaccounted.as_u64()));
+/// Adds the JSON members of the holders, with the addresses of up to `frames` calls for each site.
+#[inline(never)]
+pub(super) fn put_holders<const LEN: usize>(line: &mut Line<LEN>, heap: usize, frames: usize) {
+    let mut holders = FewHolders::EMPTY;
+    fill_holders(&mut holders, ByteSize::bytes(heap as u64));
+    holders.put_json(line, Extent { sites: MAX_SITES, frames, named_frames: frames });
 }

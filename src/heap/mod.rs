@@ -49,11 +49,24 @@ mod alarm_state;
 mod allocator;
 mod emergency_log;
 mod fresh;
+mod gross;
+mod holders;
+mod holders_json;
 mod in_flight;
+mod kept;
 mod ledger;
+#[cfg(not(feature = "profile"))]
+mod no_profile;
+#[cfg(not(feature = "profile"))]
+mod no_sites;
 mod peak;
+#[cfg(feature = "profile")]
+pub mod profile;
 mod refusal;
+#[cfg(feature = "symbols")]
+mod resolve;
 mod scope;
+mod site_names;
 mod slot;
 mod thread;
 
@@ -64,6 +77,9 @@ pub(crate) use alarm::check_now;
 pub use alarm::{AlarmThresholds, AlarmThresholdsError, highest_crossed_threshold, set_alarm_thresholds};
 pub use allocator::TrackingAllocator;
 pub(crate) use emergency_log::{InFlightRequest, MAX_TEXT, record_growth};
+pub use holders::{HeapSite, Holders};
+pub(crate) use holders::{growing_sites, record_baseline, split_of_heap};
+pub(crate) use holders_json::{Extent, SiteJson, build_id};
 pub use scope::{HeapDelta, assert_peak, scope, scope_async};
 
 use crate::error_chain::debug_as_chain;

@@ -3,7 +3,13 @@
 //! Every field is written by the owner alone, so plain loads and stores serve; readers elsewhere may see them late.
 //! The owner calls `take` and `give` for every allocation of the program: they are the fast path.
 
-use crate::sync::{AtomicIsize, AtomicU64, Ordering::Relaxed, constructor};
+#[cfg(feature = "profile")]
+use crate::sync::Ordering::SeqCst;
+use crate::sync::{AtomicIsize, Ordering::Relaxed, constructor};
+
+use super::gross::Gross;
+#[cfg(feature = "profile")]
+use super::profile::{Hits, Interval, ThreadSampling};
 
 /// Bytes a refill books beyond the need at hand. A slot holds at most twice as much.
 pub(crate) const STEP: usize = 16 * 1024;
@@ -21,11 +27,17 @@ pub(crate) struct Slot {
     /// `isize::MAX`.
     low: AtomicIsize,
     /// Bytes handed out by this and earlier owners. What was freed follows from this and `net`.
-    allocated: AtomicU64,
+    allocated: Gross,
     /// Net bytes this owner has moved onto the line.
     booked: AtomicIsize,
     /// The highest `net` of the intervals closed since the innermost open scope began.
     top: AtomicIsize,
+    /// The most credit with which a free takes the fast path: `FULL`, and 0 while each free must look for a sample.
+    #[cfg(feature = "profile")]
+    give_limit: AtomicIsize,
+    /// The absolute position of the thread's next sampling point, and the sampling interval it was chosen with.
+    #[cfg(feature = "profile")]
+    sampling: ThreadSampling,
 }
 
 impl Slot {
@@ -51,17 +63,35 @@ impl Slot {
             Self {
                 credit: AtomicIsize::new(credit),
                 low: AtomicIsize::new(credit),
-                allocated: AtomicU64::new(0),
+                allocated: Gross::new(),
                 booked: AtomicIsize::new(0),
                 top: AtomicIsize::new(0),
+                #[cfg(feature = "profile")]
+                give_limit: AtomicIsize::new(0),
+                #[cfg(feature = "profile")]
+                sampling: ThreadSampling::new(),
             }
         }
     }
 
-    /// Spends `n` bytes of credit. On `false` nothing has changed, and the slow path must decide.
+    /// Spends `n` bytes of credit. On `false` nothing has changed but the low mark, and the slow path must decide.
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "the fast path of every allocation: a call would cost more than it")]
     pub(crate) fn take(&self, n: usize) -> bool {
+        self.spend_credit(n, |allocated| allocated.try_add(n))
+    }
+
+    /// As [`take`](Self::take), for the slow path: whether a sample is due does not matter.
+    pub(crate) fn take_slowly(&self, n: usize) -> bool {
+        self.spend_credit(n, |allocated| {
+            allocated.add(n.cast_signed());
+            true
+        })
+    }
+
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "the fast path of every allocation: a call would cost more than it")]
+    fn spend_credit(&self, n: usize, count: impl Fn(&Gross) -> bool) -> bool {
         let credit = self.credit.load(Relaxed).wrapping_sub_unsigned(n);
         let low = self.low.load(Relaxed);
         // One compare is three tests: a new low mark, no credit left, no slot at all.
@@ -72,8 +102,12 @@ impl Slot {
             }
             self.low.store(credit, Relaxed);
         }
+        // If a sample is due, the slow path spends the same bytes, so the low mark is right in any case.
+        if !count(&self.allocated) {
+            std::hint::cold_path();
+            return false;
+        }
         self.credit.store(credit, Relaxed);
-        self.allocated.store(self.allocated.load(Relaxed).wrapping_add(n as u64), Relaxed);
         true
     }
 
@@ -81,9 +115,26 @@ impl Slot {
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "the fast path of every allocation: a call would cost more than it")]
     pub(crate) fn give(&self, n: usize) -> bool {
+        self.earn_credit(n, || {
+            #[cfg(feature = "profile")]
+            return self.give_limit.load(Relaxed);
+            #[cfg(not(feature = "profile"))]
+            return FULL;
+        })
+    }
+
+    /// As [`give`](Self::give), after a sample of the block was looked for.
+    #[inline]
+    pub(crate) fn give_slowly(&self, n: usize) -> bool {
+        self.earn_credit(n, || FULL)
+    }
+
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "the fast path of every free: a call would cost more than it")]
+    fn earn_credit(&self, n: usize, limit: impl Fn() -> isize) -> bool {
         let credit = self.credit.load(Relaxed).wrapping_add_unsigned(n);
         // As unsigned, so that one compare also refuses a sum that wrapped below zero.
-        if credit.cast_unsigned() > FULL.cast_unsigned() {
+        if credit.cast_unsigned() > limit().cast_unsigned() {
             return false;
         }
         self.credit.store(credit, Relaxed);
@@ -93,7 +144,7 @@ impl Slot {
     /// Takes back a `take` whose memory never came. The low mark cannot be taken back: it errs upward, by `n`.
     pub(crate) fn untake(&self, n: usize) {
         self.credit.store(self.credit().wrapping_add_unsigned(n), Relaxed);
-        self.allocated.store(self.allocated().wrapping_sub(n as u64), Relaxed);
+        self.allocated.add(n.cast_signed().wrapping_neg());
     }
 
     /// Unused credit in bytes.
@@ -108,7 +159,7 @@ impl Slot {
 
     /// Bytes handed to this and earlier owners.
     pub(crate) fn allocated(&self) -> u64 {
-        self.allocated.load(Relaxed)
+        self.allocated.allocated()
     }
 
     /// This owner's allocations less its frees, in bytes: negative where it frees what others allocated.
@@ -141,7 +192,7 @@ impl Slot {
 
     /// Counts bytes that the slow path handed out (or, negative, took back).
     pub(crate) fn count(&self, n: isize) {
-        self.allocated.store(self.allocated().wrapping_add_signed(n as i64), Relaxed);
+        self.allocated.add(n);
     }
 
     /// Empties the slot for its next owner, but for the sum of what was allocated: that must not fall.
@@ -149,5 +200,39 @@ impl Slot {
         for field in [&self.credit, &self.low, &self.booked, &self.top] {
             field.store(0, Relaxed);
         }
+    }
+}
+
+/// The calls of the profile of allocation sites.
+#[cfg(feature = "profile")]
+impl Slot {
+    /// Prepares the counter for its owner. If it has taken samples for an earlier owner, it goes on with its countdown,
+    /// because a thread may end before it comes to its first sampling point.
+    pub(crate) fn prepare(&self) {
+        self.give_limit.store(FULL, SeqCst);
+    }
+
+    /// Repairs the counter in the child of a fork.
+    pub(crate) fn repair_after_fork(&self) {
+        self.allocated.repair_after_fork();
+    }
+
+    /// Has each free from now on look for a sample of its block. Any thread may call it.
+    pub(crate) fn look_at_frees(&self) {
+        self.give_limit.store(0, SeqCst);
+    }
+
+    /// Returns `true` if each free looks for a sample of its block.
+    #[inline]
+    pub(crate) fn looks_at_frees(&self) -> bool {
+        self.give_limit.load(Relaxed) == 0
+    }
+
+    /// Moves the thread on by a block of `size` bytes, and returns the sampling points in it.
+    pub(crate) fn pass(&self, size: usize, interval: Interval, seed: u64) -> Hits {
+        let countdown = self.sampling.has_begun().then(|| self.allocated.countdown());
+        let (hits, countdown) = self.sampling.pass(countdown, size as u64, interval, seed);
+        self.allocated.set_countdown(countdown);
+        hits
     }
 }

@@ -19,6 +19,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqC
 use crate::os::{self, ThreadStamp};
 
 use super::ledger::{Ledger, SLOTS};
+#[cfg(feature = "profile")]
+use super::profile;
 use super::slot::Slot;
 use super::{alarm, emergency_log, fresh};
 
@@ -58,6 +60,14 @@ fn bind() -> Option<&'static Slot> {
         LEDGER.bind()
     })?;
     stamp(slot);
+    #[cfg(feature = "profile")]
+    {
+        slot.prepare();
+        // Asked after the counter is prepared: the profile changes its own state before the counters.
+        if profile::looks_at_frees() {
+            slot.look_at_frees();
+        }
+    }
     Some(slot)
 }
 
@@ -118,6 +128,8 @@ fn watch_forks() {
 /// A slot that its owner was changing at the fork may put the total off by the request that was being made.
 extern "C" fn begin_child() {
     let own = own();
+    #[cfg(feature = "profile")]
+    LEDGER.slots().iter().for_each(Slot::repair_after_fork);
     for (owner, slot) in OWNERS.iter().zip(LEDGER.slots()) {
         if own.is_some_and(|own| ptr::eq(own, slot)) {
             stamp(slot);
@@ -128,6 +140,8 @@ extern "C" fn begin_child() {
     }
     emergency_log::clear_after_fork();
     alarm::restart_after_fork();
+    #[cfg(feature = "profile")]
+    profile::restart_after_fork();
 }
 
 thread_local! {

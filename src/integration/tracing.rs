@@ -30,7 +30,7 @@ macro_rules! emit {
             heap_peak = bytes($report.heap.map(|heap| heap.peak.at_most)),
             heap_percent = $report.percent(),
             heap_growth = $report.heap.map(|heap| heap.growth.as_i64()),
-            heap_unaccounted = bytes($report.heap.map(|heap| heap.unaccounted)),
+            heap_unattributed = bytes($report.heap.map(|heap| heap.unattributed)),
             allocations_refused = $report.refused,
             memory_size = bytes($report.thresholds.map(|thresholds| thresholds.memory_size())),
             rss = bytes($report.rss),
@@ -47,7 +47,9 @@ macro_rules! emit {
             evicted = (!$report.caches.is_none_evicted()).then(|| field::display($report.caches)),
             resources = (!$report.resources.is_empty()).then(|| field::display($report.resources)),
             alerts = $report.alerts().next().map(|_| field::display(Alerts($report))),
-            holders = $report.holders.iter().flatten().next().map(|_| field::display(Holders($report))),
+            growing_sites = $report.growing_sites[0].map(|_| field::display(Sites($report))),
+            gauges = $report.gauges[0].map(|_| field::display(Names(&$report.gauges))),
+            reserved = $report.accounts[0].map(|_| field::display(Names(&$report.accounts))),
             "memory of an invocation"
         );
     }};
@@ -61,12 +63,12 @@ macro_rules! emit {
 ///
 /// ```text
 /// request_id label outcome duration_us concurrent invocations
-/// heap_live heap_peak heap_percent heap_growth heap_unaccounted allocations_refused
+/// heap_live heap_peak heap_percent heap_growth heap_unattributed allocations_refused
 /// memory_size rss rss_peak rss_highest fits_mb alarm_threshold
 /// budget_reserved budget_room budget_pressure budget_drift          with a budget
 /// verdict trimmed evicted                                           where there is one, where there were any
 /// resources                                                         with resources, in words
-/// alerts holders                                                    where there are any, in words
+/// alerts growing_sites gauges reserved                              if there are any, in words
 /// ```
 ///
 /// ```no_run
@@ -102,12 +104,22 @@ impl fmt::Display for Alerts<'_> {
 }
 
 /// `sessions 4.9 MiB, model 1.0 MiB`
-struct Holders<'a>(&'a InvocationReport);
+struct Names<'a>(&'a [Option<(&'static str, ByteSize)>]);
 
-impl fmt::Display for Holders<'_> {
+impl fmt::Display for Names<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut holders = self.0.holders.iter().flatten().enumerate();
-        holders.try_for_each(|(index, (name, held))| write!(f, "{}{} {held}", comma(index), Clean(name)))
+        let mut names = self.0.iter().flatten().enumerate();
+        names.try_for_each(|(index, (name, held))| write!(f, "{}{} {held}", comma(index), Clean(name)))
+    }
+}
+
+/// `app::remember (src/main.rs:12) 12.4 MiB`
+struct Sites<'a>(&'a InvocationReport);
+
+impl fmt::Display for Sites<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut sites = self.0.growing_sites.iter().flatten().enumerate();
+        sites.try_for_each(|(index, site)| write!(f, "{}{site} {}", comma(index), site.bytes))
     }
 }
 

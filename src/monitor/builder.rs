@@ -20,6 +20,7 @@ use super::caches::Caches;
 use super::invocation::{Before, Seen, State};
 use super::leak::Retention;
 use super::policy::{self, ReportPolicy};
+use super::profile::Profile;
 use super::report::InvocationReport;
 use super::resources::Resources;
 use super::startup::{extensions, foreign_account};
@@ -85,6 +86,7 @@ pub struct MonitorBuilder {
     environment_share: Option<ByteSize>,
     percents: Option<Vec<u8>>,
     policy: ReportPolicy,
+    pub(super) profile: Profile,
     log_format: Option<LogFormat>,
     require_allocator: bool,
     window: usize,
@@ -105,6 +107,7 @@ impl Default for MonitorBuilder {
             environment_share: None,
             percents: None,
             policy: ReportPolicy::Each,
+            profile: Profile::default(),
             log_format: None,
             require_allocator: false,
             window: 256,
@@ -415,6 +418,9 @@ impl MonitorBuilder {
     /// | a variable of the memory limit is invalid | the limit of the cgroup applies, if there is one |
     /// | the tracking allocator is not installed | rss only; no alarm |
     /// | `PLIMSOLL_REPORT` is empty or invalid | the policy of the program applies |
+    /// | `PLIMSOLL_PROFILE` is empty or invalid | the setting of the program applies, by default off |
+    /// | `PLIMSOLL_PROFILE` asks for a profile without the feature `profile` | no profile |
+    /// | a profile is on, and stacks cannot be walked without `-C force-frame-pointers=yes` | all sites are one |
     /// | another monitor is installed | peaks and alarm belong to the process; the thresholds set last apply |
     /// | a resource's account belongs to another budget than the monitor's | the budget's figures miss it |
     /// | extensions in `/opt/extensions` on AWS Lambda | their memory counts: see [`environment_share`](Self::environment_share) |
@@ -485,6 +491,7 @@ impl MonitorBuilder {
         // In any case known from here on, so that no report reads the environment, which allocates.
         log::set_format(self.log_format.unwrap_or_else(log::format));
         let policy = policy::from_env(|name| std::env::var_os(name), &mut warnings).unwrap_or(self.policy);
+        let profile = self.profile.or_env(|name| std::env::var_os(name), &mut warnings);
         let (memory_size, share) = self.limit(&mut warnings);
         let share = self.environment_share.unwrap_or(share);
         let on_lambda = MemoryLimit::is_on_lambda();
@@ -513,6 +520,7 @@ impl MonitorBuilder {
                 thresholds,
                 share,
                 policy,
+                profile,
                 clock,
                 hooks,
                 observers,

@@ -4,15 +4,16 @@ use std::mem::{Discriminant, discriminant};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::board;
+use crate::board::{self, Shown};
 use crate::clock::{Stopwatch, micros};
-use crate::heap::{self, HeapPeak, InFlightRequest};
+use crate::heap::{self, HeapPeak, HeapSite, InFlightRequest};
 use crate::os;
 use crate::size::{ByteDelta, ByteSize};
 
 use super::Shared;
 use super::alert::{Alert, Alerts, is_a_fifth_over};
 use super::caches::CacheCounts;
+use super::growth::{Baseline, Due};
 use super::leak::{LeakVerdict, LeakWatch, Left, Retention};
 use super::policy::ReportPolicy;
 use super::report::{InvocationHeap, InvocationReport, Outcome, Reserved};
@@ -31,6 +32,9 @@ pub(super) struct State {
     pub(super) trimmer: Trimmer,
     /// What the last report said of it.
     pub(super) verdict: LeakVerdict,
+    baseline: Baseline,
+    /// The sites of the last report with a growing verdict that has read them.
+    growing_sites: [Option<HeapSite>; 3],
     /// How many invocations are running.
     in_flight: usize,
     /// How many times a second one began beside another: a number to see whether it happened meanwhile.
@@ -96,6 +100,8 @@ impl State {
             leak: LeakWatch::new(),
             trimmer: Trimmer::new(trim),
             verdict: LeakVerdict::Unknown,
+            baseline: Baseline::new(),
+            growing_sites: [None; 3],
             in_flight: 0,
             overlaps: 0,
             started: 0,
@@ -258,7 +264,7 @@ impl Invocation {
         let resident = heap::check_now().ok();
         self.listed.end();
         let rss = resident.map(|rss| rss.total);
-        let (holders, held) = board::largest::<3>();
+        let named = Named::read();
         let books = heap::stats().ok();
         // A hook may have left more memory behind than the peak before it.
         let heap = books.zip(peak).zip(self.live_before).map(|((books, peak), live_before)| InvocationHeap {
@@ -266,15 +272,16 @@ impl Invocation {
             live: books.live,
             peak: HeapPeak { at_most: peak.at_most.max(books.live), ..peak },
             growth: ByteDelta::between(live_before, books.live),
-            unaccounted: books.live.saturating_sub(held),
+            unattributed: heap::split_of_heap(books.live, named.in_gauges).unattributed,
         });
         let (resources, caches) = (self.shared.resources.counts(), self.shared.caches.counts());
+        let mut due = Due::Nothing;
         let mut state = self.shared.state();
         let is_latest = state.started == self.number;
         if let Some(heap) = &heap {
             let left = Left {
                 live: heap.live.as_u64(),
-                explained: held.as_u64(),
+                explained: named.in_gauges.saturating_add(named.reserved).as_u64(),
                 rss: resident,
                 capacity: self.shared.thresholds.map(|thresholds| thresholds.capacity().as_u64()),
                 // Memory that other invocations use would count as left behind.
@@ -283,6 +290,7 @@ impl Invocation {
             let beyond = resident.map_or(ByteSize::ZERO, |rss| rss.anonymous.saturating_sub(heap.live));
             let retention = Retention { trimmed: state.trimmer.in_vain(beyond.as_u64()), ..self.shared.retention };
             state.verdict = state.leak.watch(&left, &retention);
+            due = state.due_for_sites(&left);
             heap::record_growth(heap.live.saturating_sub(heap.live_before));
             let carried = self.carried(heap, rss, peak_rss);
             state.seen = rss.map(|rss| Seen { rss, carried });
@@ -308,9 +316,11 @@ impl Invocation {
             crossed: heap::highest_crossed_threshold(),
             reserved: self.shared.budget.as_ref().map(Reserved::of),
             refused,
-            holders,
+            gauges: named.gauges,
+            accounts: named.accounts,
             resources,
             verdict: state.verdict,
+            growing_sites: state.growing_sites,
             trimmed: None,
             caches: caches.since(&mut state.caches),
             duration,
@@ -322,7 +332,21 @@ impl Invocation {
         report.alerts = state.new_alerts(&report);
         let print = state.is_due(&report, self.shared.policy);
         drop(state);
+        self.compare_sites(due, &mut report);
         (report, print)
+    }
+
+    /// Does the profiler's work after a report, without the lock of the state, because it can resolve names.
+    fn compare_sites(&self, due: Due, report: &mut InvocationReport) {
+        match due {
+            Due::Nothing => (),
+            Due::Baseline => heap::record_baseline(),
+            Due::GrowingSites => {
+                let top = self.shared.thresholds.and_then(|all| Some(all.threshold(all.percents().max()?)));
+                report.growing_sites = heap::growing_sites(top);
+                self.shared.state().growing_sites = report.growing_sites;
+            }
+        }
     }
 
     /// Returns the most heap that the resident pages carried at one moment of this invocation.
@@ -352,7 +376,32 @@ impl std::fmt::Debug for Invocation {
     }
 }
 
+/// The largest gauges and accounts, and the sums of all.
+struct Named {
+    gauges: [Option<(&'static str, ByteSize)>; 3],
+    in_gauges: ByteSize,
+    accounts: [Option<(&'static str, ByteSize)>; 3],
+    reserved: ByteSize,
+}
+
+impl Named {
+    fn read() -> Self {
+        let (gauges, in_gauges) = board::largest_gauges();
+        let (accounts, reserved) = board::largest_reserved();
+        let names = |top: [Option<(Shown, ByteSize)>; 3]| top.map(|held| held.map(|(name, held)| (name.name(), held)));
+        Self { gauges: names(gauges), in_gauges, accounts: names(accounts), reserved }
+    }
+}
+
 impl State {
+    /// Returns the profiler's work after a report. Forgets the growing sites when the verdict has changed.
+    fn due_for_sites(&mut self, left: &Left) -> Due {
+        if !matches!(self.verdict, LeakVerdict::Growing { .. }) {
+            self.growing_sites = [None; 3];
+        }
+        self.baseline.watch(left.live.saturating_sub(left.explained), self.verdict)
+    }
+
     /// The alerts that hold now and have not been said since they last cleared.
     fn new_alerts(&mut self, report: &InvocationReport) -> Alerts {
         if self.window.count().is_multiple_of(TREND_EVERY) {

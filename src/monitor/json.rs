@@ -2,8 +2,9 @@
 
 use std::fmt::{self, Write as _};
 
-use crate::board::Clean;
+use crate::board::{self, Clean};
 use crate::clock::micros;
+use crate::heap::{self, HeapSite, SiteJson};
 use crate::log::{Head, Level};
 use crate::size::{ByteDelta, ByteSize};
 
@@ -112,7 +113,7 @@ impl Members<'_> {
         write!(f, r#","duration":{}.{:03}"#, micros / 1000, micros % 1000)?;
         known(f, "total_memory", report.thresholds.map(|thresholds| thresholds.memory_size().as_u64() >> 20))?;
         known(f, "heap_growth", report.heap.map(|heap| heap.growth.as_i64()))?;
-        known(f, "heap_unaccounted", report.heap.map(|heap| heap.unaccounted.as_u64()))?;
+        known(f, "heap_unattributed", report.heap.map(|heap| heap.unattributed.as_u64()))?;
         known(f, "rss", report.rss.map(ByteSize::as_u64))?;
         known(f, "rss_peak", report.peak_rss.map(ByteSize::as_u64))?;
         property(f, "rss_highest", report.highest_rss.as_u64())?;
@@ -143,15 +144,17 @@ impl Members<'_> {
         }
         f.write_str(r#","alert_names":["#)?;
         for (index, alert) in report.alerts().enumerate() {
-            let comma = if index == 0 { "" } else { "," };
-            write!(f, r#"{comma}"{alert}""#)?;
+            write!(f, r#"{}"{alert}""#, comma(index))?;
         }
-        f.write_str(r#"],"holders":["#)?;
-        for (index, (name, bytes)) in report.holders.iter().flatten().enumerate() {
-            let comma = if index == 0 { "" } else { "," };
-            write!(f, r#"{comma}{{"name":"{}","bytes":{}}}"#, Clean(name), bytes.as_u64())?;
+        f.write_char(']')?;
+        for (name, held) in [("gauges", report.gauges), ("reserved", report.accounts)] {
+            write!(f, r#","{name}":{{"#)?;
+            for (index, (name, bytes)) in board::numbered(held).iter().flatten().enumerate() {
+                write!(f, r#"{}"{name}":{}"#, comma(index), bytes.as_u64())?;
+            }
+            f.write_char('}')?;
         }
-        f.write_char(']')
+        Ok(())
     }
 }
 
@@ -166,7 +169,10 @@ impl Members<'_> {
         };
         write!(f, r#","verdict":"{word}""#)?;
         match self.0.verdict {
-            LeakVerdict::Growing { invocations_left, .. } => known(f, "invocations_left", invocations_left)?,
+            LeakVerdict::Growing { invocations_left, .. } => {
+                known(f, "invocations_left", invocations_left)?;
+                self.growing_sites(f)?;
+            }
             LeakVerdict::Retaining { beyond_heap, remedy } => {
                 property(f, "retained", beyond_heap.as_u64())?;
                 write!(f, r#","remedy":"{remedy}""#)?;
@@ -177,6 +183,27 @@ impl Members<'_> {
         property(f, "trimmed", given_back.as_u64())?;
         property(f, "trimmed_us", micros(duration))
     }
+}
+
+impl Members<'_> {
+    /// Writes the sites that grew, or nothing if none is known.
+    fn growing_sites(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sites = self.0.growing_sites.iter().flatten();
+        if sites.clone().next().is_none() {
+            return Ok(());
+        }
+        f.write_str(r#","growing_sites":["#)?;
+        for (index, site) in sites.enumerate() {
+            let frames = if site.function.is_some() { 0 } else { HeapSite::PRINTED_FRAMES };
+            write!(f, "{}{}", comma(index), SiteJson { site, frames })?;
+        }
+        f.write_char(']')?;
+        heap::build_id().map_or(Ok(()), |id| write!(f, r#","build_id":"{id}""#))
+    }
+}
+
+const fn comma(index: usize) -> &'static str {
+    if index == 0 { "" } else { "," }
 }
 
 fn property(f: &mut fmt::Formatter<'_>, name: &str, value: impl fmt::Display) -> fmt::Result {
@@ -241,12 +268,12 @@ mod tests {
     }
 
     fn heap() -> impl Strategy<Value = InvocationHeap> {
-        (size(), size(), size(), any::<i64>()).prop_map(|(live, peak, unaccounted, growth)| InvocationHeap {
+        (size(), size(), size(), any::<i64>()).prop_map(|(live, peak, unattributed, growth)| InvocationHeap {
             live_before: ByteSize::ZERO,
             live,
             peak: HeapPeak { at_least: ByteSize::ZERO, at_most: peak },
             growth: ByteDelta::bytes(growth),
-            unaccounted,
+            unattributed,
         })
     }
 
@@ -259,7 +286,8 @@ mod tests {
             [hits, misses, evicted_size, evicted_expired, evicted_pressure, invocations, micros, refused] in
                 [figure(), figure(), figure(), figure(), figure(), figure(), figure(), figure()],
             crossed in option::of(1..=100_u8),
-            holders in [option::of((name(), size())), option::of((name(), size())), option::of((name(), size()))],
+            gauges in [option::of((name(), size())), option::of((name(), size())), option::of((name(), size()))],
+            accounts in [option::of((name(), size())), option::of((name(), size())), option::of((name(), size()))],
             resources in [any::<u32>(), any::<u32>(), any::<u32>(), any::<u32>()],
             first_never_used in option::of(name()),
             verdict in verdict(),
@@ -279,7 +307,8 @@ mod tests {
             report.caches = CacheCounts { hits, misses, evicted_size, evicted_expired, evicted_pressure };
             report.duration = Duration::from_micros(micros);
             (report.invocations, report.refused, report.crossed) = (invocations, refused, crossed);
-            (report.holders, report.concurrent, report.verdict) = (holders, flags[1], verdict);
+            (report.gauges, report.accounts) = (gauges, accounts);
+            (report.concurrent, report.verdict) = (flags[1], verdict);
             let [loaded, unloaded, failed, never_used] = resources.map(|count| count as usize);
             report.resources = ResourceCounts { loaded, unloaded, failed, never_used, first_never_used };
             report.alerts = ALERTS.into_iter().zip(alerts).fold(Alerts::default(), |all, (alert, is_shown)| {
@@ -304,7 +333,10 @@ mod tests {
             prop_assert_eq!(record["request_id"].as_str(), Some(report.id.as_str()));
             prop_assert_eq!(record["label"].as_str().unwrap_or_default(), report.label.as_str());
             prop_assert_eq!(record["heap_live"].as_u64(), report.heap.map(|heap| heap.live.as_u64()));
-            prop_assert_eq!(record["holders"].as_array().map(Vec::len), Some(report.holders.iter().flatten().count()));
+            for (name, held) in [("gauges", report.gauges), ("reserved", report.accounts)] {
+                let members = record[name].as_object().map(serde_json::Map::len);
+                prop_assert_eq!(members, Some(held.iter().flatten().count()));
+            }
         }
 
         #[test]

@@ -17,7 +17,7 @@
 //! ```
 //!
 //! ```text
-//! plimsoll 4f1c9a heap 12.1 peak 41.0 of 116 MiB (35 %) rss 48.2 +0 B | sessions 4.9 unaccounted 7.2 | steady | fits=128MB
+//! plimsoll 4f1c9a heap 12.1 peak 41.0 of 116 MiB (35 %) rss 48.2 +0 B | sessions 4.9 unattributed 7.2 | steady | fits=128MB
 //! ```
 //!
 //! 12.1 MiB of heap are live at the end. The peak during the invocation was 41.0 MiB, which is 35 % of the memory size less
@@ -33,10 +33,12 @@ mod builder;
 mod caches;
 #[cfg(feature = "emf")]
 mod emf;
+mod growth;
 mod invocation;
 mod json;
 mod leak;
 mod policy;
+mod profile;
 mod report;
 mod request_id;
 mod resources;
@@ -58,6 +60,7 @@ use crate::os;
 use crate::size::ByteSize;
 use crate::unwind::contained;
 
+pub use crate::heap::{HeapSite, Holders};
 pub use crate::log::LogFormat;
 pub use alert::Alert;
 pub use builder::{BuildError, MonitorBuilder};
@@ -77,6 +80,7 @@ pub use window::Percentiles;
 use caches::Caches;
 use invocation::{Seen, State};
 use leak::Retention;
+use profile::Profile;
 use resources::Resources;
 use trim::Ended;
 
@@ -122,6 +126,7 @@ struct Shared {
     /// The share of the memory size that the environment's own processes take.
     share: ByteSize,
     policy: ReportPolicy,
+    profile: Profile,
     clock: Clock,
     /// Called at the end of each invocation that leaves none in flight, before the report.
     hooks: Vec<Hook>,
@@ -165,11 +170,12 @@ impl Monitor {
     /// | variable | values | default |
     /// |---|---|---|
     /// | `PLIMSOLL_REPORT` | `each`, `every:100`, `on-change`, `off`: see [`ReportPolicy`] | `each` |
+    /// | `PLIMSOLL_PROFILE` | `on`, `off`, or an interval such as `64KiB`: samples [allocation sites](crate::guide::attribution) (feature `profile`) | `off` |
     /// | `AWS_LAMBDA_LOG_FORMAT` | `JSON`, `Text`: see [`LogFormat`] | `Text` |
     /// | `AWS_LAMBDA_FUNCTION_MEMORY_SIZE` | see [`MemoryLimit::detect`](crate::MemoryLimit::detect) | the limit of the cgroup |
     ///
     /// `PLIMSOLL` is the name that release candidates had for `PLIMSOLL_REPORT`; it is still read, with a warning.
-    /// `PLIMSOLL_PROFILE` and `PLIMSOLL_RECORDER` are reserved: later releases read them.
+    /// `PLIMSOLL_RECORDER` is reserved: later releases read it.
     ///
     /// # Examples
     ///
@@ -192,7 +198,8 @@ impl Monitor {
         monitor
     }
 
-    /// Installs the monitor: sets the alarm thresholds of the process, and writes the abort report if an allocation that
+    /// Installs the monitor: starts the [profile](crate::guide::attribution) of allocation sites if it is
+    /// [switched on](Self::install_from_env), sets the alarm thresholds of the process, and writes the abort report if an allocation that
     /// failed aborts the process. Then writes the warnings of [`MonitorBuilder::install`].
     ///
     /// A second call changes nothing. Alarm and abort report belong to the process: if another monitor is installed, there
@@ -210,13 +217,15 @@ impl Monitor {
         if shared.is_installed.swap(true, Relaxed) {
             return;
         }
+        // Before all else, because blocks that exist already are not sampled.
+        let profile_warning = shared.profile.start();
         if INSTALLED.fetch_add(1, Relaxed) > 0 {
             warn(format_args!(
                 "a second monitor is installed: alarm and peaks belong to the process, and two monitors falsify them; \
                  install one monitor, and clone it"
             ));
         }
-        for warning in shared.take_startup_warnings() {
+        for warning in shared.take_startup_warnings().into_iter().chain(profile_warning) {
             warn(format_args!("{warning}"));
         }
         if let Some(thresholds) = &shared.thresholds {
@@ -262,6 +271,23 @@ impl Monitor {
     /// ```
     pub fn snapshot(&self) -> Snapshot {
         Snapshot::take(&self.shared)
+    }
+
+    /// Returns the gauges, accounts and allocation sites that hold the memory now, as [`Holders::read`] does. With the
+    /// feature `serde` it serializes, so a handler of HTTP can return it as JSON.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # let monitor = plimsoll::Monitor::install_from_env();
+    /// let holders = monitor.holders();
+    /// println!("{:?} of {:?} are unattributed", holders.unattributed, holders.heap);
+    /// for site in holders.largest_sites() {
+    ///     println!("{site} {}", site.bytes);
+    /// }
+    /// ```
+    pub fn holders(&self) -> Holders {
+        Holders::read()
     }
 
     /// Returns the alarm thresholds that [`install`](Self::install) sets; `None` if no memory limit is known.

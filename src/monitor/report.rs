@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::board::Clean;
 use crate::budget::{MemoryBudget, Pressure};
-use crate::heap::{AlarmThresholds, HeapPeak};
+use crate::heap::{AlarmThresholds, HeapPeak, HeapSite};
 use crate::log::{self, LogFormat, MAX_RECORD};
 use crate::os;
 use crate::size::{ByteDelta, ByteSize};
@@ -80,8 +80,9 @@ pub struct InvocationHeap {
     /// `live - live_before`. Negative if the invocation freed memory that was allocated before its start, such as its
     /// own event.
     pub growth: ByteDelta,
-    /// Live heap that no holder on the [`board`](crate::board) accounts for.
-    pub unaccounted: ByteSize,
+    /// The part of the live heap that neither gauges of the [`board`](crate::board) nor allocation sites explain: see
+    /// [`Holders`](super::Holders).
+    pub unattributed: ByteSize,
 }
 
 /// The memory of one invocation. `Display` prints the report line.
@@ -94,7 +95,7 @@ pub struct InvocationHeap {
 /// println!("{report}");
 /// println!("{:?} % of the capacity, fits {:?} MB", report.percent(), report.fits_mb());
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct InvocationReport {
     /// The request id.
@@ -119,14 +120,23 @@ pub struct InvocationReport {
     pub reserved: Option<Reserved>,
     /// Allocations refused since the report before.
     pub refused: u64,
-    /// The three largest holders on the board.
-    pub holders: [Option<(&'static str, ByteSize)>; 3],
+    /// The three largest gauges of the [`board`](crate::board).
+    pub gauges: [Option<(&'static str, ByteSize)>; 3],
+    /// The three largest accounts of all budgets. Their bytes are reserved, and can be memory that is not allocated yet.
+    pub accounts: [Option<(&'static str, ByteSize)>; 3],
     /// The states of the watched resources.
     pub resources: ResourceCounts,
     /// The activity of the watched caches since the report before.
     pub caches: CacheCounts,
     /// The leak verdict over the invocations so far, this one included.
     pub verdict: LeakVerdict,
+    /// The three allocation sites that grew most, if the verdict is [`Growing`](LeakVerdict::Growing) and a
+    /// [profile](crate::guide::attribution) runs (feature `profile`).
+    ///
+    /// They are compared with a baseline of at least 64 invocations before, or of the first report. A baseline is
+    /// replaced after 64 reports, unless the lowest level of the live heap has risen since the 64 before. So a leak is
+    /// compared with a time before it began. While the verdict stays, the sites are read again every 16 invocations.
+    pub growing_sites: [Option<HeapSite>; 3],
     /// Pages released at the end, before `rss` was read; `None` without a [trim](super::MonitorBuilder::trim).
     pub trimmed: Option<Trimmed>,
     /// The time from start to end.
@@ -230,10 +240,12 @@ impl InvocationReport {
             crossed: None,
             reserved: None,
             refused: 0,
-            holders: [None; 3],
+            gauges: [None; 3],
+            accounts: [None; 3],
             resources: ResourceCounts::default(),
             caches: CacheCounts::default(),
             verdict: LeakVerdict::Unknown,
+            growing_sites: [None; 3],
             trimmed: None,
             duration: Duration::ZERO,
             concurrent: false,
@@ -245,8 +257,8 @@ impl InvocationReport {
 
     /// Writes the report to standard error in the format in force.
     pub(super) fn print(&self) {
-        // The text is at most some 800 bytes, with three names of 48 bytes and id and label of 64; the JSON record some
-        // 1,600.
+        // The text is at most some 1,700 bytes, with six names of 48 bytes, id and label of 64, and three functions with
+        // their places of 220; the JSON record some 2,800. Eight addresses are not longer than a function.
         let mut line = os::Line::<MAX_RECORD>::new();
         let is_whole = match log::format() {
             LogFormat::Text => line.put(format_args!("{self}")),
@@ -284,21 +296,16 @@ impl fmt::Display for InvocationReport {
             write!(f, " {}", self.label)?;
         }
         self.fmt_sizes(f)?;
-        if self.heap.is_some() || self.holders.iter().flatten().next().is_some() {
+        if self.heap.is_some() || self.gauges.iter().flatten().next().is_some() {
             f.write_str(" |")?;
         }
-        for (name, bytes) in self.holders.iter().flatten() {
+        for (name, bytes) in self.gauges.iter().flatten() {
             write!(f, " {} {}", Clean(name), mib(*bytes))?;
         }
         if let Some(heap) = self.heap {
-            write!(f, " unaccounted {}", mib(heap.unaccounted))?;
+            write!(f, " unattributed {}", mib(heap.unattributed))?;
         }
-        if let Some(reserved) = self.reserved {
-            write!(f, " | {reserved}")?;
-            if let Some(drift) = self.drift() {
-                write!(f, " drift {drift}")?;
-            }
-        }
+        self.fmt_reserved(f)?;
         if !self.resources.is_empty() {
             write!(f, " | {}", self.resources)?;
             if self.resources.never_used > 0 {
@@ -326,6 +333,9 @@ impl fmt::Display for InvocationReport {
         if self.verdict != LeakVerdict::Unknown {
             write!(f, " | {}", self.verdict)?;
         }
+        for (index, site) in self.growing_sites.iter().flatten().enumerate() {
+            write!(f, "{} {site} {}", if index == 0 { ":" } else { "," }, grown(site))?;
+        }
         if let Some(fits) = self.fits_mb() {
             let unsure = if self.invocations < ENOUGH_INVOCATIONS { "?" } else { "" };
             write!(f, " | fits={fits}MB{unsure}")?;
@@ -337,7 +347,36 @@ impl fmt::Display for InvocationReport {
     }
 }
 
+/// By how much a site has grown, with its sign.
+fn grown(site: &HeapSite) -> ByteDelta {
+    ByteDelta::between(ByteSize::ZERO, site.bytes)
+}
+
 impl InvocationReport {
+    /// Writes the budget and the largest accounts.
+    ///
+    /// ```text
+    ///  | reserved 64.0 of 100.0 drift +2.0 MiB: orders 60.0, thumbnails 4.0      with a budget
+    ///  | reserved: orders 60.0, thumbnails 4.0                                   without
+    /// ```
+    fn fmt_reserved(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(reserved) = self.reserved {
+            write!(f, " | {reserved}")?;
+            if let Some(drift) = self.drift() {
+                write!(f, " drift {drift}")?;
+            }
+        }
+        for (index, (name, bytes)) in self.accounts.iter().flatten().enumerate() {
+            let before = match (index, self.reserved) {
+                (0, None) => " | reserved: ",
+                (0, Some(_)) => ": ",
+                _ => ", ",
+            };
+            write!(f, "{before}{} {}", Clean(name), mib(*bytes))?;
+        }
+        Ok(())
+    }
+
     /// Writes the sizes that every line has, each in MiB with one decimal.
     ///
     /// ```text

@@ -3,15 +3,15 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::board::{self, Clean};
+use crate::board::Clean;
 use crate::budget::Holding;
 use crate::cache::CacheStats;
 use crate::clock::micros;
-use crate::heap::{self, AlarmThresholds, HeapPeak};
+use crate::heap::{self, AlarmThresholds, Extent, HeapPeak, HeapSite, Holders};
 use crate::lazy::ResourceStatus;
 use crate::log::{self, Head, Level, LogFormat, MAX_RECORD};
 use crate::os;
-use crate::size::ByteSize;
+use crate::size::{ByteDelta, ByteSize};
 
 use super::json::known;
 use super::leak::LeakVerdict;
@@ -21,6 +21,12 @@ use super::{Shared, report};
 
 /// Columns of a bar.
 const WIDTH: u64 = 50;
+
+/// Allocation sites in the table.
+const SITES: usize = 10;
+
+/// The entries of a JSON record.
+const SHOWN: Extent = Extent { sites: SITES, frames: 8, named_frames: 0 };
 
 /// The memory of the process at one moment. `Display` draws it.
 ///
@@ -33,7 +39,7 @@ const WIDTH: u64 = 50;
 /// println!("p99 of the peaks: {}", snapshot.peaks.p99);
 /// # Ok::<(), plimsoll::monitor::BuildError>(())
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Snapshot {
     /// The live heap; `None` without the tracking allocator.
@@ -46,8 +52,8 @@ pub struct Snapshot {
     pub highest_rss: ByteSize,
     /// The alarm thresholds; `None` if no memory limit is known.
     pub thresholds: Option<AlarmThresholds>,
-    /// What the board holds, in the order of the names' coming.
-    pub holders: Vec<(&'static str, ByteSize)>,
+    /// The gauges, accounts and allocation sites that hold the memory.
+    pub holders: Holders,
     /// The budget and its accounts, if the monitor was given one.
     pub reserved: Option<(Reserved, Vec<Holding>)>,
     /// The watched resources, in the order of their naming.
@@ -68,6 +74,8 @@ pub struct Snapshot {
 
 impl Snapshot {
     pub(super) fn take(shared: &Shared) -> Self {
+        // Before the lock is taken, because it can take milliseconds.
+        let holders = Holders::read();
         let books = heap::stats().ok();
         let rss = os::rss().ok().map(|rss| rss.total);
         let mut state = shared.state();
@@ -77,7 +85,7 @@ impl Snapshot {
             rss,
             highest_rss: os::peak_rss().ok().max(rss).unwrap_or_default().max(ByteSize::bytes(state.highest_rss)),
             thresholds: shared.thresholds,
-            holders: board::holders().collect(),
+            holders,
             reserved: shared.budget.as_ref().map(|budget| (Reserved::of(budget), budget.holders().collect())),
             resources: shared.resources.statuses().collect(),
             caches: shared.caches.stats().collect(),
@@ -95,7 +103,8 @@ impl Snapshot {
     }
 
     /// Writes the picture to standard error with one system call. If the [log format](super::LogFormat) is JSON, writes a
-    /// record with the sizes, percentiles, verdict and the 16 largest holders instead.
+    /// record with the sizes, percentiles, verdict and [`Holders`] instead. Entries that would make it longer than 4 KiB
+    /// are left out.
     ///
     /// # Examples
     ///
@@ -109,9 +118,11 @@ impl Snapshot {
             LogFormat::Text => os::write_stderr(self.to_string().as_bytes()),
             LogFormat::Json => {
                 let mut line = os::Line::<MAX_RECORD>::new();
-                // With 16 names of 48 bytes and some 20 numbers it is at most some 2 KiB.
+                // Some 20 numbers.
                 let is_whole = line.put(format_args!("{}", Record(self)));
-                debug_assert!(is_whole, "a record has a bounded length");
+                debug_assert!(is_whole, "the start of a record has a bounded length");
+                self.holders.put_json(&mut line, SHOWN);
+                line.put(format_args!("}}"));
                 line.write_stderr();
             }
         }
@@ -121,9 +132,7 @@ impl Snapshot {
 impl fmt::Display for Snapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.fmt_bars(f)?;
-        for (name, bytes) in &self.holders {
-            writeln!(f, "  {}: {bytes}", Clean(name))?;
-        }
+        self.fmt_holders(f)?;
         if let Some((reserved, accounts)) = &self.reserved {
             write!(f, "  {reserved} MiB:")?;
             for Holding { name, held, peak, .. } in accounts {
@@ -193,7 +202,46 @@ impl Snapshot {
     }
 }
 
-/// A snapshot as one JSON record. Sizes are in bytes.
+impl Snapshot {
+    /// Writes the equations, the gauges and the table of allocation sites.
+    ///
+    /// ```text
+    ///   heap 32.0 MiB = gauges 7.0 MiB + sites 20.0 MiB + unattributed 5.0 MiB
+    ///   rss 39.9 MiB = heap 32.0 MiB + kept 2.0 MiB + rest +5.9 MiB
+    ///   atlas: 7.0 MiB
+    ///        bytes  share   blocks  allocation site
+    ///     12.4 MiB 38.8 %      168  app::remember (src/main.rs:12)
+    /// ```
+    fn fmt_holders(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let holders = &self.holders;
+        let Holders { heap, gauges, sites, unattributed, rss, kept, rest, .. } = holders;
+        if let Some((heap, unattributed)) = heap.zip(*unattributed) {
+            writeln!(f, "  heap {heap} = gauges {gauges} + sites {sites} + unattributed {unattributed}")?;
+            if let (Some(rss), Some(kept), Some(rest)) = (rss, kept, rest) {
+                writeln!(f, "  rss {rss} = heap {heap} + kept {kept} + rest {rest}")?;
+            }
+        }
+        for (name, bytes) in holders.largest_gauges() {
+            writeln!(f, "  {}: {bytes}", Clean(name))?;
+        }
+        if holders.is_profiled {
+            writeln!(f, "  {:>10} {:>7} {:>8}  allocation site", "bytes", "share", "blocks")?;
+        }
+        for site in holders.largest_sites().take(SITES) {
+            let HeapSite { bytes, blocks, .. } = site;
+            let tenths = site.share_in_tenths();
+            writeln!(f, "  {bytes:>10} {:>3}.{} % {blocks:>8}  {site}", tenths / 10, tenths % 10)?;
+        }
+        if self.reserved.is_none() {
+            for (name, bytes) in holders.largest_accounts() {
+                writeln!(f, "  reserved {}: {bytes}", Clean(name))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The start of a snapshot as one JSON record, without holders. Sizes are in bytes.
 struct Record<'a>(&'a Snapshot);
 
 impl fmt::Display for Record<'_> {
@@ -205,6 +253,8 @@ impl fmt::Display for Record<'_> {
         known(f, "heap_live", bytes(snapshot.live))?;
         known(f, "heap_peak", bytes(snapshot.peak.map(|peak| peak.at_most)))?;
         known(f, "rss", bytes(snapshot.rss))?;
+        known(f, "kept", bytes(snapshot.holders.kept))?;
+        known(f, "rest", snapshot.holders.rest.map(ByteDelta::as_i64))?;
         known(f, "rss_highest", bytes(Some(snapshot.highest_rss)))?;
         known(f, "fits_mb", snapshot.fits_mb())?;
         known(f, "invocations", Some(snapshot.invocations))?;
@@ -215,12 +265,6 @@ impl fmt::Display for Record<'_> {
         {
             write!(f, r#","{name}":{{"p50":{p50},"p95":{p95},"p99":{p99},"max":{max}}}"#)?;
         }
-        f.write_str(r#","holders":["#)?;
-        let largest = board::largest_of::<16>(snapshot.holders.iter().copied());
-        for (index, (name, bytes)) in largest.iter().flatten().enumerate() {
-            let comma = if index == 0 { "" } else { "," };
-            write!(f, r#"{comma}{{"name":"{}","bytes":{}}}"#, Clean(name), bytes.as_u64())?;
-        }
-        f.write_str("]}")
+        Ok(())
     }
 }

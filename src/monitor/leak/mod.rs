@@ -105,6 +105,14 @@ pub enum Remedy {
     AnotherAllocator,
 }
 
+#[cfg(test)]
+impl LeakVerdict {
+    /// Returns a growing verdict.
+    pub(super) const fn growing_for_test() -> Self {
+        Self::Growing { per_invocation: ByteSize::ZERO, invocations_left: None }
+    }
+}
+
 impl fmt::Display for LeakVerdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

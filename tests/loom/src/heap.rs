@@ -2,6 +2,8 @@
 
 #[path = "../../../src/heap/alarm_state.rs"]
 pub(crate) mod alarm_state;
+#[path = "../../../src/heap/gross.rs"]
+pub(crate) mod gross;
 #[path = "../../../src/heap/in_flight.rs"]
 pub(crate) mod in_flight;
 #[path = "../../../src/heap/ledger.rs"]

@@ -10,6 +10,8 @@ mod flight_cases;
 mod heap;
 mod in_flight_cases;
 mod ledger_cases;
+mod profile;
+mod profile_cases;
 mod sync;
 #[path = "../../../src/unwind.rs"]
 mod unwind;
