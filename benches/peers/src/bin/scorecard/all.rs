@@ -62,6 +62,7 @@ fn missed(sections: &str) -> String {
             let goal = match goal.split_once(' ') {
                 Some((">=", goal)) => format!("at least {goal}"),
                 Some((">", goal)) => format!("above {goal}"),
+                Some(("<", goal)) => format!("below {goal}"),
                 _ => format!("at most {goal}"),
             };
             Some(format!("- {metric}: {ours} {unit}, the goal is {goal}\n"))

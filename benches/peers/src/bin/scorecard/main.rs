@@ -12,6 +12,7 @@ mod heap;
 mod lazy;
 mod monitor;
 mod newcomer;
+mod profile;
 mod programs;
 mod row;
 mod sizing;
@@ -26,7 +27,7 @@ use row::Card;
 /// What an area is told.
 #[derive(Debug, Clone, Copy)]
 struct Options {
-    /// Ends within two minutes after the build, the area `alarm` within eight; the figures are coarser.
+    /// Ends within two minutes after the build, the areas `alarm` and `profile` within eight; the figures are coarser.
     quick: bool,
     /// Inputs of 1 GiB in the areas that read files, and more histories of memory.
     full: bool,
@@ -39,8 +40,9 @@ struct Area {
     measure: fn(Options) -> Result<Card, Box<dyn Error>>,
 }
 
-const AREAS: [Area; 9] = [
+const AREAS: [Area; 10] = [
     Area { name: "heap", about: "tracking allocators: cost and accuracy", measure: heap::measure },
+    Area { name: "profile", about: "allocation sites: cost, and the share that is right", measure: profile::measure },
     Area { name: "alarm", about: "alarms before a kill: false, missed and late ones", measure: alarm::measure },
     Area { name: "monitor", about: "a report per invocation: time, start and size", measure: monitor::measure },
     Area { name: "budget", about: "reservations: cost, and bytes lost by many threads", measure: budget::measure },
@@ -100,7 +102,7 @@ fn usage() -> String {
     format!(
         "usage: scorecard <area>... [--quick | --full]\n\
          areas:\n{areas}  all       every area; writes benches/RESULTS.md\n\
-         options:\n  --quick   ends within two minutes after the build, `alarm` within eight; the figures are coarser\n  \
+         options:\n  --quick   ends within two minutes after the build, `alarm` and `profile` within eight; the figures are coarser\n  \
          --full    reads inputs of 1 GiB, runs 330 histories of memory\n"
     )
 }

@@ -26,7 +26,8 @@ pub(crate) fn build_for_musl(names: &[&str]) -> Result<HashMap<String, PathBuf>,
     build_with(&["--release", "--target", "x86_64-unknown-linux-musl"], compiler, names)
 }
 
-fn build_with(
+/// Builds the binaries `names` with these arguments of cargo and environment variables.
+pub(crate) fn build_with(
     options: &[&str],
     variables: &[(&str, &str)],
     names: &[&str],

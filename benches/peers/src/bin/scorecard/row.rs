@@ -17,6 +17,8 @@ pub(crate) enum Goal {
     AtLeast(f64),
     /// For a control that must fail: its figure is above this one.
     Above(f64),
+    /// For a control that must fail: its figure is below this one.
+    Below(f64),
     /// Any figure is accepted.
     Reported,
 }
@@ -27,6 +29,7 @@ impl Goal {
             Self::AtMost(goal) => figure <= goal,
             Self::AtLeast(goal) => figure >= goal,
             Self::Above(goal) => figure > goal,
+            Self::Below(goal) => figure < goal,
             Self::Reported => true,
         }
     }
@@ -36,6 +39,7 @@ impl Goal {
             Self::AtMost(goal) => short(goal),
             Self::AtLeast(goal) => format!(">= {}", short(goal)),
             Self::Above(goal) => format!("> {}", short(goal)),
+            Self::Below(goal) => format!("< {}", short(goal)),
             Self::Reported => "-".to_owned(),
         }
     }
