@@ -443,13 +443,13 @@ mod tests {
             "/home/u/.cargo/registry/src/index.crates.io-1949cf8c6b5b557f/tokio-1.48.0/src/lib.rs",
             "C:\\Users\\u\\.cargo\\registry\\src\\index.crates.io-1949cf8c6b5b557f\\tokio-1.48.0\\src\\lib.rs",
             "/home/u/.cargo/git/checkouts/some-1a2b/3c4d/src/lib.rs",
-            "/work/app/vendor/bytes/src/lib.rs",
+            "/build/app/vendor/bytes/src/lib.rs",
             "vendor/bytes/src/lib.rs",
         ] {
             assert!(is_foreign_path(path), "{path}");
         }
         for path in
-            ["/work/app/src/main.rs", "src/main.rs", "/app/crates/registry/src2/lib.rs", "C:\\app\\src\\main.rs"]
+            ["/build/app/src/main.rs", "src/main.rs", "/app/crates/registry/src2/lib.rs", "C:\\app\\src\\main.rs"]
         {
             assert!(!is_foreign_path(path), "{path}");
         }
@@ -462,11 +462,11 @@ mod tests {
     fn own_function_with_source_files_follows_the_path() {
         let stack = [
             ("alloc::raw_vec::RawVecInner<A>::finish_grow", Some(STD)),
-            ("plimsoll::heap::profile::sample", Some("/work/plimsoll/src/heap/profile/mod.rs")),
+            ("plimsoll::heap::profile::sample", Some("/build/plimsoll/src/heap/profile/mod.rs")),
             ("memcpy", Some("./string/memcpy.c")),
-            ("serde_json::de::from_slice", Some("/work/vendor/serde_json/src/de.rs")),
-            ("app_core::store", Some("/work/core/src/lib.rs")),
-            ("app::main", Some("/work/app/src/main.rs")),
+            ("serde_json::de::from_slice", Some("/build/vendor/serde_json/src/de.rs")),
+            ("app_core::store", Some("/build/core/src/lib.rs")),
+            ("app::main", Some("/build/app/src/main.rs")),
             ("tokio::runtime::task::raw::poll", Some(TOKIO)),
         ];
         assert_eq!(first_own(&own(&[], &[]), &stack), Some("app_core::store"));
@@ -481,10 +481,10 @@ mod tests {
     fn own_function_in_line_tables_follows_the_path() {
         let stack = [
             ("sample", Some(file!())),
-            ("__rust_alloc", Some("/work/app/src/main.rs")),
+            ("__rust_alloc", Some("/build/app/src/main.rs")),
             ("with_capacity<u8>", Some(STD)),
             ("poll<T>", Some(TOKIO)),
-            ("{closure#0}", Some("/work/app/src/main.rs")),
+            ("{closure#0}", Some("/build/app/src/main.rs")),
             ("app::main", None),
         ];
         for (named, found) in [(&[][..], &[][..]), (&["app"], &[]), (&[], &["app"])] {

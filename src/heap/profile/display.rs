@@ -19,7 +19,7 @@ const MAX_NAME: usize = 120;
 /// ```text
 /// heap 96.8 MiB, sampled every 512.0 KiB, 2 sites
 ///        bytes  share     blocks  function
-///     64.0 MiB 66.1 %       1024  app::orders::load (/work/app/src/orders.rs:51)
+///     64.0 MiB 66.1 %       1024  app::orders::load (/build/app/src/orders.rs:51)
 ///      1.5 MiB  1.5 %          3  app+0x1a2b
 /// ```
 ///
@@ -53,7 +53,7 @@ impl fmt::Display for HeapProfile {
     }
 }
 
-/// Prints one line: `64.0 MiB (66.1 %) in 1024 blocks: app::orders::load (/work/app/src/orders.rs:51)`.
+/// Prints one line: `64.0 MiB (66.1 %) in 1024 blocks: app::orders::load (/build/app/src/orders.rs:51)`.
 ///
 /// The function is printed as in the table of [`HeapProfile`].
 impl fmt::Display for Site {

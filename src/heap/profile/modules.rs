@@ -58,7 +58,7 @@ impl Site {
     }
 
     /// Returns the command that prints the functions of the stack, innermost first:
-    /// `addr2line -Cfipe /work/app 0x1a2b 0x2b3c`.
+    /// `addr2line -Cfipe /build/app 0x1a2b 0x2b3c`.
     ///
     /// `addr2line` is part of binutils. The file that it reads may be a copy on another machine, and may have the debug
     /// information that the deployed file lacks: it must come from the same build. A stack through several files has one
@@ -163,7 +163,7 @@ pub(super) mod tests {
 
     /// Returns two files of 4 KiB of code, at `0x10_1000` and at `0x20_1000`.
     pub(in crate::heap::profile) fn two_modules() -> Modules {
-        Modules(vec![module("/work/app", 0x10_1000), module("/lib/lib c.so", 0x20_1000)])
+        Modules(vec![module("/build/app", 0x10_1000), module("/lib/lib c.so", 0x20_1000)])
     }
 
     /// Returns the executable of this process, from its memory map.
@@ -198,16 +198,16 @@ pub(super) mod tests {
         let profile = HeapProfile::for_test(&[(&stack, 1, 1)]);
         assert_eq!(
             two_modules().resolve_command(&profile.sites[0]),
-            "addr2line -Cfipe /work/app 0x1233 0x12ff\naddr2line -Cfipe '/lib/lib c.so' 0x1000\n\
-             addr2line -Cfipe /work/app 0x1400"
+            "addr2line -Cfipe /build/app 0x1233 0x12ff\naddr2line -Cfipe '/lib/lib c.so' 0x1000\n\
+             addr2line -Cfipe /build/app 0x1400"
         );
         assert_eq!(Modules(Vec::new()).resolve_command(&profile.sites[0]), "");
     }
 
     #[test]
     fn quoted_path_is_one_word_of_a_shell() {
-        assert_eq!(quoted("/work/app-1.0"), "/work/app-1.0");
-        assert_eq!(quoted("/work/my app"), "'/work/my app'");
+        assert_eq!(quoted("/build/app-1.0"), "/build/app-1.0");
+        assert_eq!(quoted("/build/my app"), "'/build/my app'");
         assert_eq!(quoted("a'b;$(c)"), r"'a'\''b;$(c)'");
         assert_eq!(quoted(""), "''");
     }

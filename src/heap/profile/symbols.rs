@@ -13,7 +13,7 @@ use super::crates::{Frame, OwnCrates, crates_of, is_of_standard_crate, uncommon}
 
 /// A function on the stack of an allocation site.
 ///
-/// Prints as `app::orders::load (/work/app/src/orders.rs:51)`.
+/// Prints as `app::orders::load (/build/app/src/orders.rs:51)`.
 ///
 /// # Examples
 ///
@@ -273,7 +273,7 @@ pub(super) fn resolve(address: usize) -> Vec<Symbol> {
     found
 }
 
-/// Returns the name of the executable file as that of a crate: `app_server` of `/work/target/release/app-server`.
+/// Returns the name of the executable file as that of a crate: `app_server` of `/build/target/release/app-server`.
 fn executable() -> Option<String> {
     let path = std::env::current_exe().ok()?;
     Some(crate_of_executable(path.file_stem()?.to_str()?))
