@@ -118,7 +118,7 @@ pub(crate) fn executable_build_id() -> BuildId {
 
 /// Records the executable for [`executable`] and [`executable_build_id`].
 ///
-/// Call it once, outside of the allocator. It reads the executable's file if there is no build id: about 1 ms for 5 MiB.
+/// Call it once, outside of the allocator. It reads the executable's file if there is no build id: an estimated 1 ms for 5 MiB.
 pub(crate) fn record_executable() {
     #[cfg(all(target_os = "linux", not(miri)))]
     each_object(|object| {

@@ -27,7 +27,7 @@
 //! Each allocated byte has the same chance to be a *sampling point*, one in [`interval`](HeapProfile::interval)
 //! bytes. A block with a sampling point is a *sample*, and stands for one interval of bytes. A block of one interval
 //! or more is always a sample and counts with its exact size. So a site that holds `n` intervals in small blocks is
-//! measured with a standard error of about `n / sqrt(n)` intervals: 10 % of 50 MiB at the default interval.
+//! measured with a standard error of about `sqrt(n)` intervals: 10 % of 50 MiB at the default interval.
 //!
 //! A block belongs to the stack of its last `realloc`. If a program has more live samples than the table of 8,192 has
 //! room for, the interval is doubled, and half of the samples go.
@@ -175,7 +175,7 @@ debug_as_chain!(NotStarted);
 ///
 /// About 1 ns for each pair of an allocation and a free. One allocation in `interval` bytes is a sample, which costs
 /// about 0.3 us with frame pointers and some microseconds with the unwinder. Each time the heap exceeds its last
-/// snapshot by 1/64, one thread copies the sums of all stacks, some 20 us.
+/// snapshot by 1/64, one thread copies the sums of all stacks: an estimated 20 us.
 ///
 /// # Examples
 ///
@@ -357,7 +357,7 @@ fn share(bytes: u64, heap: u64) -> f64 {
 ///
 /// # Performance
 ///
-/// Some 30 us, and an allocation.
+/// About 20 us for a few sites, and an allocation.
 ///
 /// # Examples
 ///
@@ -389,7 +389,7 @@ pub fn live() -> Result<HeapProfile, NotStarted> {
 ///
 /// # Performance
 ///
-/// Some 40 us, and an allocation of 256 KiB. It waits for a thread that is taking a snapshot, some 20 us.
+/// An estimated 40 us, and an allocation of 256 KiB. It waits for a thread that is taking a snapshot.
 ///
 /// # Examples
 ///
