@@ -52,7 +52,6 @@ pub mod cache;
 pub mod clock;
 pub mod env;
 mod error_chain;
-mod flight;
 pub mod guide;
 pub mod heap;
 pub mod integration;
@@ -60,6 +59,7 @@ pub mod lazy;
 mod log;
 pub mod monitor;
 pub mod os;
+mod singleflight;
 pub mod size;
 #[cfg(feature = "sizing")]
 pub mod sizing;

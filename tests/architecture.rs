@@ -8,7 +8,7 @@ use std::{fs, iter, path::Path};
 /// The layers, from below. A module imports from lower layers and from itself.
 const LAYERS: [&[&str]; 5] = [
     BASE,
-    &["heap", "budget", "flight"],
+    &["heap", "budget", "singleflight"],
     &["cache", "stream", "lazy"],
     &["monitor", "sizing"],
     &["integration", "guide"],

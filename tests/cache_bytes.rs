@@ -11,6 +11,9 @@
 
 mod support;
 
+use std::future::Future;
+use std::task::{Context, Poll, Waker};
+
 use plimsoll::cache::{Cache, Eviction};
 use plimsoll::{ByteSize, HeapSize, TrackingAllocator};
 
@@ -20,7 +23,8 @@ static GLOBAL: TrackingAllocator = TrackingAllocator::new();
 support::tests! {
     what_it_says_it_holds_is_within_five_percent_of_the_heap,
     a_number_in_a_cache_costs_what_the_docs_say,
-    a_load_is_charged_what_it_retained,
+    blocking_load_is_charged_the_heap_it_retains,
+    async_load_is_charged_the_heap_it_retains,
 }
 
 const BOTH: [Eviction; 2] = [Eviction::S3Fifo, Eviction::Lru];
@@ -78,18 +82,22 @@ fn a_number_in_a_cache_costs_what_the_docs_say() {
     }
 }
 
-fn a_load_is_charged_what_it_retained() {
-    /// Its insides are nobody's business, and it says so.
-    #[derive(Clone)]
-    struct Opaque(std::sync::Arc<Vec<u8>>);
+/// A value that does not report its heap.
+#[derive(Clone)]
+struct Opaque(std::sync::Arc<Vec<u8>>);
 
-    impl HeapSize for Opaque {
-        fn heap_size(&self) -> usize {
-            0
-        }
+impl HeapSize for Opaque {
+    fn heap_size(&self) -> usize {
+        0
     }
+}
 
-    let cache = Cache::<u64, Opaque>::builder("loads").max_bytes(ByteSize::mib(1)).weigh_by_load().build().unwrap();
+fn opaque(name: &'static str) -> Cache<u64, Opaque> {
+    Cache::builder(name).max_bytes(ByteSize::mib(1)).weigh_by_retained_heap().build().unwrap()
+}
+
+fn blocking_load_is_charged_the_heap_it_retains() {
+    let cache = opaque("loads");
     let before = cache.stats().bytes;
     let loaded = cache.try_get_or_load(&1, || {
         drop(vec![0_u8; 70_000]);
@@ -98,4 +106,31 @@ fn a_load_is_charged_what_it_retained() {
     assert_eq!(loaded.ok().map(|value| value.0.len()), Some(50_000));
     let more = cache.stats().bytes.as_u64() - before.as_u64();
     assert!((50_000..52_000).contains(&more), "{more} for a load that left 50,000");
+}
+
+/// The polls of the load run on three threads; a buffer that its closure allocates is freed in the last of them.
+fn async_load_is_charged_the_heap_it_retains() {
+    let cache = opaque("async loads");
+    let before = cache.stats().bytes;
+    let load = || {
+        let captured = vec![0_u8; 30_000];
+        let mut parts = Vec::new();
+        std::future::poll_fn(move |cx| {
+            drop(vec![0_u8; 70_000]);
+            parts.push(vec![0_u8; 20_000]);
+            if parts.len() < 4 {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            let value = parts.concat();
+            Poll::Ready(Ok::<_, ()>(Opaque(std::sync::Arc::new(value[..captured.len()].to_vec()))))
+        })
+    };
+    let mut call = Box::pin(cache.try_get_or_load_async(&1, load));
+    let mut poll = || call.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready();
+    let polled = [poll(), std::thread::scope(|scope| scope.spawn(&mut poll).join().unwrap())];
+    assert_eq!(polled, [false, false]);
+    assert!(std::thread::scope(|scope| scope.spawn(&mut poll).join().unwrap()));
+    let more = cache.stats().bytes.as_u64() - before.as_u64();
+    assert!((30_000..32_000).contains(&more), "{more} for a load that left 30,000");
 }

@@ -1,6 +1,9 @@
 //! Code of the user's that does what it should not, and figures at their ends: the cache stays whole and answers.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may panic")]
 
+#[path = "support/caches.rs"]
+mod caches;
+
 use std::borrow::Borrow;
 use std::hash::{Hash, Hasher};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -9,15 +12,12 @@ use std::sync::{Arc, Barrier, LazyLock};
 use std::thread;
 use std::time::Duration;
 
-use plimsoll::cache::{Cache, CacheStats, Eviction, LoadError, Refusal};
+use plimsoll::cache::{Cache, Eviction, LoadError, Refusal};
 use plimsoll::{ByteSize, ManualClock, MemoryBudget};
 
-const BOTH: [Eviction; 2] = [Eviction::S3Fifo, Eviction::Lru];
+use caches::is_whole;
 
-fn is_whole(stats: &CacheStats) -> bool {
-    let went = stats.removed + stats.cleared + stats.evicted_size + stats.evicted_expired + stats.evicted_pressure;
-    stats.inserts == went + stats.entries as u64 && stats.loading == ByteSize::ZERO
-}
+const BOTH: [Eviction; 2] = [Eviction::S3Fifo, Eviction::Lru];
 
 #[test]
 fn hash_weigher_loader_and_drop_may_use_the_cache() {
@@ -47,7 +47,7 @@ fn hash_weigher_loader_and_drop_may_use_the_cache() {
     });
     for key in 1..100 {
         drop(CACHE.try_get_or_load(&Asking(key), || {
-            drop((CACHE.remove(&Asking(key - 1)), CACHE.sweep(5)));
+            drop((CACHE.remove(&Asking(key - 1)), CACHE.remove_expired(5)));
             Ok::<_, ()>(Loading(key))
         }));
     }
@@ -57,30 +57,27 @@ fn hash_weigher_loader_and_drop_may_use_the_cache() {
 }
 
 #[test]
-fn a_loader_that_changes_the_cache_under_its_own_feet_is_served() {
+fn loader_that_writes_to_its_cache_is_cancelled() {
     for eviction in BOTH {
-        let cache: Cache<u32, u32> = Cache::builder("feet").max_entries(20).eviction(eviction).build().unwrap();
-        let load = |change: &dyn Fn()| {
+        let cache: Cache<u32, u32> = Cache::builder("writes").max_entries(20).eviction(eviction).build().unwrap();
+        let after_load = |write: &dyn Fn()| {
             cache.remove(&1);
             let loaded = cache.try_get_or_load(&1, || {
-                change();
+                write();
                 Ok::<_, ()>(7)
             });
             assert_eq!((loaded.ok(), is_whole(&cache.stats())), (Some(7), true), "{:?}", cache.stats());
+            cache.get(&1)
         };
-        load(&|| cache.insert(1, 3).unwrap());
-        assert_eq!((cache.get(&1), cache.stats().replaced), (Some(7), 1), "the loader has the last word");
-        load(&|| drop((cache.insert(1, 3), cache.remove(&1))));
-        load(&|| (100..200).for_each(|key| cache.insert(key, key).unwrap()));
-        load(&|| cache.clear());
-        load(&|| _ = cache.shrink_to(ByteSize::ZERO));
-        load(&|| cache.retain(|_, _| false));
-        assert_eq!(cache.get(&1), Some(7));
-        load(&|| cache.resize(Some(0), None));
-        assert_eq!(cache.get(&1), None, "there is no room for it");
-        cache.resize(Some(3), Some(ByteSize::mib(1)));
-        load(&|| ());
-        assert_eq!(cache.get(&1), Some(7));
+        assert_eq!(after_load(&|| cache.insert(1, 3).unwrap()), Some(3));
+        assert_eq!(after_load(&|| drop((cache.insert(1, 3), cache.remove(&1)))), None);
+        assert_eq!(after_load(&|| cache.clear()), None);
+        assert_eq!(after_load(&|| cache.retain(|_, _| false)), None);
+        assert_eq!(after_load(&|| (100..200).for_each(|key| cache.insert(key, key).unwrap())), Some(7));
+        assert_eq!(after_load(&|| caches::evict_to(&cache, ByteSize::ZERO)), Some(7));
+        assert_eq!(after_load(&|| caches::set_max_entries(&cache, 0)), None);
+        caches::set_max_entries(&cache, 3);
+        assert_eq!(after_load(&|| ()), Some(7));
     }
 }
 
@@ -138,7 +135,7 @@ fn eight_threads_of_loaders_that_fail_and_panic_all_come_to_an_end() {
         let budget = MemoryBudget::new(ByteSize::kib(64));
         let cache: Cache<u8, Vec<u8>> = Cache::builder("crowd")
             .max_bytes(ByteSize::kib(8))
-            .expected_load(ByteSize::bytes(500))
+            .reserve_per_load(ByteSize::bytes(500))
             .eviction(eviction)
             .account(budget.account("crowd"))
             .build()
@@ -219,9 +216,9 @@ fn bounds_at_their_ends_take_no_memory_ahead() {
             assert!(cache.stats().bytes <= ByteSize::kib(2));
         }
         assert!(cache.len() > 10 && is_whole(&cache.stats()));
-        cache.shrink_to(ByteSize::ZERO);
+        cache.evict_to(ByteSize::ZERO);
         assert_eq!((cache.len(), cache.stats().bytes), (0, ByteSize::ZERO));
-        cache.resize(Some(1), None);
+        cache.set_max_entries(1);
         for key in 0..10 {
             cache.insert(key, key).unwrap();
             assert_eq!((cache.get(&key), cache.len()), (Some(key), 1));
@@ -247,9 +244,13 @@ fn times_at_their_ends_expire_in_the_end_and_never_late() {
     cache.insert(3, 3).unwrap();
     manual.set_monotonic_back(Duration::MAX);
     manual.set_wall_back(Duration::MAX);
-    assert_eq!((cache.get(&3), cache.sweep(10)), (Some(3), 0), "clocks set back extend nothing and end nothing");
+    assert_eq!(
+        (cache.get(&3), cache.remove_expired(10)),
+        (Some(3), 0),
+        "clocks set back extend nothing and end nothing"
+    );
     manual.freeze(Duration::MAX);
-    assert_eq!((cache.sweep(10), cache.len()), (1, 0));
+    assert_eq!((cache.remove_expired(10), cache.len()), (1, 0));
     // With the clock at its end, what comes in may have expired; nothing overflows.
     manual.advance(Duration::MAX);
     cache.insert(4, 4).unwrap();

@@ -7,14 +7,22 @@
     reason = "a test may panic"
 )]
 
+#[path = "support/caches.rs"]
+mod caches;
+
+use std::future::Future;
 use std::hash::{Hash, Hasher};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
-use std::sync::{Arc, Barrier};
+use std::sync::{Arc, Barrier, mpsc};
+use std::task::{Context, Poll, Waker};
 use std::thread;
 
-use plimsoll::cache::{Cache, LoadError};
+use plimsoll::cache::{Cache, CacheError, LoadError};
 use plimsoll::{ByteSize, MemoryBudget};
+
+use caches::reserve_per_load;
 
 fn cache() -> Cache<String, u32> {
     Cache::builder("load").max_entries(100).build().unwrap()
@@ -81,7 +89,7 @@ fn all_who_wait_get_the_same_error_and_the_next_one_loads_again() {
             }
             Err::<u32, _>(String::from("no such thing"))
         });
-        let Err(LoadError::Failed(error)) = loaded else { panic!("{loaded:?}") };
+        let Err(LoadError::Load(error)) = loaded else { panic!("{loaded:?}") };
         error
     };
     let errors: Vec<Arc<String>> = thread::scope(|scope| {
@@ -134,7 +142,7 @@ fn room_is_made_before_a_load_begins_and_given_back_after_it() {
     let budget = MemoryBudget::new(ByteSize::kib(40));
     let cache: Cache<u8, Vec<u8>> = Cache::builder("load")
         .max_bytes(ByteSize::kib(30))
-        .expected_load(ByteSize::kib(20))
+        .reserve_per_load(ByteSize::kib(20))
         .account(budget.account("load"))
         .build()
         .unwrap();
@@ -153,6 +161,124 @@ fn room_is_made_before_a_load_begins_and_given_back_after_it() {
 
     let _other = budget.account("other").try_reserve(ByteSize::kib(25));
     let refused = cache.try_get_or_load(&101, || Ok::<_, ()>(vec![]));
-    assert!(matches!(refused, Err(LoadError::NoRoom(_))), "{refused:?}");
+    assert!(matches!(refused, Err(LoadError::BudgetExceeded(_))), "{refused:?}");
     assert_eq!((cache.stats().loading, budget.account("load").held()), (ByteSize::ZERO, cache.stats().bytes));
+}
+
+/// Creates a cache of `entries` values of 1 MiB that holds at most 8 MiB.
+fn of_eight_mib(per_load: u64, entries: u64) -> Cache<u64, Vec<u8>> {
+    let builder = Cache::builder("loads").max_bytes(ByteSize::mib(8));
+    let cache = reserve_per_load(builder, ByteSize::mib(per_load)).build().unwrap();
+    (0..entries).for_each(|key| cache.insert(key, vec![0; 1 << 20]).unwrap());
+    assert_eq!(cache.len() as u64, entries);
+    cache
+}
+
+/// Four loads at a time that reserve 3 MiB each, of 8 MiB.
+#[test]
+fn blocking_loads_reserve_at_most_max_bytes() {
+    let cache = of_eight_mib(3, 7);
+    let (outcome, outcomes) = mpsc::channel();
+    let callers: Vec<_> = (100..104)
+        .map(|key| {
+            let (finish, finished) = mpsc::channel::<()>();
+            let (cache, outcome) = (cache.clone(), outcome.clone());
+            let caller = thread::spawn(move || {
+                let load = || {
+                    outcome.send(true).unwrap();
+                    finished.recv().unwrap();
+                    Ok::<_, &'static str>(vec![1; 1 << 20])
+                };
+                if cache.try_get_or_load(&key, load).is_err() {
+                    outcome.send(false).unwrap();
+                }
+            });
+            (finish, caller)
+        })
+        .collect();
+    let started = outcomes.iter().take(4).filter(|started| *started).count();
+    let stats = cache.stats();
+    assert!(stats.loading <= ByteSize::mib(8), "{started} loads reserve {}", stats.loading);
+    assert!(stats.bytes.saturating_add(stats.loading) <= ByteSize::mib(8), "{stats:?}");
+    assert_eq!((started, stats.loading), (2, ByteSize::mib(6)));
+    for (finish, caller) in callers {
+        _ = finish.send(());
+        caller.join().unwrap();
+    }
+    assert_eq!(cache.stats().loading, ByteSize::ZERO);
+}
+
+#[test]
+fn async_loads_reserve_at_most_max_bytes() {
+    let cache = of_eight_mib(3, 7);
+    let pending = std::future::pending::<Result<Vec<u8>, &'static str>>;
+    let keys = [100, 101, 102, 103];
+    let mut calls: Vec<_> = keys.iter().map(|key| Box::pin(cache.try_get_or_load_async(key, pending))).collect();
+    let mut poll = |at: usize| calls[at].as_mut().poll(&mut Context::from_waker(Waker::noop()));
+    let started = (0..4).filter(|&at| poll(at).is_pending()).count();
+    let stats = cache.stats();
+    assert!(stats.bytes.saturating_add(stats.loading) <= ByteSize::mib(8), "{started} loads: {stats:?}");
+    assert_eq!((started, stats.loading), (2, ByteSize::mib(6)));
+    drop(calls);
+    assert_eq!(cache.stats().loading, ByteSize::ZERO);
+    let mut next = pin!(cache.try_get_or_load_async(&100, || async { Ok::<_, &'static str>(vec![]) }));
+    let next = next.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+    assert!(matches!(next, Poll::Ready(Ok(_))), "{next:?}");
+}
+
+/// No other load runs, and the reservation alone is larger than the cache may be.
+#[test]
+fn refused_load_evicts_nothing() {
+    let cache = of_eight_mib(5, 3);
+    cache.set_max_bytes(ByteSize::mib(4));
+    let refused = cache.try_get_or_load(&100, || Ok::<_, &'static str>(vec![]));
+    assert!(matches!(refused, Err(LoadError::TooManyLoads { .. })), "{refused:?}");
+    assert_eq!((cache.len(), cache.stats().loading), (3, ByteSize::ZERO));
+    let wrong =
+        Cache::<u64, u64>::builder("loads").max_bytes(ByteSize::mib(4)).reserve_per_load(ByteSize::mib(5)).build();
+    assert!(matches!(wrong, Err(CacheError::LoadExceedsBound { .. })), "{wrong:?}");
+}
+
+/// Another load has reserved what the second one would need.
+#[test]
+fn load_refused_next_to_another_evicts_nothing() {
+    let cache = of_eight_mib(5, 2);
+    let outer = cache.try_get_or_load(&100, || {
+        let before = cache.len();
+        let refused = cache.try_get_or_load(&101, || Ok::<_, &'static str>(vec![]));
+        assert!(refused.is_err() && !caches::is_load_error(&refused), "{refused:?}");
+        assert_eq!(cache.len(), before);
+        Ok::<_, &'static str>(vec![])
+    });
+    assert!(outer.is_ok(), "{outer:?}");
+}
+
+/// The account can never hold what the load reserves, even without the entries of the cache.
+#[test]
+fn load_refused_by_budget_evicts_nothing() {
+    let budget = MemoryBudget::new(ByteSize::mib(8));
+    let builder = Cache::builder("loads").max_bytes(ByteSize::mib(8)).account(budget.account("loads"));
+    let cache = reserve_per_load(builder, ByteSize::mib(5)).build().unwrap();
+    (0..2).for_each(|key| cache.insert(key, vec![0_u8; 1 << 20]).unwrap());
+    let others = budget.account("others").try_reserve(ByteSize::mib(5)).unwrap();
+    let refused = cache.try_get_or_load(&100, || Ok::<_, &'static str>(vec![]));
+    assert!(refused.is_err() && !caches::is_load_error(&refused), "{refused:?}");
+    assert_eq!((cache.len(), cache.stats().loading), (2, ByteSize::ZERO));
+    drop(others);
+}
+
+#[test]
+fn failed_load_with_free_bytes_evicts_nothing() {
+    let cache = of_eight_mib(3, 4);
+    let failed = cache.try_get_or_load(&100, || Err::<Vec<u8>, _>("down"));
+    assert!(caches::is_load_error(&failed), "{failed:?}");
+    assert_eq!((cache.len(), cache.stats().loading), (4, ByteSize::ZERO));
+}
+
+#[test]
+fn failed_load_evicts_at_most_what_it_reserved() {
+    let cache = of_eight_mib(2, 7);
+    let failed = cache.try_get_or_load(&100, || Err::<Vec<u8>, _>("down"));
+    assert!(caches::is_load_error(&failed), "{failed:?}");
+    assert!(cache.len() >= 5, "{} of 7 entries are left", cache.len());
 }

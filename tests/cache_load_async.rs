@@ -1,4 +1,4 @@
-//! Loading by a future: one shared load for each key, whoever of its callers goes, fails or blocks.
+//! Loading by a future: one shared load for each key, also if its callers leave or fail.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may panic")]
 
 #[path = "support/remote.rs"]
@@ -6,12 +6,10 @@ mod remote;
 
 use std::future::Future;
 use std::mem::ManuallyDrop;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
-use std::thread;
 use std::time::Duration;
 
 use plimsoll::cache::{Cache, LoadError};
@@ -80,7 +78,7 @@ fn all_who_wait_get_the_same_error_and_the_next_one_loads_again() {
     assert!(calls.iter_mut().all(|call| poll(call.as_mut()).is_pending()));
     remote.end(Err("down"));
     let mut failed = |n: usize| match poll(calls[n].as_mut()) {
-        Poll::Ready(Err(LoadError::Failed(error))) => error,
+        Poll::Ready(Err(LoadError::Load(error))) => error,
         other => panic!("{other:?}"),
     };
     let first = failed(0);
@@ -102,29 +100,11 @@ fn a_value_that_is_not_taken_is_returned_to_all_the_same() {
 }
 
 #[test]
-fn a_poll_that_panics_leaves_the_load_to_those_who_have_not_begun_one() {
-    let (cache, remote) = (cache(), Remote::default());
-    let mut calls: Vec<_> = (0..3).map(|_| Box::pin(cache.try_get_or_load_async("k", || remote.load()))).collect();
-    assert!(calls.iter_mut().all(|call| poll(call.as_mut()).is_pending()));
-    remote.0.panics.store(true, SeqCst);
-    assert!(catch_unwind(AssertUnwindSafe(|| poll(calls[1].as_mut()))).is_err());
-    remote.0.panics.store(false, SeqCst);
-    // Its loader is used up.
-    assert!(matches!(poll(calls[0].as_mut()), Poll::Ready(Err(LoadError::Panicked))));
-    assert!(poll(calls[2].as_mut()).is_pending());
-    remote.end(Ok(6));
-    assert_eq!(poll(calls[2].as_mut()).map(Result::ok), Poll::Ready(Some(6)));
-    assert_eq!((remote.starts(), remote.drops(), cache.get("k")), (2, 2, Some(6)));
-}
-
-#[test]
 fn a_load_that_asks_for_its_own_key_gets_an_error() {
     let cache = cache();
     let (inner, outer) = (cache.clone(), pin!(cache.try_get_or_load_async("k", || async { Ok::<_, ()>(1) })));
     let nested = cache.try_get_or_load_async("nested", move || async move {
         let own = inner.try_get_or_load_async("nested", || async { Ok::<_, ()>(0) }).await;
-        assert!(matches!(own, Err(LoadError::Reentrant)), "{own:?}");
-        let own = inner.try_get_or_load("nested", || Ok::<_, ()>(0));
         assert!(matches!(own, Err(LoadError::Reentrant)), "{own:?}");
         inner.try_get_or_load_async("other", || async { Ok(3) }).await.map_err(|_: LoadError<()>| ())
     });
@@ -145,57 +125,11 @@ fn who_asks_with_another_error_type_loads_for_himself() {
 }
 
 #[test]
-fn one_who_is_polled_waits_for_a_load_that_blocks() {
-    let (cache, remote) = (cache(), Remote::default());
-    let mut waiting = Box::pin(cache.try_get_or_load_async("k", || remote.load()));
-    thread::scope(|scope| {
-        let blocking = cache.try_get_or_load("k", || {
-            // On another thread: on this one it would ask for what it loads itself.
-            let waiting = &mut waiting;
-            scope.spawn(move || assert!(poll(waiting.as_mut()).is_pending())).join().unwrap();
-            Ok::<_, &str>(2)
-        });
-        assert_eq!(blocking.ok(), Some(2));
-    });
-    assert_eq!(poll(waiting.as_mut()).map(Result::ok), Poll::Ready(Some(2)));
-    assert_eq!(remote.starts(), 0);
-}
-
-#[test]
-fn one_who_blocks_waits_for_a_load_that_is_polled_and_loads_when_all_who_poll_have_gone() {
-    for all_go in [false, true] {
-        let (cache, remote, loads) = (cache(), Remote::default(), AtomicUsize::new(0));
-        let mut polled = Some(Box::pin(cache.try_get_or_load_async("k", || remote.load())));
-        assert!(poll(polled.as_mut().unwrap().as_mut()).is_pending());
-        thread::scope(|scope| {
-            let blocking = scope.spawn(|| {
-                cache.try_get_or_load("k", || {
-                    loads.fetch_add(1, SeqCst);
-                    Ok::<_, &str>(1)
-                })
-            });
-            // That he waits cannot be seen from outside; where he comes late, the outcome is the same.
-            (0..1_000).for_each(|_| thread::yield_now());
-            if all_go {
-                polled = None;
-            } else {
-                remote.end(Ok(5));
-                let polled = poll(polled.as_mut().unwrap().as_mut());
-                assert_eq!(polled.map(Result::ok), Poll::Ready(Some(5)));
-            }
-            assert_eq!(blocking.join().unwrap().ok(), Some(if all_go { 1 } else { 5 }));
-        });
-        assert_eq!((loads.into_inner(), remote.starts()), (usize::from(all_go), 1));
-        drop(polled);
-    }
-}
-
-#[test]
 fn what_a_load_is_expected_to_take_is_held_until_it_ends_or_is_dropped() {
     let budget = MemoryBudget::new(ByteSize::kib(40));
     let cache: Cache<String, u32> = Cache::builder("load")
         .max_bytes(ByteSize::kib(30))
-        .expected_load(ByteSize::kib(20))
+        .reserve_per_load(ByteSize::kib(20))
         .account(budget.account("load"))
         .build()
         .unwrap();
@@ -215,14 +149,14 @@ fn what_a_load_is_expected_to_take_is_held_until_it_ends_or_is_dropped() {
 
     let _other = budget.account("other").try_reserve(ByteSize::kib(25)).unwrap();
     let refused = pin!(cache.try_get_or_load_async("l", || remote.load()));
-    assert!(matches!(poll(refused), Poll::Ready(Err(LoadError::NoRoom(_)))));
+    assert!(matches!(poll(refused), Poll::Ready(Err(LoadError::BudgetExceeded(_)))));
     assert_eq!((remote.starts(), held()), (2, (ByteSize::ZERO, true)));
 }
 
 #[test]
 fn a_call_that_was_forgotten_holds_up_nobody_and_does_not_keep_the_cache() {
     let cache: Cache<String, Arc<u32>> =
-        Cache::builder("load").max_entries(9).expected_load(ByteSize::mib(1)).build().unwrap();
+        Cache::builder("load").max_entries(9).reserve_per_load(ByteSize::mib(1)).build().unwrap();
     let kept = Arc::new(1);
     let alive: Weak<u32> = Arc::downgrade(&kept);
     cache.insert("kept".into(), kept).unwrap();

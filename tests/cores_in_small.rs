@@ -40,8 +40,8 @@ fn a_cache_of_either_policy_evicts_expires_removes_and_is_emptied() {
         cache.retain(|key, _| key % 2 == 1);
         manual.advance(Duration::from_secs(11));
         assert_eq!(cache.get(&77), None);
-        cache.sweep(100);
-        cache.resize(Some(2), None);
+        cache.remove_expired(100);
+        cache.set_max_entries(2);
         cache.clear();
         assert!(cache.is_empty());
     }

@@ -235,7 +235,7 @@ fn caches_of_any_bound_are_built_or_say_why_not() {
                 let built = Cache::<String, String>::builder("hostile")
                     .max_entries(entries)
                     .max_bytes(bytes)
-                    .expected_load(bytes)
+                    .reserve_per_load(bytes)
                     .time_to_live(time)
                     .time_to_idle(time)
                     .build();
@@ -251,11 +251,13 @@ fn caches_of_any_bound_are_built_or_say_why_not() {
                     assert!(loaded.is_ok(), "{entries} {bytes}");
                 }
                 assert!(cache.len() <= entries && cache.stats().bytes <= bytes);
-                cache.resize(Some(usize::MAX), Some(ByteSize::MAX));
-                cache.resize(Some(0), Some(ByteSize::ZERO));
+                cache.set_max_entries(usize::MAX);
+                cache.set_max_bytes(ByteSize::MAX);
+                cache.set_max_entries(0);
+                cache.set_max_bytes(ByteSize::ZERO);
                 assert!(cache.is_empty());
-                assert_eq!((cache.sweep(0), cache.sweep(usize::MAX)), (0, 0));
-                assert_eq!(cache.shrink_to(ByteSize::MAX), ByteSize::ZERO);
+                assert_eq!((cache.remove_expired(0), cache.remove_expired(usize::MAX)), (0, 0));
+                assert_eq!(cache.evict_to(ByteSize::MAX), ByteSize::ZERO);
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Random operations: one thread beside a twin so short that it cannot be wrong, then eight at once.
+//! Random operations: one thread compared with a short model, then eight threads at once.
 #![allow(unsafe_code, reason = "blocks of known layout")]
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "tests without libtest's attribute")]
 
@@ -21,6 +21,7 @@ static GLOBAL: TrackingAllocator = TrackingAllocator::new();
 support::tests! {
     a_resource_does_what_its_twin_does,
     eight_threads_get_unload_refresh_fail_and_panic_and_nothing_is_lost,
+    value_seen_before_an_unload_is_not_returned_after_it,
 }
 
 /// In milliseconds.
@@ -49,12 +50,17 @@ fn panics() -> ! {
     std::panic::resume_unwind(Box::new(()))
 }
 
-/// The twin: a value with its time, the failures in a row with theirs, and how many were loaded.
+/// The age from which a value is not shown, for seeds with an odd number.
+const STALE_AT_MOST: u64 = 800;
+
+/// The model: a value with its time, the failures in a row with theirs, and the number of loads.
 #[derive(Default)]
 struct Twin {
     value: Option<(u64, u64)>,
-    failed: Option<(u32, u64)>,
+    /// Attempts, time, and whether one of them returned an error.
+    failed: Option<(u32, u64, bool)>,
     loads: u64,
+    is_bounded: bool,
 }
 
 /// What a `get` ends with: a value and whether it is stale, the failures in a row, or a panic.
@@ -69,25 +75,35 @@ impl Twin {
     fn get(&mut self, now: u64, mood: Mood) -> Got {
         let stale = match self.value {
             Some((value, at)) if now - at < TTL => return Got::Value(value, false),
+            Some((_, at)) if self.is_bounded && now - at >= STALE_AT_MOST => None,
             Some((value, _)) => Some(Got::Value(value, true)),
             None => None,
         };
-        if let Some((attempts, at)) = self.failed
+        if let Some((attempts, at, has_error)) = self.failed
             && now - at < (FIRST << (attempts - 1).min(10)).min(MOST)
+            && (stale.is_some() || has_error)
         {
             return stale.unwrap_or(Got::Failed(attempts));
         }
+        self.load(now, mood).unwrap_or_else(|failed| stale.unwrap_or(failed))
+    }
+
+    /// Loads; the error is the outcome for a caller without a stale value.
+    fn load(&mut self, now: u64, mood: Mood) -> Result<Got, Got> {
         self.loads += 1;
-        let before = self.failed.take().map_or(0, |(attempts, _)| attempts);
+        let (before, has_error) = self.failed.map_or((0, false), |(attempts, _, has_error)| (attempts, has_error));
         match mood {
-            Mood::Panics => Got::Panicked,
+            Mood::Panics => {
+                self.failed = Some((before + 1, now, has_error));
+                Ok(Got::Panicked)
+            }
             Mood::Fails => {
-                self.failed = Some((before + 1, now));
-                stale.unwrap_or(Got::Failed(before + 1))
+                self.failed = Some((before + 1, now, true));
+                Err(Got::Failed(before + 1))
             }
             Mood::Fine => {
-                self.value = Some((self.loads, now));
-                Got::Value(self.loads, false)
+                (self.value, self.failed) = (Some((self.loads, now)), None);
+                Ok(Got::Value(self.loads, false))
             }
         }
     }
@@ -108,8 +124,9 @@ fn a_resource_does_what_its_twin_does() {
         })
         .clock(manual.clock())
         .refresh_after(ms(TTL))
+        .stale_at_most(if seed % 2 == 0 { Duration::MAX } else { ms(STALE_AT_MOST) })
         .retry_after(ms(FIRST), ms(MOST));
-        let (mut twin, mut now) = (Twin::default(), 0);
+        let (mut twin, mut now) = (Twin { is_bounded: seed % 2 == 1, ..Twin::default() }, 0);
         let mut pins: Vec<(u64, Pinned<Box<u64>>)> = Vec::new();
         for step in 0..300 {
             match random.below(8) {
@@ -123,6 +140,19 @@ fn a_resource_does_what_its_twin_does() {
                     assert_eq!(resource.unload(), pinned, "seed {seed}, step {step}");
                 }
                 2 if !pins.is_empty() => drop(pins.swap_remove(random.below(pins.len()))),
+                3 => {
+                    next.set(mood(&mut random));
+                    let expected = twin.load(now, next.get()).unwrap_or_else(|failed| failed);
+                    let got = match catch_unwind(AssertUnwindSafe(|| resource.refresh())) {
+                        Err(_) => Got::Panicked,
+                        Ok(Err(LazyError::Failed(failure))) => Got::Failed(failure.attempts),
+                        Ok(other) => {
+                            other.unwrap();
+                            Got::Value(loads.get(), false)
+                        }
+                    };
+                    assert_eq!(got, expected, "seed {seed}, step {step}");
+                }
                 _ => {
                     next.set(mood(&mut random));
                     let expected = twin.get(now, next.get());
@@ -143,6 +173,8 @@ fn a_resource_does_what_its_twin_does() {
             }
             assert!(pins.iter().all(|(value, pin)| ***pin == *value), "seed {seed}, step {step}");
             assert_eq!(loads.get(), twin.loads, "seed {seed}, step {step}");
+            let failed = twin.failed.map_or(0, |(attempts, ..)| attempts);
+            assert_eq!(resource.status().failed_attempts, failed, "seed {seed}, step {step}");
             let current = twin.value.map(|(value, _)| value);
             let unloading = pins.iter().filter(|pin| Some(pin.0) != current).count();
             assert_eq!(resource.status().unloading_pins, unloading, "seed {seed}, step {step}");
@@ -232,6 +264,7 @@ fn churn(round: u64) -> [u64; 4] {
                         2 => drop(pins.pop()),
                         3 => pins.clear(),
                         4 => assert!(resource.status().loads <= 5000 * 8),
+                        5 => drop(catch_unwind(AssertUnwindSafe(|| resource.refresh()))),
                         _ => match catch_unwind(AssertUnwindSafe(|| resource.get())) {
                             Ok(Ok(pin)) => {
                                 seen[0].fetch_add(1, SeqCst);
@@ -261,4 +294,37 @@ fn churn(round: u64) -> [u64; 4] {
     drop(pin);
     assert_eq!(resource.status().unloading_pins, 0);
     seen.map(AtomicU64::into_inner)
+}
+
+fn value_seen_before_an_unload_is_not_returned_after_it() {
+    let (loads, seen, stop) = (AtomicU64::new(0), AtomicU64::new(0), AtomicBool::new(false));
+    let resource = LazyResource::capturing("ids", || Ok::<_, ()>(loads.fetch_add(1, SeqCst) + 1));
+    let get = || {
+        let value = *resource.get().unwrap();
+        seen.fetch_max(value, SeqCst);
+        value
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                while !stop.load(SeqCst) {
+                    get();
+                }
+            });
+        }
+        // So that the others often find no value.
+        scope.spawn(|| {
+            while !stop.load(SeqCst) {
+                resource.unload();
+                std::thread::yield_now();
+            }
+        });
+        for _ in 0..if cfg!(miri) { 20 } else { 20_000 } {
+            let before = seen.load(SeqCst);
+            resource.unload();
+            let after = get();
+            assert!(after > before, "{after} was seen before the unload");
+        }
+        stop.store(true, SeqCst);
+    });
 }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Barrier, Weak};
 use std::time::Duration;
 
 use plimsoll::budget::{Rank, Reclaim};
-use plimsoll::lazy::{Resource, ResourceState};
+use plimsoll::lazy::{FailureCause, Resource, ResourceState};
 use plimsoll::{ByteSize, LazyError, LazyResource, ManualClock, MemoryBudget, Pressure};
 
 const fn ms(n: u64) -> Duration {
@@ -120,8 +120,242 @@ fn a_panic_passes_through_and_the_next_caller_tries_at_once() {
     for _ in 0..3 {
         assert!(catch_unwind(AssertUnwindSafe(|| drop(resource.get()))).is_err());
     }
+    assert_eq!((resource.status().state, resource.status().failed_attempts), (ResourceState::Failed, 3));
+    let failure = resource.failure().unwrap();
+    assert_eq!((failure.cause, failure.error.is_none()), (FailureCause::Panicked, true));
+    assert!(failure.to_string().starts_with("panics could not be loaded: attempt 3 panicked "), "{failure}");
     loader.mood.set(Mood::Fine);
     assert_eq!(*resource.get().unwrap(), 4);
+    assert_eq!(resource.status().failed_attempts, 0);
+}
+
+#[test]
+fn panic_after_errors_continues_the_back_off() {
+    let (manual, loader) = (ManualClock::new(), Loader::default());
+    let resource =
+        LazyResource::capturing("panics", || loader.load()).clock(manual.clock()).retry_after(ms(100), ms(1000));
+    loader.mood.set(Mood::Fails);
+    assert!(resource.get().is_err());
+    manual.advance(ms(100));
+    loader.mood.set(Mood::Panics);
+    assert!(catch_unwind(AssertUnwindSafe(|| drop(resource.get()))).is_err());
+    let Err(LazyError::Failed(failure)) = resource.get() else { panic!("within the back-off") };
+    assert_eq!((failure.attempts, failure.cause, failure.retry_in), (2, FailureCause::Panicked, ms(200)));
+    assert_eq!(failure.error.as_deref(), Some(&NoLuck), "the last one that it returned");
+    assert_eq!(loader.loads.get(), 2);
+}
+
+#[test]
+fn refresh_that_panics_counts_and_backs_off() {
+    let (manual, loader) = (ManualClock::new(), Loader::default());
+    let resource = LazyResource::capturing("rates", || loader.load())
+        .clock(manual.clock())
+        .refresh_after(ms(1000))
+        .retry_after(ms(100), ms(1000));
+    resource.prefetch().unwrap();
+    manual.advance(ms(1000));
+    loader.mood.set(Mood::Panics);
+    assert!(catch_unwind(AssertUnwindSafe(|| drop(resource.get()))).is_err());
+    assert_eq!((resource.status().state, resource.status().failed_attempts), (ResourceState::Stale, 1));
+    assert_eq!(resource.get().map(|pin| (*pin, pin.is_stale())).unwrap(), (1, true));
+    assert_eq!(loader.loads.get(), 2, "the back-off holds");
+}
+
+#[test]
+fn load_slower_than_the_refresh_interval_pauses() {
+    let (manual, loads) = (ManualClock::new(), Cell::new(0));
+    let resource = LazyResource::capturing("slow", || {
+        manual.advance(ms(2000));
+        loads.set(loads.get() + 1);
+        Ok::<_, NoLuck>(loads.get())
+    })
+    .clock(manual.clock())
+    .refresh_after(ms(1000));
+    for _ in 0..20 {
+        assert_eq!(*resource.get().unwrap(), 1);
+    }
+    assert!(resource.get().unwrap().is_stale(), "its age counts from the start of its load");
+    manual.advance(ms(1999));
+    assert_eq!((*resource.get().unwrap(), loads.get()), (1, 1));
+    manual.advance(ms(1));
+    let pin = resource.get().unwrap();
+    assert_eq!((*pin, pin.is_stale(), loads.get()), (2, false, 2));
+}
+
+#[test]
+fn load_across_a_freeze_pauses_for_thirty_seconds_at_most() {
+    let (manual, loads) = (ManualClock::new(), Cell::new(0));
+    let resource = LazyResource::capturing("frozen", || {
+        if loads.replace(loads.get() + 1) == 0 {
+            manual.advance(ms(3_600_000));
+        }
+        Ok::<_, NoLuck>(loads.get())
+    })
+    .clock(manual.clock())
+    .refresh_after(ms(1000));
+    assert_eq!(*resource.get().unwrap(), 1);
+    manual.advance(ms(29_999));
+    assert_eq!(*resource.get().unwrap(), 1);
+    manual.advance(ms(1));
+    assert_eq!(*resource.get().unwrap(), 2);
+}
+
+#[test]
+fn refresh_after_zero_loads_at_each_call() {
+    let (manual, loader) = (ManualClock::new(), Loader::default());
+    let resource = LazyResource::capturing("zero", || loader.load()).clock(manual.clock()).refresh_after(ms(0));
+    assert_eq!([1, 2, 3].map(|_| *resource.get().unwrap()), [1, 2, 3]);
+}
+
+#[test]
+fn value_beyond_stale_at_most_is_not_returned() {
+    let (manual, loader) = (ManualClock::new(), Loader::default());
+    let resource = LazyResource::capturing("token", || loader.load())
+        .clock(manual.clock())
+        .refresh_after(ms(1000))
+        .stale_at_most(ms(5000))
+        .retry_after(ms(100), ms(100));
+    assert_eq!(*resource.get().unwrap(), 1);
+    loader.mood.set(Mood::Fails);
+    manual.advance(ms(4999));
+    assert!(resource.get().unwrap().is_stale());
+    manual.advance(ms(1));
+    assert!(matches!(resource.get(), Err(LazyError::Failed(failure)) if failure.attempts == 1), "within the back-off");
+    assert_eq!((loader.loads.get(), resource.status().state), (2, ResourceState::Failed));
+    manual.advance(ms(100));
+    assert!(resource.get().is_err());
+    loader.mood.set(Mood::Fine);
+    manual.advance(ms(100));
+    let pin = resource.get().unwrap();
+    assert_eq!((*pin, pin.is_stale()), (4, false));
+}
+
+#[test]
+fn stale_at_most_alone_loads_at_its_age() {
+    let (manual, loader) = (ManualClock::new(), Loader::default());
+    let resource = LazyResource::capturing("token", || loader.load()).clock(manual.clock()).stale_at_most(ms(1000));
+    assert_eq!(*resource.get().unwrap(), 1);
+    manual.advance(ms(999));
+    assert_eq!(*resource.get().unwrap(), 1);
+    manual.advance(ms(1));
+    assert_eq!(*resource.get().unwrap(), 2);
+    let each_time = LazyResource::capturing("zero", || loader.load()).clock(manual.clock()).stale_at_most(ms(0));
+    assert_eq!([3, 4].map(|_| *each_time.get().unwrap()), [3, 4]);
+}
+
+#[test]
+fn value_too_old_after_a_failed_refresh_is_not_returned() {
+    let (manual, loads) = (ManualClock::new(), Cell::new(0));
+    let resource = LazyResource::capturing("token", || {
+        if loads.replace(loads.get() + 1) > 0 {
+            manual.advance(ms(3000));
+            return Err(NoLuck);
+        }
+        Ok(1)
+    })
+    .clock(manual.clock())
+    .refresh_after(ms(1000))
+    .stale_at_most(ms(3000));
+    resource.prefetch().unwrap();
+    manual.advance(ms(1000));
+    assert!(resource.get().is_err(), "it grew too old during the refresh");
+}
+
+#[test]
+fn refresh_loads_again_and_ignores_the_back_off() {
+    let (manual, loader) = (ManualClock::new(), Loader::default());
+    let resource = LazyResource::capturing("rates", || loader.load()).clock(manual.clock());
+    resource.refresh().unwrap();
+    assert!(resource.status().is_never_used());
+    assert_eq!(*resource.get().unwrap(), 1);
+    loader.mood.set(Mood::Fails);
+    for attempts in 1..4 {
+        assert!(matches!(resource.refresh(), Err(LazyError::Failed(failure)) if failure.attempts == attempts));
+    }
+    assert_eq!(*resource.get().unwrap(), 1, "the old value stays");
+    loader.mood.set(Mood::Fine);
+    resource.refresh().unwrap();
+    assert_eq!((*resource.get().unwrap(), resource.status().failed_attempts), (5, 0));
+}
+
+#[test]
+fn refused_refresh_asks_the_budget_again_after_a_wait() {
+    let (manual, loader) = (ManualClock::new(), Loader::default());
+    let budget = MemoryBudget::new(ByteSize::mib(10));
+    let resource = LazyResource::capturing("large", || loader.load())
+        .clock(manual.clock())
+        .expecting(ByteSize::mib(4))
+        .refresh_after(ms(1000))
+        .retry_after(ms(100), ms(1000));
+    resource.charge_to(budget.account("large")).unwrap();
+    resource.prefetch().unwrap();
+    manual.advance(ms(1000));
+    let other = budget.account("rest").try_reserve(ByteSize::mib(5)).unwrap();
+    assert!(resource.get().unwrap().is_stale());
+    drop(other);
+    assert_eq!((*resource.get().unwrap(), resource.status().failed_attempts), (1, 0));
+    manual.advance(ms(100));
+    assert_eq!(*resource.get().unwrap(), 2);
+}
+
+#[test]
+fn unload_during_a_load_discards_its_value() {
+    let (manual, loads) = (ManualClock::new(), AtomicUsize::new(0));
+    let (begun, go) = (Barrier::new(2), Barrier::new(2));
+    let resource = LazyResource::capturing("read before", || {
+        let load = loads.fetch_add(1, SeqCst);
+        if load < 2 {
+            begun.wait();
+            go.wait();
+        }
+        Ok::<_, NoLuck>(load)
+    })
+    .clock(manual.clock());
+    // At first there is no value, and then the value is unloaded next to a refresh.
+    for load in 0..2 {
+        std::thread::scope(|scope| {
+            let loading = scope.spawn(|| resource.refresh().map(|()| resource.status().loads));
+            begun.wait();
+            assert_eq!(resource.unload(), (load > 0).then_some(0));
+            let later = scope.spawn(|| *resource.get().unwrap());
+            while !matches!(resource.status().state, ResourceState::Loading { waiting: 1, .. }) {
+                std::thread::yield_now();
+            }
+            go.wait();
+            assert!(loading.join().unwrap().is_ok());
+            if load == 0 {
+                // The one that came after `unload` loads again.
+                begun.wait();
+                go.wait();
+            }
+            let later = later.join().unwrap();
+            assert!(later > load, "{later} was read before the unload");
+        });
+        if load == 0 {
+            assert_eq!((loads.load(SeqCst), resource.status().loads), (2, 2));
+            loads.store(1, SeqCst);
+        }
+    }
+    assert_eq!((*resource.get().unwrap(), resource.status().unloading_pins), (2, 0));
+}
+
+#[test]
+fn blocking_loads_in_a_ring_fail_one_of_them() {
+    static GATE: Barrier = Barrier::new(2);
+    fn value_after(other: &LazyResource<u32, NoLuck>) -> u32 {
+        GATE.wait();
+        match other.get() {
+            Ok(value) => *value + 1,
+            Err(LazyError::Reentrant { .. }) => 1,
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+    static ONE: LazyResource<u32, NoLuck> = LazyResource::new("one", || Ok(value_after(&TWO)));
+    static TWO: LazyResource<u32, NoLuck> = LazyResource::new("two", || Ok(value_after(&ONE)));
+    let threads = [std::thread::spawn(|| *ONE.get().unwrap()), std::thread::spawn(|| *TWO.get().unwrap())];
+    let mut values = threads.map(|thread| thread.join().unwrap());
+    values.sort_unstable();
+    assert_eq!(values, [1, 2]);
 }
 
 #[test]
@@ -164,7 +398,8 @@ fn an_error_can_be_kept_and_told_again_whatever_its_source_can() {
     let LazyError::Failed(kept) = error.clone() else { panic!("{error}") };
     let LazyError::Failed(failure) = error else { panic!("{error}") };
     assert_eq!(kept.to_string(), failure.to_string());
-    assert!(Arc::ptr_eq(&kept.error, &failure.error), "one error, which is not copied");
+    let (Some(one), Some(other)) = (&kept.error, &failure.error) else { panic!("both have it") };
+    assert!(Arc::ptr_eq(one, other), "one error, which is not copied");
     assert_eq!((kept.name, kept.attempts, kept.retry_in), ("rates", 1, failure.retry_in));
 }
 
@@ -189,7 +424,6 @@ fn a_refresh_that_fails_keeps_the_stale_value_and_says_so() {
     loader.mood.set(Mood::Fine);
     manual.advance(ms(100));
     assert_eq!(got(), (3, false));
-    assert_eq!(*resource.failure().map_or(Arc::new(NoLuck), |failure| failure.error), NoLuck);
     assert!(resource.failure().is_none());
 }
 
@@ -299,7 +533,7 @@ fn a_thousand_pins_of_one_thread_are_all_valid_and_the_last_one_frees() {
 }
 
 #[test]
-fn a_load_may_unload_itself_and_a_value_may_unload_as_it_is_dropped() {
+fn value_may_unload_and_load_as_it_is_dropped() {
     struct Unloads(&'static LazyResource<Unloads, NoLuck>);
     impl Drop for Unloads {
         fn drop(&mut self) {
@@ -310,7 +544,6 @@ fn a_load_may_unload_itself_and_a_value_may_unload_as_it_is_dropped() {
     }
     static LOADS: AtomicUsize = AtomicUsize::new(0);
     static SELF: LazyResource<Unloads, NoLuck> = LazyResource::new("self", || {
-        assert_eq!(SELF.unload(), None);
         assert!(matches!(SELF.prefetch(), Err(LazyError::Reentrant { .. })));
         LOADS.fetch_add(1, SeqCst);
         Ok(Unloads(&SELF))
@@ -318,6 +551,19 @@ fn a_load_may_unload_itself_and_a_value_may_unload_as_it_is_dropped() {
     SELF.prefetch().unwrap();
     assert_eq!(SELF.unload(), Some(0));
     assert_eq!((LOADS.load(SeqCst), SELF.status().state), (2, ResourceState::Loaded));
+}
+
+#[test]
+fn load_that_unloads_itself_returns_its_value_and_stores_none() {
+    static SELF: LazyResource<u32, NoLuck> = LazyResource::new("self", || {
+        assert_eq!(SELF.unload(), None);
+        assert!(matches!(SELF.get(), Err(LazyError::Reentrant { .. })), "the load is still in flight");
+        Ok(1)
+    });
+    let pin = SELF.get().unwrap();
+    let status = SELF.status();
+    assert_eq!((*pin, status.state, status.loads), (1, ResourceState::Unloaded, 1));
+    assert_eq!(status.unloading_pins, 1);
 }
 
 #[test]

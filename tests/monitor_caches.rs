@@ -23,7 +23,8 @@ fn each_invocation_is_told_what_was_evicted_in_it_and_why() {
 
     let builder = Monitor::builder().memory_size(ByteSize::mib(128)).report(ReportPolicy::Off);
     let sweep = blobs.clone();
-    let monitor = builder.cache(&NUMBERS).cache(&blobs).at_end(move || _ = sweep.sweep(usize::MAX)).build().unwrap();
+    let monitor =
+        builder.cache(&NUMBERS).cache(&blobs).at_end(move || _ = sweep.remove_expired(usize::MAX)).build().unwrap();
 
     let invocation = monitor.start("1");
     (0..5).for_each(|key| NUMBERS.insert(key, key).unwrap());

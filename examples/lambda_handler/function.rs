@@ -60,7 +60,7 @@ impl Function {
             .budget(&budget)
             .resource(&MODEL, budget.account("model"))
             .cache(&digests)
-            .at_end(move || _ = swept.sweep(SWEPT))
+            .at_end(move || _ = swept.remove_expired(SWEPT))
             .trim(true)
             .install()?;
         let in_the_making = budget.account("in the making");
@@ -92,7 +92,7 @@ impl Function {
 /// All who waited for one digest have the same error. Otherwise it can only be that another's making of it panicked.
 fn in_handler(object: &Object, error: LoadError<HandlerError>) -> HandlerError {
     match error {
-        LoadError::Failed(error) => HandlerError::Shared(error),
+        LoadError::Load(error) => HandlerError::Shared(error),
         other => HandlerError::GivenUp { object: object.name.clone(), why: other.to_string() },
     }
 }

@@ -25,7 +25,8 @@
 //! 3. The account that asks is not asked: a cache evicts its own entries first. Nor is anyone asked whose rank is above
 //!    its own: a cache does not unload a model.
 //! 4. Nobody is asked where all that could be given back would not be enough: a request that must fail costs no cache.
-//! 5. No lock is held while a reclaimer runs, and a reclaimer never waits for one: it uses `try_lock` or gives nothing.
+//! 5. No lock is held while a reclaimer runs, and a reclaimer does not wait for one: it uses `try_lock`, or a wait of a
+//!    millisecond at most, or releases nothing.
 //! 6. A reservation made inside a reclaimer is granted if it is free, and else refused at once.
 //! 7. Nothing runs in the background, since Lambda freezes it. The room follows what the process really holds when
 //!    [`MemoryBudget::rebaseline`] says how much that is: at the start of each invocation.

@@ -218,6 +218,15 @@ impl Reservation {
     }
 }
 
+impl Reservation {
+    /// Returns `true` if it could become `size` bytes, if all accounts that its account may ask release everything.
+    ///
+    /// Takes the lock of the reclaimers, and reads the sum of each account.
+    pub(crate) fn could_become(&self, size: ByteSize) -> bool {
+        self.account.could_hold(size, self.size)
+    }
+}
+
 impl Drop for Reservation {
     #[inline]
     fn drop(&mut self) {

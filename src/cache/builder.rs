@@ -68,7 +68,7 @@ pub struct CacheBuilder<K, V, S = Seeded> {
     pub(super) max_bytes: Option<ByteSize>,
     pub(super) weigher: Option<Weigher<K, V>>,
     pub(super) by_load: bool,
-    pub(super) expected_load: Option<ByteSize>,
+    pub(super) reserve_per_load: Option<ByteSize>,
     pub(super) ttl: Option<Duration>,
     pub(super) tti: Option<Duration>,
     pub(super) eviction: Eviction,
@@ -86,7 +86,7 @@ impl<K, V> CacheBuilder<K, V> {
             max_bytes: None,
             weigher: None,
             by_load: false,
-            expected_load: None,
+            reserve_per_load: None,
             ttl: None,
             tti: None,
             eviction: Eviction::default(),
@@ -172,10 +172,12 @@ impl<K, V, S> CacheBuilder<K, V, S> {
         self
     }
 
-    /// Weighs what is loaded by the heap that its load retained, as the [`TrackingAllocator`](crate::TrackingAllocator)
-    /// saw it: for values whose insides nobody can measure. What is inserted is weighed as before.
+    /// Counts a loaded value by the heap that its load retained, as measured by the
+    /// [`TrackingAllocator`](crate::TrackingAllocator): for values that cannot be measured by their type. Inserted values are
+    /// weighed as before.
     ///
-    /// Not seen: what other threads allocate for the load. Seen, and charged to the entry: what it leaves elsewhere.
+    /// Counted, and charged to the entry: bytes that the load leaves elsewhere. *Not counted*: bytes that other threads
+    /// allocate for the load. An async load is measured in its polls, on whichever thread they run.
     ///
     /// # Examples
     ///
@@ -186,19 +188,23 @@ impl<K, V, S> CacheBuilder<K, V, S> {
     ///
     /// fn main() -> Result<(), Box<dyn std::error::Error>> {
     ///     let documents: Cache<u64, String> =
-    ///         Cache::builder("documents").max_bytes(ByteSize::mib(4)).weigh_by_load().build()?;
+    ///         Cache::builder("documents").max_bytes(ByteSize::mib(4)).weigh_by_retained_heap().build()?;
     ///     let _text = documents.try_get_or_load(&1, || Ok::<_, std::io::Error>("x".repeat(100_000)))?;
     ///     assert!(documents.stats().bytes >= ByteSize::bytes(100_000));
     ///     Ok(())
     /// }
     /// ```
-    pub fn weigh_by_load(mut self) -> Self {
+    pub fn weigh_by_retained_heap(mut self) -> Self {
         self.by_load = true;
         self
     }
 
-    /// Makes room for so much before a loader runs, so that the cache and what is being loaded are within the bound
-    /// together; with an account, it is reserved until the value is in.
+    /// Reserves `size` bytes for each load before its loader runs: the cache and its running loads are within `max_bytes`
+    /// together. With an account, the bytes are reserved there until the value is stored. Default: none are reserved.
+    ///
+    /// Entries are evicted for it. A load does not start if its bytes do not fit next to those of the running loads, or if
+    /// the budget cannot grant them ([`LoadError`](super::LoadError)); nothing is evicted for a load that could never
+    /// start. [`ByteSize::ZERO`] reserves nothing.
     ///
     /// # Examples
     ///
@@ -208,18 +214,18 @@ impl<K, V, S> CacheBuilder<K, V, S> {
     /// let reports: Cache<u64, Vec<u8>> = Cache::builder("reports")
     ///     .max_bytes(ByteSize::mib(8))
     ///     .account(budget.account("reports"))
-    ///     .expected_load(ByteSize::mib(4)) // more than there is, so no load begins
+    ///     .reserve_per_load(ByteSize::mib(4)) // more than the budget has, so no load starts
     ///     .build()?;
     /// assert!(reports.try_get_or_load(&1, || Ok::<_, std::io::Error>(Vec::new())).is_err());
     /// # Ok::<(), plimsoll::cache::CacheError>(())
     /// ```
-    pub fn expected_load(mut self, size: ByteSize) -> Self {
-        self.expected_load = Some(size);
+    pub fn reserve_per_load(mut self, size: ByteSize) -> Self {
+        self.reserve_per_load = Some(size).filter(|&size| size > ByteSize::ZERO);
         self
     }
 
-    /// Lets entries expire so long after they were put in, up to 10 ms early and, by the crate's clock, never late. Longer than 248 days counts
-    /// as 248 days.
+    /// Sets the time after which an entry expires: after its insert, or after the start of its load. It expires up to 10 ms
+    /// early and, by the crate's clock, never late. More than 248 days count as 248 days.
     ///
     /// # Examples
     ///
@@ -242,8 +248,8 @@ impl<K, V, S> CacheBuilder<K, V, S> {
         self
     }
 
-    /// Lets entries expire that nobody asked for so long, up to 10 ms early and, by the crate's clock, never late. Longer than 124 days counts
-    /// as 124 days.
+    /// Sets the time without access after which an entry expires: up to 10 ms early and, by the crate's clock, never late.
+    /// More than 124 days count as 124 days.
     ///
     /// # Examples
     ///
@@ -366,7 +372,7 @@ impl<K, V, S> CacheBuilder<K, V, S> {
             max_bytes: self.max_bytes,
             weigher: self.weigher,
             by_load: self.by_load,
-            expected_load: self.expected_load,
+            reserve_per_load: self.reserve_per_load,
             ttl: self.ttl,
             tti: self.tti,
             eviction: self.eviction,
@@ -381,7 +387,8 @@ impl<K, V, S> CacheBuilder<K, V, S> {
     ///
     /// # Errors
     ///
-    /// [`CacheError`] where no bound is set, a time is below the clock's resolution, or loads cannot be weighed.
+    /// [`CacheError`] if no bound is set, a time is below the clock's resolution, the bytes reserved for each load exceed the
+    /// bound, or loads cannot be weighed.
     ///
     /// # Examples
     ///
@@ -413,6 +420,9 @@ impl<K, V, S> CacheBuilder<K, V, S> {
         }
         if self.by_load && !heap::is_installed() {
             return Err(CacheError::NotTracked { cache });
+        }
+        if let Some((size, limit)) = self.reserve_per_load.zip(self.max_bytes).filter(|(size, limit)| size > limit) {
+            return Err(CacheError::LoadExceedsBound { cache, size, limit });
         }
         self.warn_of_misuse();
         Ok(Cache::with(self))

@@ -89,7 +89,29 @@ pub enum Refusal {
         /// The cache's name.
         cache: &'static str,
     },
-    /// The budget had no room, though the cache gave up all it had and the others were asked.
+    /// The entry does not fit next to the bytes that are reserved for running loads. It may fit later. Nothing was evicted
+    /// for it, unless a load started in the meantime.
+    #[error("cache {cache}: an entry of {size} is more than the {available} that running loads leave")]
+    #[non_exhaustive]
+    ReservedForLoads {
+        /// The cache's name.
+        cache: &'static str,
+        /// The entry with the smallest tables it needs.
+        size: ByteSize,
+        /// `max_bytes` without the reserved bytes.
+        available: ByteSize,
+    },
+    /// Other threads took the room that was made for the entry, again and again. It may fit later.
+    #[error("cache {cache}: other threads took the room that was made for an entry of {size}")]
+    #[non_exhaustive]
+    Contended {
+        /// The cache's name.
+        cache: &'static str,
+        /// The entry with the smallest tables it needs.
+        size: ByteSize,
+    },
+    /// The budget had no room, although the cache and other accounts were asked to release memory. If nothing they could
+    /// release would have been enough, nothing was evicted.
     #[error(transparent)]
     Budget(BudgetExceeded),
     /// The time to live is below what the clock can tell apart.
@@ -107,9 +129,9 @@ pub enum Refusal {
 
 debug_as_chain!(Refusal);
 
-/// Why there is no value.
+/// Why a load returned no value.
 ///
-/// All who waited for one load get the same error.
+/// All waiters of one load get the same error.
 ///
 /// # Examples
 ///
@@ -118,22 +140,35 @@ debug_as_chain!(Refusal);
 ///
 /// let orders: Cache<u64, String> = Cache::builder("orders").max_entries(100).build()?;
 /// let failed = orders.try_get_or_load(&1, || Err(std::io::Error::other("the table is locked"))).unwrap_err();
-/// assert!(matches!(&failed, LoadError::Failed(cause) if cause.to_string() == "the table is locked"));
+/// assert!(matches!(&failed, LoadError::Load(cause) if cause.to_string() == "the table is locked"));
 /// # Ok::<(), plimsoll::cache::CacheError>(())
 /// ```
 #[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum LoadError<E> {
-    /// The loader failed.
+    /// The loader returned an error.
     #[error("the value could not be loaded")]
-    Failed(#[source] Arc<E>),
-    /// The budget has no room for what the load is expected to take, so it did not begin.
-    #[error("the load did not begin: its expected size is not to be had")]
-    NoRoom(#[source] BudgetExceeded),
-    /// The loader asked for the key that it is loading.
-    #[error("the loader asked for the key it is loading")]
+    Load(#[source] Arc<E>),
+    /// The budget has no room for the bytes that are [reserved for each load](super::CacheBuilder::reserve_per_load). The
+    /// loader did not run.
+    #[error("the load did not start: its bytes could not be reserved")]
+    BudgetExceeded(#[source] BudgetExceeded),
+    /// The bytes that are [reserved for each load](super::CacheBuilder::reserve_per_load) do not fit next to those of the
+    /// running loads. The loader did not run.
+    #[error("cache {cache}: the load did not start: its {size} exceed the {available} that running loads leave")]
+    #[non_exhaustive]
+    TooManyLoads {
+        /// The cache's name.
+        cache: &'static str,
+        /// Bytes reserved for each load.
+        size: ByteSize,
+        /// `max_bytes` without the bytes of running loads.
+        available: ByteSize,
+    },
+    /// The loader asked for the key that it loads: itself, or by way of loads on other threads that wait for each other.
+    #[error("the load of a key waits for the load of the same key")]
     Reentrant,
-    /// The async load that this caller began panicked while another waiter polled it. The next call begins anew.
+    /// The async load that this caller started panicked while another waiter polled it. The next call loads again.
     #[error("the load panicked")]
     Panicked,
 }
@@ -144,9 +179,9 @@ impl<E: fmt::Debug> fmt::Debug for LoadError<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{self}")?;
         match self {
-            Self::Failed(error) => write!(f, ": {error:?}"),
-            Self::NoRoom(refused) => write!(f, ": {refused:?}"),
-            Self::Reentrant | Self::Panicked => Ok(()),
+            Self::Load(error) => write!(f, ": {error:?}"),
+            Self::BudgetExceeded(exceeded) => write!(f, ": {exceeded:?}"),
+            Self::TooManyLoads { .. } | Self::Reentrant | Self::Panicked => Ok(()),
         }
     }
 }
@@ -154,8 +189,11 @@ impl<E: fmt::Debug> fmt::Debug for LoadError<E> {
 impl<E> Clone for LoadError<E> {
     fn clone(&self) -> Self {
         match self {
-            Self::Failed(error) => Self::Failed(Arc::clone(error)),
-            Self::NoRoom(refused) => Self::NoRoom(refused.clone()),
+            Self::Load(error) => Self::Load(Arc::clone(error)),
+            Self::BudgetExceeded(exceeded) => Self::BudgetExceeded(exceeded.clone()),
+            Self::TooManyLoads { cache, size, available } => {
+                Self::TooManyLoads { cache, size: *size, available: *available }
+            }
             Self::Reentrant => Self::Reentrant,
             Self::Panicked => Self::Panicked,
         }
@@ -198,6 +236,17 @@ pub enum CacheError {
         time: Duration,
         /// The least there is.
         least: Duration,
+    },
+    /// The bytes reserved for each load exceed the bound, so that no load could start.
+    #[error("cache {cache}: {size} reserved for each load exceed its max_bytes of {limit}")]
+    #[non_exhaustive]
+    LoadExceedsBound {
+        /// The cache's name.
+        cache: &'static str,
+        /// Bytes reserved for each load.
+        size: ByteSize,
+        /// The bound.
+        limit: ByteSize,
     },
     /// Loads cannot be weighed by what they retain, as nobody watches the heap.
     #[error("cache {cache} is to weigh by what loads retain: `plimsoll::TrackingAllocator` is not installed")]

@@ -1,18 +1,21 @@
-//! Which slot a key lies in: a table of slot numbers that grows only where it must.
+//! From a key to its slot: a table of slot numbers that grows only if it must.
 //!
-//! The slots are dense and each knows its hash, so the table can be made anew from them at any time, without a second
-//! one beside it and without calling anybody's `Hash`. hashbrown left alone doubles when removals have used it up
-//! (hashbrown #602), though it holds not one entry more; here it is refilled in place as long as an eighth is free.
+//! The slots are dense and each has its hash, so the table can be rebuilt from them at any time, without a second table
+//! and without a call of `Hash`. hashbrown itself doubles when removals have used it up (hashbrown #602), although it holds
+//! no more entries; here it is refilled in place while an eighth is free.
 
-use hashbrown::HashTable;
+use hashbrown::{HashTable, TryReserveError};
 
 use crate::weigh::GROUP;
+
+/// The highest number of entries that are moved to a smaller table: under a millisecond, with the lock of the cache.
+const MAX_MOVED: usize = 32_768;
 
 /// A table of slot numbers.
 #[derive(Default)]
 pub(super) struct Index {
     table: HashTable<u32>,
-    /// How many the table holds when no removal has left its mark: 7/8 of its buckets.
+    /// The capacity of the table before removals: 7/8 of its buckets.
     full: usize,
     /// Bytes of the table.
     bytes: usize,
@@ -27,86 +30,107 @@ impl Index {
         self.bytes
     }
 
-    /// Bytes by which one more insertion would grow the table.
+    /// Bytes by which one more insertion grows the table.
     pub(super) fn growth(&self) -> usize {
         if self.table.len() < self.table.capacity() || self.has_spare() { 0 } else { self.grown_bytes() - self.bytes() }
     }
 
-    /// The slot whose hash is this and for which `is` holds.
+    /// The slot with this hash for which `matches` holds.
     #[inline]
-    pub(super) fn find(&self, hash: u32, is: impl Fn(u32) -> bool) -> Option<u32> {
-        self.table.find(spread(hash), |&at| is(at)).copied()
+    pub(super) fn find(&self, hash: u32, matches: impl Fn(u32) -> bool) -> Option<u32> {
+        self.table.find(to_table_hash(hash), |&index| matches(index)).copied()
     }
 
-    /// Enters slot `at`, the one after all those entered; `hash_of` tells the hash of each.
+    /// Enters slot `at`, the one after all others. `hash_of` returns the hash of each slot.
     pub(super) fn insert(&mut self, hash: u32, at: u32, hash_of: impl Fn(u32) -> u32) {
         if self.table.len() == self.table.capacity() {
-            self.refill(self.roomy(), self.table.len(), &hash_of);
+            self.refill(self.next_capacity(), self.table.len(), &hash_of);
         }
-        self.table.insert_unique(spread(hash), at, |&at| spread(hash_of(at)));
+        self.table.insert_unique(to_table_hash(hash), at, |&at| to_table_hash(hash_of(at)));
     }
 
-    /// Enters slot `at`, whose hash was `before`, under another; `hash_of` tells it already.
-    pub(super) fn supersede(&mut self, at: u32, before: u32, hash: u32, hash_of: impl Fn(u32) -> u32) {
+    /// Enters slot `at` under another hash than `before`. `hash_of` returns the new one already.
+    pub(super) fn replace(&mut self, at: u32, before: u32, hash: u32, hash_of: impl Fn(u32) -> u32) {
         let slots = self.table.len();
         self.remove(before, at);
         if self.table.len() == self.table.capacity() {
-            self.refill(self.roomy(), slots, &hash_of);
+            self.refill(self.next_capacity(), slots, &hash_of);
         } else {
-            self.table.insert_unique(spread(hash), at, |&at| spread(hash_of(at)));
+            self.table.insert_unique(to_table_hash(hash), at, |&at| to_table_hash(hash_of(at)));
         }
     }
 
-    /// Takes slot `at` out.
+    /// Removes slot `at`.
     pub(super) fn remove(&mut self, hash: u32, at: u32) {
-        if let Ok(entry) = self.table.find_entry(spread(hash), |&entered| entered == at) {
+        if let Ok(entry) = self.table.find_entry(to_table_hash(hash), |&entered| entered == at) {
             entry.remove();
         }
     }
 
-    /// Gives slot `from` another number.
+    /// Changes the number of slot `from`.
     pub(super) fn renumber(&mut self, hash: u32, from: u32, to: u32) {
-        if let Some(at) = self.table.find_mut(spread(hash), |&at| at == from) {
+        if let Some(at) = self.table.find_mut(to_table_hash(hash), |&at| at == from) {
             *at = to;
         }
     }
 
-    /// Makes the table as small as `capacity` allows.
-    pub(super) fn shrink(&mut self, capacity: usize, hash_of: impl Fn(u32) -> u32) {
-        if capacity == 0 {
-            *self = Self::default();
-        } else if capacity.max(Self::LEAST) <= self.full / 2 {
-            self.refill(capacity.max(Self::LEAST), self.table.len(), &hash_of);
+    /// Returns `true` if the table is to be [shrunk](Self::shrink): less than an eighth of it is used, and the move of the
+    /// remaining entries takes little time.
+    #[inline]
+    pub(super) fn is_sparse(&self) -> bool {
+        let len = self.table.len();
+        len <= MAX_MOVED && len < self.full / 8 && self.full > Self::LEAST
+    }
+
+    /// Shrinks the table to twice its entries. The old table is freed first, so that the heap does not grow.
+    ///
+    /// # Errors
+    ///
+    /// There is no memory for the smaller table. The table is empty then.
+    pub(super) fn shrink(&mut self, hash_of: impl Fn(u32) -> u32) -> Result<(), TryReserveError> {
+        let len = self.table.len();
+        *self = Self::default();
+        self.table.try_reserve((2 * len).max(Self::LEAST), |&index| to_table_hash(hash_of(index)))?;
+        self.note_size();
+        self.enter(len, &hash_of);
+        Ok(())
+    }
+
+    fn note_size(&mut self) {
+        self.full = self.table.capacity();
+        self.bytes = self.table.allocation_size();
+    }
+
+    /// Enters the first `slots` slots into the empty table, which has the capacity.
+    fn enter(&mut self, slots: usize, hash_of: &impl Fn(u32) -> u32) {
+        for index in 0..u32::try_from(slots).unwrap_or(u32::MAX) {
+            self.table.insert_unique(to_table_hash(hash_of(index)), index, |&index| to_table_hash(hash_of(index)));
         }
     }
 
-    /// The capacity for one more than there are.
-    fn roomy(&self) -> usize {
+    /// The capacity for one more entry.
+    fn next_capacity(&self) -> usize {
         if self.has_spare() { self.full } else { (self.full + 1).max(Self::LEAST) }
     }
 
-    /// Whether refilling the table would leave an eighth of it free, so that it pays.
+    /// Returns `true` if an eighth of the table would be free after a refill.
     fn has_spare(&self) -> bool {
         let len = self.table.len();
         len + len / 8 < self.full
     }
 
-    /// Empties the table, gives it room for `capacity`, and enters the first so many slots again.
+    /// Empties the table, sets its capacity, and enters the first `slots` slots again.
     #[cold]
     fn refill(&mut self, capacity: usize, slots: usize, hash_of: &impl Fn(u32) -> u32) {
-        let slots = u32::try_from(slots).unwrap_or(u32::MAX);
         if capacity == self.full {
             self.table.clear();
         } else {
             // The old one first: there are never two.
             self.table = HashTable::new();
             self.table = HashTable::with_capacity(capacity);
-            self.full = self.table.capacity();
-            self.bytes = self.table.allocation_size();
+            self.note_size();
         }
-        for at in 0..slots {
-            self.table.insert_unique(spread(hash_of(at)), at, |&at| spread(hash_of(at)));
-        }
+        self.enter(slots, hash_of);
     }
 
     /// Bytes of the next larger table: a number and a control byte for each bucket, and a group of control bytes more.
@@ -116,9 +140,9 @@ impl Index {
     }
 }
 
-/// The hash as the table wants it: it takes the place from the low bits and the control byte from the highest.
+/// The table takes the place from the low bits of a hash and the control byte from the highest.
 #[inline]
-pub(super) const fn spread(hash: u32) -> u64 {
+pub(super) const fn to_table_hash(hash: u32) -> u64 {
     (hash as u64) << 32 | hash as u64
 }
 

@@ -17,52 +17,62 @@
 //!
 //! # Bytes
 //!
-//! `max_bytes` is a bound of heap: the tables, and what keys and values own as told by
-//! [`HeapSize`](crate::HeapSize). Room is made before a value goes in, so the sum is never above it. For each entry the
-//! tables take, with the default policy,
+//! `max_bytes` is a bound of heap: the tables, and the heap that keys and values own, as reported by
+//! [`HeapSize`](crate::HeapSize). A cache evicts before it inserts, so the sum is never above the bound. With the default
+//! policy, the tables take for each entry
 //!
 //! ```text
 //!   size_of::<K>() + size_of::<V>() + 8                    the slot: hash and expiry, padded to their alignment
-//!   + 9 + 6                                                policy: two links and a mark; a ghost and a half
+//!   + 9 + 6                                                policy: two links and a state; a ghost and a half
 //!   + 5 x buckets / entries                                index: buckets are the power of two above 8/7 x entries
 //!   + 4 if values are weighed + 4 if they expire by idleness
 //! ```
 //!
-//! that is 29 to 34 bytes beyond a `u64` and a `u64`, where the room is `max_entries`; until it is reached tables grow by
-//! an eighth at a time, so up to an eighth of it lies spare. In the place of the 9 + 6, [`Eviction::Lru`] takes 4, a block
-//! of 24 for each entry, and 17 x buckets / entries. Removals do not grow the index. Tables shrink when less than
-//! a quarter of them is in use. Not counted: what the allocator adds, and values that are on their way out or being
-//! loaded ([`expected_load`](CacheBuilder::expected_load) makes room for these).
+//! These are 29 to 34 bytes in addition to a `u64` and a `u64`, at `max_entries` entries. Until then, tables grow by an
+//! eighth at a time, so up to an eighth of them is spare. Instead of 9 + 6, [`Eviction::Lru`] takes 4, an allocation of 24
+//! for each entry, and 17 x buckets / entries. Not counted: the overhead of the allocator, removed values that are not yet
+//! dropped, and values that are being loaded ([`reserve_per_load`](CacheBuilder::reserve_per_load) counts these).
+//!
+//! Tables shrink when less than a quarter of them is used, and by eviction for other memory. They shrink in place. The index
+//! shrinks when less than an eighth is used and at most 32,768 entries are left, because they are moved under the lock. The
+//! tables of `Lru` are freed with the last entry.
 //!
 //! # Time
 //!
-//! Entries expire by [the crate's clock](crate::clock), which counts a freeze. What has expired is never returned, and is
-//! freed when it is asked for, by [`Cache::sweep`], and when others need memory. Nothing runs in the background. A cache
-//! in which nothing expires reads no clock.
+//! Entries expire by [the crate's clock](crate::clock), which counts a freeze. An expired entry is never returned. It is
+//! freed when its key is looked up, by [`Cache::remove_expired`], by [`Cache::retain`], and before other entries when
+//! memory is released. Nothing runs in the background. A cache without expiry reads no clock.
 //!
 //! # Pressure
 //!
-//! A cache with an [account](CacheBuilder::account) charges it all it holds. Where the budget has no room, it evicts its
-//! own entries first; others are asked only when it is empty. When others need memory, it gives up what has expired, and
-//! under [`Pressure::Critical`](crate::Pressure::Critical) entries in the order of its policy. It grows back by being used.
+//! A cache with an [account](CacheBuilder::account) charges it all its bytes. If the budget has no room, the cache evicts
+//! its own entries first, and other accounts are asked when it is empty. If other accounts need memory, the cache releases
+//! expired entries, and under [`Pressure::Critical`](crate::Pressure::Critical) others in the order of its policy: as many
+//! as the bytes need, at least 1/128 of the cache at a time. It grows again by use.
 //!
-//! # Locks and your code
+//! Code that releases memory allocates nothing. It removes 16 entries at a time, and drops them after the lock is released.
 //!
-//! One lock guards a cache. Under it run `Eq` of keys, `Clone` of values, and the closures of [`Cache::for_each`] and
-//! [`Cache::retain`]: **these must not use the same cache**, or they wait for themselves. `Hash`, weighers, loaders and
-//! `Drop` run outside, and may. Each of them may panic: the cache stays whole. Make values cheap to clone: an `Arc`.
+//! # Locks and user code
+//!
+//! One lock guards a cache. Under it run `Eq` of keys, `Clone` of values, and the closures of [`Cache::for_each`],
+//! [`Cache::retain`] and [`Cache::try_get_or_load_if`]: **these must not use the same cache**, or they wait for themselves.
+//! `Hash`, weighers, loaders and `Drop` run without the lock, and may use it. Each of them may panic: the cache stays whole.
+//! Make values cheap to clone: an `Arc`.
 
-mod asynchronous;
 mod builder;
 mod error;
 mod hasher;
+mod in_flight;
 mod index;
+mod inner;
 mod load;
+mod locked;
 mod lru;
+mod maintenance;
 mod policy;
+mod put;
+mod removed;
 mod s3fifo;
-mod shared;
-mod state;
 mod stats;
 mod store;
 
@@ -85,10 +95,12 @@ pub use hasher::{Seeded, SeededHasher};
 pub use stats::CacheStats;
 
 use builder::Weigher;
-use load::{Arrival, Flights, Missed};
-use state::{Charge, Locked, State};
+use in_flight::InFlight;
+use load::Missed;
+use locked::{Accounting, Locked, State};
+use removed::{FEW, Places};
 use stats::Cause;
-use store::{Asked, Gone, MOST, NEVER, Slot, Store};
+use store::{Lookup, MAX_SLOTS, NEVER, Slot, Store};
 
 /// Keeps values by key, within a bound of entries, of bytes, or of both.
 ///
@@ -106,16 +118,16 @@ use store::{Asked, Gone, MOST, NEVER, Slot, Store};
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct Cache<K, V, S = Seeded> {
-    shared: Arc<Shared<K, V, S>>,
+    inner: Arc<Inner<K, V, S>>,
 }
 
 /// What the handles of a cache share.
-struct Shared<K, V, S> {
+struct Inner<K, V, S> {
     state: Mutex<State<K, V>>,
     name: &'static str,
     weigher: Option<Weigher<K, V>>,
     by_load: bool,
-    expected_load: Option<ByteSize>,
+    reserve_per_load: Option<ByteSize>,
     /// Milliseconds.
     ttl: Option<u64>,
     /// Whether anything may expire; else no clock is read.
@@ -147,191 +159,40 @@ impl<K, V, S> Cache<K, V, S> {
         V: Send + 'static,
         S: Send + Sync + 'static,
     {
-        let CacheBuilder { name, weigher, by_load, expected_load, eviction, clock, hasher, .. } = builder;
-        let most = builder.max_entries.unwrap_or(MOST);
+        let CacheBuilder { name, weigher, by_load, reserve_per_load, eviction, clock, hasher, .. } = builder;
+        let max_entries = builder.max_entries.unwrap_or(MAX_SLOTS);
         let weighs = weigher.is_some() || by_load;
-        let store = Store::new(eviction, most, weighs, builder.tti.map(millis), clock.now());
-        let charge = match &builder.account {
-            Some((account, _)) => Charge::Account(account.book(ByteSize::ZERO)),
-            None => Charge::Board(board::holder(name), 0),
+        let accounting = match &builder.account {
+            Some((account, _)) => Accounting::Account(account.book(ByteSize::ZERO)),
+            None => Accounting::Gauge(board::holder(name), 0),
         };
         let state = State {
-            store,
+            store: Store::new(eviction, max_entries, weighs, builder.tti.map(millis), clock.now()),
             max_bytes: builder.max_bytes.map_or(u64::MAX, ByteSize::as_u64),
-            charge,
+            accounting,
             loading: 0,
-            flights: Flights::default(),
+            arrivals: 0,
+            in_flight: InFlight::default(),
             counters: CacheStats { name, ..CacheStats::default() },
         };
-        let shared = Arc::new(Shared {
+        let inner = Arc::new(Inner {
             state: Mutex::new(state),
             name,
             weigher,
             by_load,
-            expected_load,
+            reserve_per_load,
             ttl: builder.ttl.map(millis),
             timed: AtomicBool::new(builder.ttl.is_some() || builder.tti.is_some()),
             clock,
             hasher,
         });
         if let Some((account, rank)) = builder.account {
-            account.set_reclaimer(rank, Arc::downgrade(&shared));
+            account.set_reclaimer(rank, Arc::downgrade(&inner));
         }
-        Self { shared }
+        Self { inner }
     }
 
-    /// Frees what has expired among the next `most` entries, going on where it stopped, and tells how many that were; zero
-    /// where nothing may expire. `usize::MAX` looks at all there are.
-    ///
-    /// For the end of an invocation, when nobody waits. Holds the lock for as long as it looks; values are
-    /// dropped after it.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # use std::time::Duration;
-    /// # use plimsoll::{Cache, ManualClock};
-    /// # let manual = ManualClock::new();
-    /// let cache: Cache<u64, u64> = Cache::builder("cache")
-    ///     .max_entries(100)
-    ///     .time_to_live(Duration::from_secs(1))
-    /// # .clock(manual.clock())
-    ///     .build()?;
-    /// cache.insert(1, 1)?;
-    /// # manual.advance(Duration::from_secs(2));
-    /// // Two seconds later, at the end of an invocation:
-    /// assert_eq!(cache.sweep(1_000), 1);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn sweep(&self, most: usize) -> usize {
-        if !self.shared.timed.load(Relaxed) {
-            return 0;
-        }
-        let now = self.shared.clock.refresh();
-        self.shared.change(|state, gone| {
-            let tick = state.store.tick(now);
-            state.sweep(most, tick, gone)
-        })
-    }
-
-    /// Evicts until no more than `bytes` are held, and tells how many were given up. It may fill up again. Zero evicts all;
-    /// [`ByteSize::MAX`] nothing.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # use plimsoll::{ByteSize, Cache};
-    /// let pages: Cache<u64, Vec<u8>> = Cache::builder("pages").max_bytes(ByteSize::mib(1)).build()?;
-    /// pages.insert(1, vec![0; 100_000])?;
-    /// assert!(pages.shrink_to(ByteSize::ZERO) >= ByteSize::bytes(100_000));
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn shrink_to(&self, bytes: ByteSize) -> ByteSize {
-        self.shared.change(|state, gone| {
-            let before = state.store.bytes();
-            state.shrink_to(bytes.as_u64(), Cause::Size, gone);
-            ByteSize::bytes(before - state.store.bytes())
-        })
-    }
-
-    /// Changes the bounds, evicting what is beyond them; `None` leaves one as it is. Zero holds nothing from then on;
-    /// `usize::MAX` and [`ByteSize::MAX`] bound nothing.
-    ///
-    /// A cache that was made without a bound in bytes has no weigher: it counts its tables alone.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # use plimsoll::{ByteSize, Cache};
-    /// let pages: Cache<u64, Vec<u8>> = Cache::builder("pages").max_bytes(ByteSize::mib(1)).build()?;
-    /// pages.resize(Some(500), Some(ByteSize::kib(512)));
-    /// assert_eq!((pages.stats().max_entries, pages.stats().max_bytes), (Some(500), Some(ByteSize::kib(512))));
-    /// # Ok::<(), plimsoll::cache::CacheError>(())
-    /// ```
-    pub fn resize(&self, max_entries: Option<usize>, max_bytes: Option<ByteSize>) {
-        self.shared.change(|state, gone| {
-            if let Some(most) = max_entries {
-                state.store.set_max_entries(most);
-            }
-            if let Some(most) = max_bytes {
-                state.max_bytes = most.as_u64();
-            }
-            state.keep_bounds(gone);
-        });
-    }
-
-    /// Empties the cache. What it counted stays.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # use plimsoll::Cache;
-    /// let cache: Cache<u64, u64> = Cache::builder("cache").max_entries(10).build()?;
-    /// cache.insert(1, 1)?;
-    /// cache.clear();
-    /// assert!(cache.is_empty());
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn clear(&self) {
-        self.shared.change(|state, gone| {
-            let slots = state.store.clear();
-            state.counters.cleared += slots.len() as u64;
-            gone.take(slots);
-        });
-    }
-
-    /// Removes all entries of which `keep` does not hold. It runs under the lock, and must not use the cache.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # use plimsoll::Cache;
-    /// let cache: Cache<u64, u64> = Cache::builder("cache").max_entries(10).build()?;
-    /// (0..10).try_for_each(|key| cache.insert(key, key))?;
-    /// cache.retain(|_key, value| value % 2 == 0);
-    /// assert_eq!(cache.len(), 5);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn retain(&self, mut keep: impl FnMut(&K, &V) -> bool) {
-        self.shared.change(|state, gone| {
-            let mut at = 0;
-            while let Some(slot) = state.store.get(at) {
-                if keep(&slot.key, &slot.value) {
-                    at += 1;
-                } else {
-                    // The last one takes its place.
-                    state.remove(at, Cause::Removed, gone);
-                }
-            }
-        });
-    }
-
-    /// Calls `each` with every entry that has not expired, in no order. It runs under the lock, and must not use the
-    /// cache.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # use plimsoll::Cache;
-    /// let cache: Cache<u64, u64> = Cache::builder("cache").max_entries(10).build()?;
-    /// (0..10).try_for_each(|key| cache.insert(key, key))?;
-    /// let mut sum = 0;
-    /// cache.for_each(|_key, value| sum += value);
-    /// assert_eq!(sum, 45);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn for_each(&self, mut each: impl FnMut(&K, &V)) {
-        let now = self.shared.now();
-        let mut state = self.shared.state.lock();
-        let tick = state.store.tick(now);
-        for (at, slot) in (0..).zip(state.store.iter()) {
-            if !state.store.is_expired(at, tick) {
-                each(&slot.key, &slot.value);
-            }
-        }
-    }
-
-    /// Tells what the cache holds and has done. Costs the lock and a copy.
+    /// Returns the present figures and the counters. Takes the lock for a copy.
     ///
     /// # Examples
     ///
@@ -344,19 +205,19 @@ impl<K, V, S> Cache<K, V, S> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn stats(&self) -> CacheStats {
-        let state = self.shared.state.lock();
+        let state = self.inner.state.lock();
         let entries = state.store.max_entries();
         CacheStats {
             entries: state.store.len(),
-            max_entries: Some(entries).filter(|&most| most < MOST),
+            max_entries: Some(entries).filter(|&max| max < MAX_SLOTS),
             bytes: ByteSize::bytes(state.store.bytes()),
-            max_bytes: Some(ByteSize::bytes(state.max_bytes)).filter(|&most| most < ByteSize::MAX),
+            max_bytes: Some(ByteSize::bytes(state.max_bytes)).filter(|&max| max < ByteSize::MAX),
             loading: ByteSize::bytes(state.loading),
             ..state.counters
         }
     }
 
-    /// Tells the name it was made with.
+    /// Returns the name of the cache.
     ///
     /// # Examples
     ///
@@ -367,10 +228,10 @@ impl<K, V, S> Cache<K, V, S> {
     /// # Ok::<(), plimsoll::cache::CacheError>(())
     /// ```
     pub fn name(&self) -> &'static str {
-        self.shared.name
+        self.inner.name
     }
 
-    /// Tells how many entries are there, those that have expired and were not yet freed among them.
+    /// Returns the number of entries. Expired entries that are not yet freed count.
     ///
     /// # Examples
     ///
@@ -382,10 +243,10 @@ impl<K, V, S> Cache<K, V, S> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn len(&self) -> usize {
-        self.shared.state.lock().store.len()
+        self.inner.state.lock().store.len()
     }
 
-    /// Tells whether there are none.
+    /// Returns `true` if there are no entries.
     ///
     /// # Examples
     ///
@@ -401,9 +262,11 @@ impl<K, V, S> Cache<K, V, S> {
 }
 
 impl<K: Hash + Eq, V, S: BuildHasher> Cache<K, V, S> {
-    /// Gets a clone of the value, if it is there and has not expired.
+    /// Returns a clone of the value of `key`. `None` if it is absent or expired.
     ///
-    /// Costs a hash, a lock, and a reading of the coarse clock if anything may expire. Allocates nothing itself.
+    /// # Performance
+    ///
+    /// Costs a hash, a lock, and a reading of the coarse clock if entries may expire. Allocates nothing itself.
     ///
     /// # Examples
     ///
@@ -421,46 +284,51 @@ impl<K: Hash + Eq, V, S: BuildHasher> Cache<K, V, S> {
         Q: Hash + Eq + ?Sized,
         V: Clone,
     {
-        self.look(self.shared.hash(key), key).ok()
+        self.look(self.inner.hash(key), key, |_| true).ok()
     }
 
-    /// As [`get`](Self::get); where there is no value, tells what there was then.
-    #[expect(clippy::inline_always, reason = "a tenth of a hit: called, it hands the value over in memory")]
+    /// Looks a key up. If there is no value that `accept` accepts, returns the state of the cache at this moment.
+    #[expect(clippy::inline_always, reason = "a tenth of a hit: called, it returns the value in memory")]
     #[inline(always)]
-    fn look<Q>(&self, hash: u32, key: &Q) -> Result<V, Missed>
+    fn look<Q>(&self, hash: u32, key: &Q, accept: impl FnOnce(&V) -> bool) -> Result<V, Missed>
     where
         K: Borrow<Q>,
         Q: Eq + ?Sized,
         V: Clone,
     {
-        let now = self.shared.now();
-        let mut guard = self.shared.state.lock();
+        let now = self.inner.now();
+        let mut guard = self.inner.state.lock();
         let state = &mut *guard;
-        match state.store.ask(hash, key, now) {
-            Asked::Live(value) => {
+        match state.store.lookup(hash, key, now, accept) {
+            Lookup::Live(value) => {
                 state.counters.hits += 1;
                 Ok(value.clone())
             }
-            Asked::Absent => {
+            Lookup::Absent => {
                 state.counters.misses += 1;
-                Err(Missed { inserts: state.counters.inserts })
+                Err(Missed { absent_at: Some(state.arrivals) })
             }
-            Asked::Expired(at) => Err(Self::expired(guard, at)),
+            Lookup::Rejected => {
+                state.counters.misses += 1;
+                Err(Missed { absent_at: None })
+            }
+            Lookup::Expired(index) => Err(Self::remove_expired_entry(guard, index)),
         }
     }
 
-    /// Frees an entry that was asked for and has expired.
+    /// Removes an entry that was looked up and has expired.
     #[cold]
     #[inline(never)]
-    fn expired(state: MutexGuard<'_, State<K, V>>, at: u32) -> Missed {
-        let mut locked = Locked { state, gone: Gone::default() };
-        let Locked { state, gone } = &mut locked;
+    fn remove_expired_entry(state: MutexGuard<'_, State<K, V>>, index: u32) -> Missed {
+        let mut places = Places::<K, V, FEW>::default();
+        let mut locked = Locked { state, removed: places.removed(), is_batch: false };
+        let Locked { state, removed, .. } = &mut locked;
         state.counters.misses += 1;
-        state.remove(at, Cause::Expired, gone);
-        Missed { inserts: state.counters.inserts }
+        state.remove(index, Cause::Expired, removed);
+        Missed { absent_at: Some(state.arrivals) }
     }
 
-    /// Tells whether the key is there and has not expired. Counts as nothing, for the statistics and for the policy.
+    /// Returns `true` if the key is there and has not expired. Neither the statistics nor the policy count it.
     ///
     /// # Examples
     ///
@@ -476,18 +344,21 @@ impl<K: Hash + Eq, V, S: BuildHasher> Cache<K, V, S> {
         K: Borrow<Q>,
         Q: Hash + Eq + ?Sized,
     {
-        let (hash, now) = (self.shared.hash(key), self.shared.now());
-        self.shared.state.lock().store.peek(hash, key, now).is_some()
+        let (hash, now) = (self.inner.hash(key), self.inner.now());
+        self.inner.state.lock().store.peek(hash, key, now).is_some()
     }
 
-    /// Puts a value in, in the place of an earlier one of the key. It lives as long as the cache's time to live says.
+    /// Inserts a value, or replaces the former value of the key, and cancels the running loads of the key. It expires after
+    /// the cache's time to live.
     ///
-    /// Entries that have to go for it are dropped after the lock is released.
+    /// If the cache is full, entries are evicted for it. A replaced value keeps its rank in the eviction order. Removed
+    /// entries are dropped after the lock is released.
     ///
     /// # Errors
     ///
-    /// [`InsertError`] with key and value, where the entry alone is larger than the bound, the cache may hold no entries, or
-    /// the budget has no room.
+    /// [`InsertError`] with the key and the value, if the entry alone is larger than the bound, the cache may hold no
+    /// entries, running loads leave too little of the bound, or the budget has no room. For an entry that can never fit,
+    /// nothing is evicted.
     ///
     /// # Examples
     ///
@@ -500,17 +371,17 @@ impl<K: Hash + Eq, V, S: BuildHasher> Cache<K, V, S> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn insert(&self, key: K, value: V) -> Result<(), InsertError<K, V>> {
-        let shared = &*self.shared;
-        let (weight, hash) = (shared.weigh(&key, &value), shared.hash(&key));
-        shared.put(Slot { key, value, hash, expires: NEVER }, weight, shared.ttl, &mut Arrival::default())
+        let inner = &*self.inner;
+        let (weight, hash) = (inner.weigh(&key, &value), inner.hash(&key));
+        inner.put(Slot { key, value, hash, expires: NEVER }, weight, inner.ttl, None)
     }
 
-    /// Puts a value in that lives so long, whatever the cache's time to live; see
-    /// [`CacheBuilder::time_to_live`] for how exact that is.
+    /// Inserts a value that expires after `ttl`, instead of the cache's time to live. For its accuracy see
+    /// [`CacheBuilder::time_to_live`].
     ///
     /// # Errors
     ///
-    /// As [`insert`](Self::insert), and where `ttl` is below the clock's resolution of 10 ms.
+    /// As [`insert`](Self::insert), and if `ttl` is below the clock's resolution of 10 ms.
     ///
     /// # Examples
     ///
@@ -526,20 +397,21 @@ impl<K: Hash + Eq, V, S: BuildHasher> Cache<K, V, S> {
     /// ```
     pub fn insert_with_ttl(&self, key: K, value: V, ttl: Duration) -> Result<(), InsertError<K, V>> {
         if ttl < RESOLUTION {
-            self.shared.state.lock().counters.refused += 1;
+            self.inner.state.lock().counters.refused += 1;
             return Err(InsertError::new(
                 key,
                 value,
-                Refusal::TimeToLive { cache: self.shared.name, ttl, least: RESOLUTION },
+                Refusal::TimeToLive { cache: self.inner.name, ttl, least: RESOLUTION },
             ));
         }
-        // Before the entry is there: who finds it reads the clock.
-        self.shared.timed.store(true, Relaxed);
-        let (weight, hash) = (self.shared.weigh(&key, &value), self.shared.hash(&key));
-        self.shared.put(Slot { key, value, hash, expires: NEVER }, weight, Some(millis(ttl)), &mut Arrival::default())
+        // Before the entry is there: a reader that finds it reads the clock.
+        self.inner.timed.store(true, Relaxed);
+        let (weight, hash) = (self.inner.weigh(&key, &value), self.inner.hash(&key));
+        self.inner.put(Slot { key, value, hash, expires: NEVER }, weight, Some(millis(ttl)), None)
     }
 
-    /// Takes the value out; `None` if it is not there or has expired.
+    /// Removes the entry of `key` and returns its value. `None` if it is absent or expired. Cancels the running loads of the
+    /// key.
     ///
     /// # Examples
     ///
@@ -555,18 +427,20 @@ impl<K: Hash + Eq, V, S: BuildHasher> Cache<K, V, S> {
         K: Borrow<Q>,
         Q: Hash + Eq + ?Sized,
     {
-        let (hash, now) = (self.shared.hash(key), self.shared.now());
-        let mut locked = self.shared.locked();
-        let Locked { state, gone } = &mut locked;
-        let at = state.store.find(hash, key)?;
+        let (hash, now) = (self.inner.hash(key), self.inner.now());
+        let mut places = Places::<K, V, FEW>::default();
+        let mut locked = self.inner.locked(&mut places);
+        let Locked { state, removed, .. } = &mut locked;
+        state.in_flight.cancel(hash, key);
+        let index = state.store.find(hash, key)?;
         let tick = state.store.tick(now);
-        if state.store.is_expired(at, tick) {
-            state.remove(at, Cause::Expired, gone);
+        if state.store.is_expired(index, tick) {
+            state.remove(index, Cause::Expired, removed);
             return None;
         }
-        let slot = state.store.remove(at)?;
+        let slot = state.store.remove(index)?;
         state.counters.count(Cause::Removed);
-        // The value is the caller's from here on, and no longer the cache's to be charged for.
+        // The value belongs to the caller now, and the cache is no longer charged for it.
         drop(locked);
         Some(slot.value)
     }
@@ -574,7 +448,7 @@ impl<K: Hash + Eq, V, S: BuildHasher> Cache<K, V, S> {
 
 impl<K, V, S> Clone for Cache<K, V, S> {
     fn clone(&self) -> Self {
-        Self { shared: Arc::clone(&self.shared) }
+        Self { inner: Arc::clone(&self.inner) }
     }
 }
 

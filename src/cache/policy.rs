@@ -1,26 +1,26 @@
-//! Who goes when there is no room: the one thing in which the stores differ.
+//! The eviction policies: which slot is evicted next. Stores differ in nothing else.
 //!
-//! A policy orders slot numbers and knows nothing of keys, values, time or bytes; those stand above it, once. Slots are
-//! dense: when one is given up, the last one takes its number ([`Policy::renumber`]). No user code runs inside one.
+//! A policy orders slot numbers and knows no keys, values, times or bytes. Slots are dense: when one is emptied, the last
+//! entry moves into it ([`Policy::renumber`]). No user code runs inside a policy.
 //!
 //! A new policy is one file that implements the trait, a variant of [`Eviction`] of its name, and its name in `policies!`
-//! (CONTRIBUTING.md says which tests are told of it). First in, first out, in full but for its links:
+//! (CONTRIBUTING.md lists the tests to extend). First in, first out, complete but for its links:
 //!
 //! ```text
 //! #[derive(Default)]
 //! pub(super) struct Fifo { order: VecDeque<u32> }
 //!
 //! impl Policy for Fifo {
-//!     fn insert(&mut self, at: u32, _hash: u32) { self.order.push_back(at); }
-//!     fn hit(&mut self, _at: u32) {}
-//!     fn remove(&mut self, at: u32) { self.order.retain(|&other| other != at); }      // O(n): a list does better
+//!     fn insert(&mut self, index: u32, _hash: u32) { self.order.push_back(index); }
+//!     fn hit(&mut self, _index: u32) {}
+//!     fn remove(&mut self, index: u32) { self.order.retain(|&other| other != index); }    // O(n): a list does better
 //!     fn renumber(&mut self, from: u32, to: u32) {
-//!         self.order.iter_mut().filter(|at| **at == from).for_each(|at| *at = to);
+//!         self.order.iter_mut().filter(|index| **index == from).for_each(|index| *index = to);
 //!     }
 //!     fn victim(&mut self) -> Option<u32> { self.order.front().copied() }
-//!     fn supersede(&mut self, at: u32, _before: u32, hash: u32) { self.remove(at); self.insert(at, hash); }
-//!     fn resize(&mut self, slots: usize) { /* exactly: see `bytes` */ }
-//!     fn bytes(slots: usize) -> usize { slots * size_of::<u32>() }
+//!     fn replace_victim(&mut self, index: u32, _before: u32, hash: u32) { self.remove(index); self.insert(index, hash); }
+//!     fn set_capacity(&mut self, slots: usize) { /* exactly: see `bytes` */ }
+//!     fn bytes(&self, slots: usize) -> usize { slots * size_of::<u32>() }
 //! }
 //! ```
 
@@ -28,41 +28,43 @@ use super::builder::Eviction;
 use super::lru::Lru;
 use super::s3fifo::S3Fifo;
 
-/// The order in which slots are given up.
+/// The order in which slots are evicted.
 pub(super) trait Policy {
-    /// Heap bytes that it takes for each slot that is filled, beside [`bytes`](Self::bytes).
+    /// Heap bytes of each occupied slot, in addition to [`bytes`](Self::bytes).
     const ENTRY: usize = 0;
 
-    /// Slot `at`, the one after all others, is filled.
-    fn insert(&mut self, at: u32, hash: u32);
+    /// Slot `index`, the one after all others, becomes occupied.
+    fn insert(&mut self, index: u32, hash: u32);
 
-    /// The value in the slot was asked for.
-    fn hit(&mut self, at: u32);
+    /// The value in the slot is read or replaced.
+    fn hit(&mut self, index: u32);
 
-    /// The slot is emptied, for another reason than want of room.
-    fn remove(&mut self, at: u32);
+    /// The slot is emptied by a removal.
+    fn remove(&mut self, index: u32);
 
-    /// What is in slot `from`, the last one, is in slot `to` from now on, which is empty.
+    /// The entry in slot `from`, the last one, moves to slot `to`, which is empty.
     fn renumber(&mut self, from: u32, to: u32);
 
-    /// The slot to give up next; `None` only if all are empty. Asked twice, it may answer another.
+    /// The slot to evict next. `None` only if all are empty. A second call may return another slot.
+    ///
+    /// Takes bounded time.
     fn victim(&mut self) -> Option<u32>;
 
-    /// The slot is emptied for want of room, at the policy's own word.
-    fn evict(&mut self, at: u32, _hash: u32) {
-        self.remove(at);
+    /// The slot is emptied because this policy chose it.
+    fn evict(&mut self, index: u32, _hash: u32) {
+        self.remove(index);
     }
 
-    /// As if the slot were emptied for want of room, and filled at once with what has another hash.
-    fn supersede(&mut self, at: u32, before: u32, hash: u32);
+    /// The slot is evicted and at once occupied by an entry with another hash.
+    fn replace_victim(&mut self, index: u32, before: u32, hash: u32);
 
-    /// There will be room for so many slots, never fewer than are filled.
-    fn resize(&mut self, slots: usize);
+    /// Sets the capacity in slots, never below the number of occupied ones.
+    ///
+    /// To a smaller capacity this neither allocates nor takes longer than the reallocation of its vectors.
+    fn set_capacity(&mut self, slots: usize);
 
-    /// Heap bytes that it takes with room for so many slots.
-    fn bytes(slots: usize) -> usize
-    where
-        Self: Sized;
+    /// Heap bytes after [`set_capacity`](Self::set_capacity). Never smaller for more slots.
+    fn bytes(&self, slots: usize) -> usize;
 }
 
 /// Declares the policies, and a type that is any of them: known at compile time, so that a hit calls it directly.
@@ -76,16 +78,16 @@ macro_rules! policies {
                 match eviction { $(Eviction::$name => Self::$name($name::default())),+ }
             }
             #[inline]
-            pub(super) fn insert(&mut self, at: u32, hash: u32) {
-                match self { $(Self::$name(policy) => policy.insert(at, hash)),+ }
+            pub(super) fn insert(&mut self, index: u32, hash: u32) {
+                match self { $(Self::$name(policy) => policy.insert(index, hash)),+ }
             }
             #[inline]
-            pub(super) fn hit(&mut self, at: u32) {
-                match self { $(Self::$name(policy) => policy.hit(at)),+ }
+            pub(super) fn hit(&mut self, index: u32) {
+                match self { $(Self::$name(policy) => policy.hit(index)),+ }
             }
             #[inline]
-            pub(super) fn remove(&mut self, at: u32) {
-                match self { $(Self::$name(policy) => policy.remove(at)),+ }
+            pub(super) fn remove(&mut self, index: u32) {
+                match self { $(Self::$name(policy) => policy.remove(index)),+ }
             }
             #[inline]
             pub(super) fn renumber(&mut self, from: u32, to: u32) {
@@ -96,21 +98,21 @@ macro_rules! policies {
                 match self { $(Self::$name(policy) => policy.victim()),+ }
             }
             #[inline]
-            pub(super) fn evict(&mut self, at: u32, hash: u32) {
-                match self { $(Self::$name(policy) => policy.evict(at, hash)),+ }
+            pub(super) fn evict(&mut self, index: u32, hash: u32) {
+                match self { $(Self::$name(policy) => policy.evict(index, hash)),+ }
             }
             #[inline]
-            pub(super) fn supersede(&mut self, at: u32, before: u32, hash: u32) {
-                match self { $(Self::$name(policy) => policy.supersede(at, before, hash)),+ }
+            pub(super) fn replace_victim(&mut self, index: u32, before: u32, hash: u32) {
+                match self { $(Self::$name(policy) => policy.replace_victim(index, before, hash)),+ }
             }
-            pub(super) fn resize(&mut self, slots: usize) {
-                match self { $(Self::$name(policy) => policy.resize(slots)),+ }
+            pub(super) fn set_capacity(&mut self, slots: usize) {
+                match self { $(Self::$name(policy) => policy.set_capacity(slots)),+ }
             }
             pub(super) const fn entry_bytes(&self) -> usize {
                 match self { $(Self::$name(_) => $name::ENTRY),+ }
             }
             pub(super) fn bytes(&self, slots: usize) -> usize {
-                match self { $(Self::$name(_) => $name::bytes(slots)),+ }
+                match self { $(Self::$name(policy) => policy.bytes(slots)),+ }
             }
         }
     };
@@ -118,8 +120,8 @@ macro_rules! policies {
 
 policies!(S3Fifo, Lru);
 
-/// Sets the room of a vector that holds something for each slot, exactly.
-pub(super) fn resize<T>(vec: &mut Vec<T>, slots: usize) {
+/// Sets the capacity of a vector that holds one element for each slot, exactly.
+pub(super) fn set_capacity<T>(vec: &mut Vec<T>, slots: usize) {
     if slots > vec.capacity() {
         vec.reserve_exact(slots - vec.len());
     } else {

@@ -35,7 +35,7 @@ pub struct CacheStats {
     pub bytes: ByteSize,
     /// The most there may be; `None` where only entries are bounded.
     pub max_bytes: Option<ByteSize>,
-    /// Bytes expected of loads that are running; not part of `bytes`.
+    /// Bytes reserved for running loads. Not part of `bytes`.
     pub loading: ByteSize,
     /// `get`, `try_get_or_load` and its async face that found a value which had not expired. `contains` counts nothing.
     pub hits: u64,
@@ -43,7 +43,7 @@ pub struct CacheStats {
     pub misses: u64,
     /// Keys that came in; a value put in the place of another counts as `replaced` alone.
     pub inserts: u64,
-    /// Values put in the place of another.
+    /// Values that replaced the former value of their key, in its place or, if the tables were in the way, in another.
     pub replaced: u64,
     /// Entries removed by name, by `retain`, or because their next value was refused.
     pub removed: u64,
@@ -57,10 +57,15 @@ pub struct CacheStats {
     pub evicted_pressure: u64,
     /// Values given back because they did not fit.
     pub refused: u64,
-    /// Loaders that ran and returned a value.
+    /// Loaders that returned a value.
     pub loads: u64,
-    /// Loaders that ran and returned an error. One that panicked counts nowhere.
+    /// Loaders that returned an error. A loader that panicked is not counted.
     pub load_failures: u64,
+    /// Loads that returned a value and stored none, because their key was written or the cache cleared
+    /// while they ran, or a load that was started later had stored its value.
+    pub cancelled_loads: u64,
+    /// Loads that returned a value and stored none, because they took longer than the time to live.
+    pub expired_loads: u64,
 }
 
 impl CacheStats {

@@ -19,7 +19,12 @@ impl Backoff {
         Self { first: millis(first), most: millis(most) }
     }
 
-    /// How long nobody tries after so many failures in a row, in milliseconds.
+    /// Returns the longest wait, at least 30 s, in milliseconds.
+    pub(super) fn longest(self) -> u64 {
+        self.most.max(Self::DEFAULT.most)
+    }
+
+    /// Returns the wait after `failures` failures in a row, in milliseconds.
     pub(super) fn wait(self, failures: u32) -> u64 {
         let times = 2_u64.saturating_pow(failures.saturating_sub(1));
         self.first.saturating_mul(times).min(self.most)

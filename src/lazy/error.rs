@@ -17,7 +17,7 @@ use crate::budget::BudgetExceeded;
 ///
 /// let hosts = LazyResource::new("hosts", || std::fs::read("no such file"));
 /// match hosts.get() {
-///     Err(LazyError::Failed(failure)) => println!("{failure}; {}", failure.error),
+///     Err(LazyError::Failed(failure)) => println!("{failure}; {:?}", failure.error),
 ///     other => panic!("{other:?}"),
 /// }
 /// ```
@@ -37,14 +37,14 @@ pub enum LazyError<E> {
         /// Who holds the memory.
         source: BudgetExceeded,
     },
-    /// The load of the resource asked for the resource.
+    /// The call is inside the load of the resource, or blocking loads wait for each other in a ring.
     #[error("the load of {name} asks for {name} itself")]
     #[non_exhaustive]
     Reentrant {
         /// The resource's name.
         name: &'static str,
     },
-    /// The load that this caller began panicked while another waiter polled it. The next call begins anew.
+    /// The load that this call started panicked while another waiter polled it. The next call starts another one.
     #[error("the load of {name} panicked")]
     #[non_exhaustive]
     Panicked {
@@ -77,7 +77,32 @@ impl<E> Clone for LazyError<E> {
     }
 }
 
-/// A load that failed. All who ask within the back-off get the same error.
+/// The reason why an attempt to load failed.
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::{LazyResource, lazy::FailureCause};
+///
+/// let hosts = LazyResource::new("hosts", || std::fs::read("no such file"));
+/// assert!(hosts.get().is_err());
+/// assert_eq!(hosts.failure().map(|failure| failure.cause), Some(FailureCause::Error));
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum FailureCause {
+    /// The loader returned an error.
+    Error,
+    /// The loader panicked.
+    Panicked,
+    /// All callers that waited for the load were dropped, or the task that drove it.
+    Cancelled,
+    /// Nothing had woken a refresh for too long, and it was dropped: see
+    /// [`refresh_after`](super::AsyncLazyResource::refresh_after).
+    TimedOut,
+}
+
+/// The failed attempts to load since the last value. All callers within the back-off get the same error.
 ///
 /// ```text
 /// model could not be loaded: attempt 3 failed 120 ms ago, the next is due in 280 ms (declared at src/main.rs:14, first used at src/handler.rs:40)
@@ -99,30 +124,34 @@ impl<E> Clone for LazyError<E> {
 pub struct LoadFailure<E> {
     /// The resource's name.
     pub name: &'static str,
-    /// What the load returned.
-    pub error: Arc<E>,
-    /// How many attempts have failed in a row.
+    /// The last error that the loader returned. `None` if no attempt since the last value returned one: all of them
+    /// panicked, were cancelled or timed out.
+    pub error: Option<Arc<E>>,
+    /// The reason why the last attempt failed.
+    pub cause: FailureCause,
+    /// The number of attempts that failed in a row.
     pub attempts: u32,
-    /// How long ago the last one failed.
+    /// The time since the last one failed.
     pub age: Duration,
-    /// How long nobody tries again; zero if the next caller does.
+    /// The time until the next attempt; zero if the next caller makes it.
     pub retry_in: Duration,
-    /// Where the resource was made.
+    /// The place at which the resource was declared.
     pub declared: Site,
-    /// Where it was first asked for.
+    /// The place of its first use.
     pub first_used: Option<Site>,
 }
 
 impl<E> Clone for LoadFailure<E> {
     fn clone(&self) -> Self {
-        Self { error: Arc::clone(&self.error), ..*self }
+        Self { error: self.error.clone(), ..*self }
     }
 }
 
 /// Prints the message and the `Debug` text of [`error`](Self::error).
 impl<E: fmt::Debug> fmt::Debug for LoadFailure<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{self}: {:?}", self.error)
+        write!(f, "{self}")?;
+        self.error.as_ref().map_or(Ok(()), |error| write!(f, ": {error:?}"))
     }
 }
 
@@ -130,7 +159,13 @@ impl<E> fmt::Display for LoadFailure<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { name, attempts, age, retry_in, declared, first_used, .. } = self;
         let (age, retry_in) = (age.as_millis(), retry_in.as_millis());
-        write!(f, "{name} could not be loaded: attempt {attempts} failed {age} ms ago, ")?;
+        let ended = match self.cause {
+            FailureCause::Error => "failed",
+            FailureCause::Panicked => "panicked",
+            FailureCause::Cancelled => "was cancelled",
+            FailureCause::TimedOut => "timed out",
+        };
+        write!(f, "{name} could not be loaded: attempt {attempts} {ended} {age} ms ago, ")?;
         if retry_in == 0 {
             f.write_str("the next is due now")?;
         } else {
@@ -146,7 +181,7 @@ impl<E> fmt::Display for LoadFailure<E> {
 
 impl<E: Error + 'static> Error for LoadFailure<E> {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
-        Some(&*self.error)
+        self.error.as_deref().map(|error| error as _)
     }
 }
 

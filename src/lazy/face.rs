@@ -2,7 +2,7 @@
 
 /// Settings, figures and unloading of a resource type that wraps a `Core` as `core`.
 macro_rules! face {
-    ($name:ident, $($send:tt)*) => {
+    ($name:ident, $($refresh:literal),* $(,)?) => {
         impl<T, E, F> $name<T, E, F> {
             /// Sets what a load takes, to be reserved of the account before it begins. Default: zero, nothing is known.
             ///
@@ -28,7 +28,11 @@ macro_rules! face {
             }
 
             /// Sets the wait after a failed load, doubled after each further one in a row, up to `most`. Default: 100 ms
-            /// to 30 s. Zero tries again at each call.
+            /// to 30 s. Zero: each call tries again.
+            ///
+            /// A load that panics or is cancelled is a failed attempt too. Within the wait, callers get the value that is
+            /// there, or else the last error. If no attempt returned an error, a caller without a value loads at once: a
+            /// cancelled caller is no information about the resource, and there is no error to return.
             ///
             /// # Examples
             ///
@@ -51,11 +55,22 @@ macro_rules! face {
                 self
             }
 
-            /// Loads anew when the value is asked for and has come to this age. Default: never. Zero loads each time.
+            /// Sets the age at which a value is stale, and the next caller starts a refresh. Default: never.
             ///
-            /// One caller loads; the others go on with the value there is, as does he if the load fails: his pin
-            /// [`is_stale`](Pinned::is_stale), and the back-off runs. Old and new value live side by side until the
-            /// pins of the old one have gone. Costs each `get` a reading of the clock, some 10 ns.
+            /// The age counts from the start of the load. A stale value is returned until the refresh succeeds, to all
+            /// callers, unless [`stale_at_most`](Self::stale_at_most) forbids it; their pins are
+            /// [stale](Pinned::is_stale). Old and new value exist next to each other until the pins of the old one are
+            /// dropped. Each `get` reads the clock, which takes some 10 ns.
+            ///
+            /// A refresh starts at the earliest when the time since the last load ended is as long as that load took, or
+            /// 30 s. Otherwise a load that takes longer than `age` would run at each call. Zero: the value is stale at
+            /// once, so that a refresh starts at each call for which this pause is over.
+            ///
+            /// A refresh that fails is tried again after the [back-off](Self::retry_after), also one that panics or is
+            /// cancelled. If the [budget](Self::charge_to) refuses it, the next one starts after the first wait of the
+            /// back-off.
+            ///
+            $(#[doc = $refresh])*
             ///
             /// # Examples
             ///
@@ -76,6 +91,42 @@ macro_rules! face {
             #[must_use = "a setting makes a new resource"]
             pub const fn refresh_after(mut self, age: Duration) -> Self {
                 self.core.refresh_after(millis(age));
+                self
+            }
+
+            /// Sets the age from which a stale value is not returned any more. Default: no bound.
+            ///
+            /// A caller then waits for the load, also for a refresh that is in flight, and gets its error if it fails. The
+            /// age counts from the start of the load, so that a refresh that started longer before the call does not
+            /// count: the call waits until it has ended, and loads again. A bound below
+            /// [`refresh_after`](Self::refresh_after) holds too: the value is loaded at this age, and is never stale. Zero:
+            /// each call runs a load of its own, one after another.
+            ///
+            /// The caller that runs the load gets its value at any age. So a bound that is shorter than the load makes each
+            /// later call load.
+            ///
+            /// # Examples
+            ///
+            /// ```
+            /// use std::{cell::Cell, time::Duration};
+            /// use plimsoll::{LazyResource, ManualClock};
+            ///
+            /// let (manual, up) = (ManualClock::new(), Cell::new(true));
+            /// let token = LazyResource::capturing("token", || if up.get() { Ok(1) } else { Err("down") })
+            ///     .refresh_after(Duration::from_secs(60))
+            ///     .stale_at_most(Duration::from_secs(300))
+            ///     .clock(manual.clock());
+            /// assert_eq!(*token.get()?, 1);
+            /// up.set(false);
+            /// manual.advance(Duration::from_secs(61));
+            /// assert!(token.get()?.is_stale());
+            /// manual.advance(Duration::from_secs(300));
+            /// assert!(token.get().is_err(), "too old");
+            /// # Ok::<(), plimsoll::LazyError<&str>>(())
+            /// ```
+            #[must_use = "a setting makes a new resource"]
+            pub const fn stale_at_most(mut self, age: Duration) -> Self {
+                self.core.stale_at_most(millis(age));
                 self
             }
 
@@ -169,7 +220,7 @@ macro_rules! face {
                 self.core.status()
             }
 
-            /// Tells of the load that failed last, until the next one begins: of a refresh as well.
+            /// Returns the failed attempts since the last value, also those of refreshes; `None` if the last load succeeded.
             ///
             /// # Examples
             ///
@@ -179,17 +230,19 @@ macro_rules! face {
             /// let hosts = LazyResource::new("hosts", || std::fs::read("no such file"));
             /// assert!(hosts.get().is_err());
             /// let failure = hosts.failure().ok_or("it has failed")?;
-            /// assert_eq!((failure.attempts, failure.error.kind()), (1, std::io::ErrorKind::NotFound));
+            /// let kind = failure.error.map(|error| error.kind());
+            /// assert_eq!((failure.attempts, kind), (1, Some(std::io::ErrorKind::NotFound)));
             /// # Ok::<(), &str>(())
             /// ```
             pub fn failure(&self) -> Option<LoadFailure<E>> {
                 self.core.failure()
             }
 
-            /// Takes the value out, so that the next caller loads it anew, and tells how many pins still hold it; `None`
-            /// where there is nothing.
+            /// Unloads the value. Returns the number of pins that still hold it, or `None` if there was no value.
             ///
-            /// The memory returns with the last pin: here, if there is none. A load that is running goes on.
+            /// The memory is freed with the last pin, or here if there is none. A load that is in flight continues, and its
+            /// callers get its value, but it is not stored: the next call waits until that load has ended and loads again.
+            /// So a value that was read before this call is not returned by a `get` that starts after it.
             ///
             /// # Examples
             ///
@@ -232,7 +285,7 @@ macro_rules! face {
             }
         }
 
-        impl<T: Send + Sync, E: Send + Sync, F: Send + Sync> Reclaim for $name<T, E, F> $($send)* {
+        impl<T: Send + Sync, E: Send + Sync, F: Send + Sync> Reclaim for $name<T, E, F> {
             /// Unloads the value if it is idle, or the pressure critical, and nobody holds a pin.
             fn reclaim(&self, _want: ByteSize, pressure: Pressure) -> ByteSize {
                 self.core.reclaim(pressure)
@@ -241,7 +294,7 @@ macro_rules! face {
 
         impl<T, E, F> Sealed for $name<T, E, F> {}
 
-        impl<T: Send + Sync, E: Send + Sync, F: Send + Sync> Resource for $name<T, E, F> $($send)* {
+        impl<T: Send + Sync, E: Send + Sync, F: Send + Sync> Resource for $name<T, E, F> {
             fn name(&self) -> &'static str {
                 self.core.name()
             }

@@ -72,8 +72,10 @@ impl fmt::Display for LoadCost {
 /// A value and what is kept with it. The charge goes after the value: released after freeing.
 pub(super) struct Generation<T> {
     value: T,
-    /// When its load began: no part of it is older.
+    /// The time at which its load started: no part of it is older.
     pub(super) loaded_at: u64,
+    /// The time at which its load ended.
+    pub(super) ended_at: u64,
     pub(super) cost: LoadCost,
     /// Whether it was shown though it was too old, as it is from then on.
     stale: AtomicBool,
@@ -81,9 +83,14 @@ pub(super) struct Generation<T> {
 }
 
 impl<T> Generation<T> {
-    pub(super) fn new(value: T, loaded_at: u64, cost: LoadCost, charge: Option<Reservation>) -> Self {
+    pub(super) fn new(value: T, loaded_at: u64, ended_at: u64, cost: LoadCost, charge: Option<Reservation>) -> Self {
         let charge = charge.map_or_else(OnceCell::new, OnceCell::with_value);
-        Self { value, loaded_at, cost, stale: AtomicBool::new(false), charge }
+        Self { value, loaded_at, ended_at, cost, stale: AtomicBool::new(false), charge }
+    }
+
+    /// Returns the duration of its load by the clock of the resource, in milliseconds.
+    pub(super) const fn load_millis(&self) -> u64 {
+        self.ended_at.saturating_sub(self.loaded_at)
     }
 
     /// Enters under the account what the value keeps, unless that was done before it was loaded.
@@ -139,9 +146,11 @@ impl<T> Pinned<T> {
         self
     }
 
-    /// Whether the value was still shown, by this pin or another, when it was older than
-    /// [`refresh_after`](super::LazyResource::refresh_after) allows: a refresh had failed or was under way. The
-    /// resource's [`failure`](super::LazyResource::failure) says which, and why.
+    /// Returns `true` if the value was returned, by this pin or another, after the age of
+    /// [`refresh_after`](super::LazyResource::refresh_after).
+    ///
+    /// A refresh had failed, was in flight or was not due yet. [`failure`](super::LazyResource::failure) returns the reason
+    /// of a failed one.
     ///
     /// # Examples
     ///

@@ -1,28 +1,41 @@
 //! The resource that is loaded on its caller's thread.
 
-use std::cell::Cell;
 use std::fmt;
 use std::panic::Location;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::budget::{Account, Pressure, Rank, Reclaim};
 use crate::clock::{Clock, millis};
 use crate::heap;
+use crate::singleflight::{Latch, WouldDeadlock};
 use crate::size::ByteSize;
+use crate::sync::thread_id;
 
 use super::backoff::Backoff;
-use super::core::{Core, Found};
+use super::core::ResourceCore;
 use super::error::{LazyError, LoadFailure};
 use super::face::face;
 use super::generation::Pinned;
+use super::load::Outcome;
+use super::state::{Lookup, Purpose, Then};
 use super::status::sealed::Sealed;
 use super::status::{Resource, ResourceStatus};
 
 /// Loads a value when it is first asked for, keeps it until it is unloaded, and knows what it costs.
 ///
-/// Made in a `static`, for nothing. One thread loads, others that ask meanwhile block until it is done. A load that fails
-/// is tried again after a while that doubles from failure to failure; who asks sooner gets the stored error. A panic in
-/// the load passes through to the caller who ran it, and the next one tries again.
+/// Declared in a `static`, at no cost. One thread loads, and others that ask for it block until the load has ended. If
+/// there is an old value, they get that and do not block. A load that fails is tried again after a wait that doubles from
+/// failure to failure; a caller within the wait gets the stored error. A panic in the load passes through to the caller
+/// that ran it, and counts as a failed attempt.
+///
+/// A loader that hangs blocks its thread, and all callers if there is no value to show. It needs a timeout of its own.
+///
+/// # Deadlocks
+///
+/// A load that asks for its own resource gets [`LazyError::Reentrant`]. If the
+/// loads of two or more threads ask for each other's resource, one thread gets this error and the others continue. This is not detected if a thread in the ring waits for something
+/// else than a blocking load of this crate: a lock, a channel or a task.
 ///
 /// # Cost
 ///
@@ -48,7 +61,7 @@ use super::status::{Resource, ResourceStatus};
 /// # Ok::<(), LazyError<io::Error>>(())
 /// ```
 pub struct LazyResource<T, E, F = fn() -> Result<T, E>> {
-    core: Core<T, E>,
+    core: ResourceCore<T, E, Latch<Outcome<T, E>>>,
     load: F,
 }
 
@@ -78,19 +91,25 @@ impl<T, E, F> LazyResource<T, E, F> {
     /// ```
     #[track_caller]
     pub const fn capturing(name: &'static str, load: F) -> Self {
-        Self { core: Core::new(name, Location::caller()), load }
+        Self { core: ResourceCore::new(name, Location::caller()), load }
     }
 }
 
 impl<T, E, F: Fn() -> Result<T, E>> LazyResource<T, E, F> {
-    /// Gets the value, loading it on this thread if it is not there.
+    /// Returns the value, and loads it on this thread if there is none, or if it is due for a refresh.
     ///
-    /// Blocks while another thread loads it. What that load returns is what this call gets, even where it is unloaded
-    /// meanwhile.
+    /// Blocks while another thread loads it and there is no value to show. The value of that load is the value of this
+    /// call, also if it is unloaded during the load.
     ///
     /// # Errors
     ///
-    /// [`LazyError::Failed`], now or stored; [`LazyError::OverBudget`]; [`LazyError::Reentrant`] inside the load itself.
+    /// [`LazyError::Failed`] if the load fails, or has failed and the next attempt is not due.
+    /// [`LazyError::OverBudget`] if the budget has no room for it. [`LazyError::Reentrant`] inside the load itself, and if
+    /// loads wait for each other. If there is a value to show, that is returned instead of the first two.
+    ///
+    /// # Deadlocks
+    ///
+    /// See the [type](Self).
     #[inline]
     #[track_caller]
     pub fn get(&self) -> Result<Pinned<T>, LazyError<E>> {
@@ -121,47 +140,114 @@ impl<T, E, F: Fn() -> Result<T, E>> LazyResource<T, E, F> {
     /// # Ok::<(), plimsoll::LazyError<Infallible>>(())
     /// ```
     pub fn prefetch(&self) -> Result<(), LazyError<E>> {
-        self.find_or_load().map(drop)
+        self.find_or_load(Purpose::Get).map(drop)
+    }
+
+    /// Loads the value again on this thread, or waits for the load that is running. Does not count as a use.
+    ///
+    /// For a thread of your own that refreshes the value before callers find it stale, so that no caller runs the loader.
+    /// It ignores [`refresh_after`](Self::refresh_after) and the wait after failures: the caller chooses the time. Until it
+    /// succeeds, callers get the old value.
+    ///
+    /// # Errors
+    ///
+    /// As [`get`](Self::get), also if there is an old value, which stays.
+    ///
+    /// # Deadlocks
+    ///
+    /// See the [type](Self).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::{convert::Infallible, sync::atomic::{AtomicU64, Ordering}};
+    /// use plimsoll::LazyResource;
+    ///
+    /// static VERSION: AtomicU64 = AtomicU64::new(1);
+    /// static RATES: LazyResource<u64, Infallible> =
+    ///     LazyResource::new("rates", || Ok(VERSION.load(Ordering::Relaxed)));
+    ///
+    /// assert_eq!(*RATES.get()?, 1);
+    /// VERSION.store(2, Ordering::Relaxed);
+    /// std::thread::spawn(|| RATES.refresh()).join().expect("the loader does not panic")?;
+    /// assert_eq!(*RATES.get()?, 2);
+    /// # Ok::<(), plimsoll::LazyError<Infallible>>(())
+    /// ```
+    pub fn refresh(&self) -> Result<(), LazyError<E>> {
+        self.find_or_load(Purpose::Refresh).map(drop)
     }
 
     #[inline(never)]
     fn use_or_load(&self, caller: &'static Location<'static>) -> Result<Pinned<T>, LazyError<E>> {
         self.core.touch(caller);
-        self.find_or_load()
+        self.find_or_load(Purpose::Get)
     }
 
-    fn find_or_load(&self) -> Result<Pinned<T>, LazyError<E>> {
-        match self.core.find() {
-            Found::Fresh(pin) => Ok(pin),
-            Found::Stale(pin) => self.load(Some(pin)),
-            Found::Nothing => self.load(None),
-        }
-    }
-
-    fn load(&self, stale: Option<Pinned<T>>) -> Result<Pinned<T>, LazyError<E>> {
-        let stale = match stale {
-            Some(pin) if self.core.stays_stale() => return Ok(pin.into_stale()),
-            stale => stale,
-        };
-        let failures = Cell::new(0);
-        let loaded = self.core.flight.get_or_load(
-            |failure| {
-                failures.set(failure.error.attempts());
-                self.core.is_due(failure)
-            },
-            || self.core.clock.now(),
-            || match self.core.begin(failures.get())? {
-                Ok(generation) => Ok(generation),
-                Err(begun) => {
-                    let (loaded, delta) = heap::scope(&self.load);
-                    Core::made(begun, loaded, delta)
+    fn find_or_load(&self, purpose: Purpose) -> Result<Pinned<T>, LazyError<E>> {
+        loop {
+            match self.core.look_up(purpose, |_| Leading::start(&self.core)) {
+                Lookup::Found(pin) => return Ok(pin),
+                Lookup::Stale(pin, _) => return Ok(pin.into_stale()),
+                Lookup::Failed(failure) => return Err(self.core.to_error(&failure)),
+                Lookup::Wait { handle, then } => match handle.wait() {
+                    Ok(Some(outcome)) if then == Then::Return => return self.core.deliver(outcome, None),
+                    Ok(Some(outcome)) if then == Then::ReturnStale => {
+                        return self.core.deliver(outcome, None).map(Pinned::into_stale);
+                    }
+                    // It panicked, or is too old.
+                    Ok(_) => {}
+                    Err(WouldDeadlock) => return Err(LazyError::Reentrant { name: self.core.name() }),
+                },
+                Lookup::Start { started, attempt, stale } => {
+                    let outcome = match self.core.start_load(attempt) {
+                        Ok(pending) => {
+                            let (loaded, delta) = heap::scope(&self.load);
+                            pending.finish(loaded, delta)
+                        }
+                        Err(refused) => Outcome::Refused(refused),
+                    };
+                    started.finish(&outcome);
+                    let result = self.core.deliver(outcome, stale);
+                    self.core.reclaim_overdraft();
+                    return result;
                 }
-            },
-        );
-        let pin = self.core.conclude(loaded, stale);
-        self.core.settle();
-        pin
+            }
+        }
     }
 }
 
-face!(LazyResource,);
+/// The part of the thread that runs a load. Dropped before it has finished, by a panic, the load is lost.
+struct Leading<'a, T, E> {
+    core: &'a ResourceCore<T, E, Latch<Outcome<T, E>>>,
+    /// `None` once it has finished.
+    latch: Option<Arc<Latch<Outcome<T, E>>>>,
+}
+
+impl<'a, T, E> Leading<'a, T, E> {
+    fn start(core: &'a ResourceCore<T, E, Latch<Outcome<T, E>>>) -> (Arc<Latch<Outcome<T, E>>>, Self) {
+        let latch = Arc::new(Latch::closed(thread_id()));
+        (Arc::clone(&latch), Self { core, latch: Some(latch) })
+    }
+
+    fn finish(mut self, outcome: &Outcome<T, E>) {
+        if let Some(latch) = self.latch.take() {
+            // The value first, so that the threads that wake find it.
+            self.core.complete(Some(outcome), || latch.open(Some(outcome.clone())));
+        }
+    }
+}
+
+impl<T, E> Drop for Leading<'_, T, E> {
+    fn drop(&mut self) {
+        if let Some(latch) = self.latch.take() {
+            self.core.complete(None, || latch.open(None));
+        }
+    }
+}
+
+face!(
+    LazyResource,
+    " One caller runs the loader on its thread. To keep refreshes off the threads of callers, call",
+    " [`refresh`](Self::refresh) on a thread of your own. A loader that hangs blocks its caller, and no refresh runs",
+    " until it returns: give it a timeout.",
+);

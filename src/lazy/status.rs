@@ -35,7 +35,7 @@ pub enum ResourceState {
     Loaded,
     /// It is there and older than it should be.
     Stale,
-    /// Its last load failed.
+    /// Its last load failed, panicked or was cancelled, and there is no value to show.
     Failed,
 }
 
@@ -68,7 +68,7 @@ pub struct ResourceStatus {
     pub state: ResourceState,
     /// Pins that keep values which were unloaded or replaced.
     pub unloading_pins: usize,
-    /// How many attempts have failed in a row, a refresh's among them.
+    /// The number of attempts that failed in a row: those of refreshes too, and those that panicked or were cancelled.
     pub failed_attempts: u32,
     /// How many times it was loaded.
     pub loads: u64,

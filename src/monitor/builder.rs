@@ -290,7 +290,7 @@ impl MonitorBuilder {
     /// # use plimsoll::{Cache, Monitor};
     /// let orders: Cache<String, u64> = Cache::builder("orders").max_entries(1_000).build()?;
     /// let swept = orders.clone();
-    /// let monitor = Monitor::builder().at_end(move || _ = swept.sweep(1_000)).install()?;
+    /// let monitor = Monitor::builder().at_end(move || _ = swept.remove_expired(1_000)).install()?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn at_end(mut self, hook: impl Fn() + Send + Sync + 'static) -> Self {
@@ -393,7 +393,7 @@ impl MonitorBuilder {
     /// static ORDERS: LazyLock<Cache<String, u64>> =
     ///     LazyLock::new(|| Cache::builder("orders").max_entries(1_000).build().expect("it has a bound"));
     ///
-    /// let monitor = Monitor::builder().cache(&ORDERS).at_end(|| _ = ORDERS.sweep(1_000)).install()?;
+    /// let monitor = Monitor::builder().cache(&ORDERS).at_end(|| _ = ORDERS.remove_expired(1_000)).install()?;
     /// let report = monitor.start("4f1c9a").finish();
     /// println!("{} hits, {}", report.caches.hits, report.caches);
     /// # Ok::<(), Box<dyn std::error::Error>>(())

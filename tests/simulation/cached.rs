@@ -147,9 +147,9 @@ impl Worker {
     /// What an operator or an invocation's end may do.
     pub fn tidy(&mut self, world: &World) -> u64 {
         match self.below(4) {
-            0 => world.orders.sweep(100) as u64,
-            1 => world.sessions.sweep(100) as u64,
-            2 => world.orders.shrink_to(ByteSize::kib(500)).as_u64(),
+            0 => world.orders.remove_expired(100) as u64,
+            1 => world.sessions.remove_expired(100) as u64,
+            2 => world.orders.evict_to(ByteSize::kib(500)).as_u64(),
             _ => {
                 let modulus = 2 + self.below(6);
                 world.sessions.retain(|key, _| key[1..].parse::<usize>().unwrap() % modulus != 0);
@@ -199,12 +199,12 @@ fn loaded_by(world: &World, loaded: Result<Arc<Item>, LoadError<Fault>>, key: us
             item.served(key, then, idle);
             item.version << 3
         }
-        Err(LoadError::Failed(fault)) => {
+        Err(LoadError::Load(fault)) => {
             assert_eq!(fault.generation, key as u64, "another key's error");
             saw(&world.truth.seen.loads_failed);
             1
         }
-        Err(LoadError::NoRoom(refused)) => {
+        Err(LoadError::BudgetExceeded(refused)) => {
             assert!(idle < u64::MAX, "of orders nothing is expected");
             world.check_refusal(&refused, &BY_SESSIONS);
             saw(&world.truth.seen.loads_refused);

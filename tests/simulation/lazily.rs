@@ -24,7 +24,10 @@ impl Worker {
         let then = truth.clock.now();
         let (before, loads) = (model.status(), truth.model.loads.load(SeqCst));
         let failed = truth.model.books().failed;
-        let waits = failed.is_some_and(|(attempts, at, _)| then.saturating_sub(at) < backoff(attempts));
+        let there = matches!(before.state, ResourceState::Loaded | ResourceState::Stale);
+        let waits = failed.is_some_and(|(attempts, at, error)| {
+            (there || error.is_some()) && then.saturating_sub(at) < backoff(attempts)
+        });
         let got = catch_unwind(AssertUnwindSafe(|| model.get()));
         let loaded = truth.model.loads.load(SeqCst) > loads;
         if truth.alone {
@@ -52,7 +55,6 @@ impl Worker {
                 generation << 3 | u64::from(stale)
             }
             Ok(Err(error)) => {
-                let there = matches!(before.state, ResourceState::Loaded | ResourceState::Stale);
                 assert!(!truth.alone || !there, "an error in spite of {before:?}");
                 if waits {
                     saw(&truth.seen.backed_off);
@@ -159,7 +161,12 @@ impl Worker {
     }
 
     pub fn unload(&mut self, world: &World) -> u64 {
-        let unloaded = if self.below(2) == 0 { world.model().unload() } else { world.fonts().unload() };
+        let unloaded = if self.below(2) == 0 {
+            world.model().unload()
+        } else {
+            world.truth.fonts.unload();
+            world.fonts().unload()
+        };
         world.truth.seen.unloads.fetch_add(u64::from(unloaded.is_some()), SeqCst);
         unloaded.map_or(0, |pins| pins as u64 + 1)
     }
@@ -169,14 +176,15 @@ impl Worker {
 fn refused(world: &World, error: &LazyError<Fault>, lazy: &Lazy, may: &[&str]) -> u64 {
     match error {
         LazyError::Failed(failure) => {
+            let error = failure.error.as_ref().unwrap().generation;
             let now = world.truth.clock.now();
             if world.truth.alone {
                 let (attempts, at, generation) = lazy.books().failed.unwrap();
-                assert_eq!((failure.attempts, failure.error.generation), (attempts, generation));
+                assert_eq!((failure.attempts, Some(error)), (attempts, generation));
                 let left = backoff(attempts).saturating_sub(now - at);
                 assert_eq!((failure.age, failure.retry_in), (ms(now - at), ms(left)));
             }
-            assert!(lazy.books().alive.iter().all(|living| living.generation != failure.error.generation));
+            assert!(lazy.books().alive.iter().all(|living| living.generation != error));
             u64::from(failure.attempts) << 3 | 5
         }
         LazyError::OverBudget { source, .. } => {

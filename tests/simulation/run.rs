@@ -43,8 +43,8 @@ fn pause(world: &World, hands: &mut Hands, random: &mut Random, step: u64) -> u6
         Gap::Restored => {
             // What a hook does before the snapshot is taken, an age ago by now.
             saw(&seen.restores);
-            world.orders.shrink_to(ByteSize::ZERO);
-            world.sessions.shrink_to(ByteSize::kib(100));
+            world.orders.evict_to(ByteSize::ZERO);
+            world.sessions.evict_to(ByteSize::kib(100));
             world.model().unload();
             world.fonts().unload();
             assert_eq!((world.orders.len(), world.budget.account("orders").held()), (0, ByteSize::ZERO));

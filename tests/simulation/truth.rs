@@ -256,8 +256,10 @@ pub struct Lazy {
 pub struct Books {
     /// How many loads began.
     begun: u64,
-    /// The failures in a row before now, and when the last one was.
-    pub failed: Option<(u32, u64, u64)>,
+    /// The number of failures in a row, the time of the last one, and the generation of the last error among them.
+    pub failed: Option<(u32, u64, Option<u64>)>,
+    /// `true` if the load that runs was unloaded: to drop it is no failure.
+    pub unloaded: bool,
     pub alive: Vec<Living>,
 }
 
@@ -271,7 +273,7 @@ pub struct Living {
 
 impl Lazy {
     fn new() -> Self {
-        let books = Books { begun: 0, failed: None, alive: Vec::with_capacity(1024) };
+        let books = Books { begun: 0, failed: None, unloaded: false, alive: Vec::with_capacity(1024) };
         Self {
             loading: AtomicBool::new(false),
             books: Mutex::new(books),
@@ -288,7 +290,9 @@ impl Lazy {
     pub fn begin(&self, now: u64) -> u64 {
         assert!(!self.loading.swap(true, SeqCst), "two loads at once");
         let mut books = self.books();
-        if let Some((attempts, at, _)) = books.failed {
+        books.unloaded = false;
+        // Without an error, a caller without a value does not wait.
+        if let Some((attempts, at, Some(_))) = books.failed {
             assert!(now - at >= backoff(attempts), "loaded {} ms after failure {attempts}", now - at);
         }
         books.begun += 1;
@@ -299,7 +303,7 @@ impl Lazy {
     pub fn fail(&self, truth: &Truth, generation: u64) -> Fault {
         let mut books = self.books();
         let before = books.failed.map_or(0, |(attempts, ..)| attempts);
-        books.failed = Some((before + 1, truth.clock.now(), generation));
+        books.failed = Some((before + 1, truth.clock.now(), Some(generation)));
         drop(books);
         saw(&truth.seen.lazy_failures);
         self.loading.store(false, SeqCst);
@@ -307,9 +311,19 @@ impl Lazy {
     }
 
     /// Ends a load that was dropped before its end.
-    pub fn give_up(&self) {
-        self.books().failed = None;
+    pub fn give_up(&self, truth: &Truth) {
+        let mut books = self.books();
+        if !books.unloaded {
+            let (before, error) = books.failed.map_or((0, None), |(attempts, _, error)| (attempts, error));
+            books.failed = Some((before + 1, truth.clock.now(), error));
+        }
+        drop(books);
         self.loading.store(false, SeqCst);
+    }
+
+    /// Records an unload before it is done.
+    pub fn unload(&self) {
+        self.books().unloaded = true;
     }
 
     /// How much of what is alive was booked, having been expected to take `expected` bytes.

@@ -137,7 +137,7 @@ impl World {
             .max_bytes(ByteSize::kib(1500))
             .time_to_idle(ms(SESSIONS_IDLE))
             .eviction(Eviction::Lru)
-            .expected_load(ByteSize::kib(64))
+            .reserve_per_load(ByteSize::kib(64))
             .account(budget.account("sessions"))
             .clock(clock.clone())
             .hasher(Hashes::default())
@@ -156,8 +156,8 @@ impl World {
             .at_end({
                 let (orders, sessions) = (orders.clone(), sessions.clone());
                 move || {
-                    orders.sweep(200);
-                    sessions.sweep(200);
+                    orders.remove_expired(200);
+                    sessions.remove_expired(200);
                 }
             })
             .on_report({
@@ -229,8 +229,8 @@ impl World {
         let now = truth.clock.now();
         self.orders.for_each(|key, item| item.shown(*key as usize, now, u64::MAX));
         self.sessions.for_each(|key, item| item.shown(key[1..].parse().unwrap(), now, SESSIONS_IDLE));
-        let model = check_lazy(&truth.model, &self.model().status());
-        let fonts = check_lazy(&truth.fonts, &self.fonts().status());
+        let model = check_lazy(truth.alone, &truth.model, &self.model().status());
+        let fonts = check_lazy(truth.alone, &truth.fonts, &self.fonts().status());
         self.pins.lock().unwrap().iter().for_each(Held::check);
 
         // What each account holds is what there is of it.
@@ -377,7 +377,7 @@ fn model(truth: &Arc<Truth>) -> ModelResource {
         let made = truth.clock.now();
         let generation = truth.model.begin(made);
         if truth.panics() {
-            truth.model.give_up();
+            truth.model.give_up(&truth);
             // Without a word, as the hook of these tests ends the process.
             resume_unwind(Box::new(()));
         }
@@ -430,7 +430,7 @@ impl Future for LoadFonts {
 impl Drop for LoadFonts {
     fn drop(&mut self) {
         if self.begun.is_some() {
-            self.truth.fonts.give_up();
+            self.truth.fonts.give_up(&self.truth);
         }
     }
 }
@@ -459,7 +459,7 @@ fn check_cache(stats: &CacheStats, keys: &Keys) {
 }
 
 /// Tells what the resource's account holds, if all is right.
-fn check_lazy(lazy: &Lazy, status: &ResourceStatus) -> u64 {
+fn check_lazy(alone: bool, lazy: &Lazy, status: &ResourceStatus) -> u64 {
     let (bytes, unpinned) = lazy.alive();
     let (books, block) = (lazy.books(), lazy.block.load(SeqCst));
     let loaded = matches!(status.state, ResourceState::Loaded | ResourceState::Stale);
@@ -469,7 +469,9 @@ fn check_lazy(lazy: &Lazy, status: &ResourceStatus) -> u64 {
     assert_eq!(unpinned, usize::from(last.is_some_and(|living| living.pins == 0)), "kept by nobody: {status:?}");
     let pins: u32 = books.alive.iter().map(|living| living.pins).sum();
     assert_eq!(status.unloading_pins, (pins - last.map_or(0, |living| living.pins)) as usize, "{status:?}");
-    assert_eq!(status.failed_attempts, books.failed.map_or(0, |(attempts, ..)| attempts), "{status:?}");
+    // With several threads it is not known if a load began before or after an unload.
+    let failed = books.failed.map_or(0, |(attempts, ..)| attempts);
+    assert!(!alone || status.failed_attempts == failed, "{failed}: {status:?}");
     assert_eq!(status.loads, lazy.loads.load(SeqCst), "{status:?}");
     bytes
 }

@@ -1,5 +1,7 @@
 //! A small generator, so that a failure repeats from its seed.
 
+#![allow(dead_code, unreachable_pub, reason = "each test binary includes this file and uses its own part")]
+
 /// xorshift64*.
 #[derive(Clone)]
 pub struct Random(u64);

@@ -18,6 +18,7 @@ pub struct State {
     pub waker: Mutex<Option<Waker>>,
     pub panics: AtomicBool,
     pub starts: AtomicUsize,
+    pub polls: AtomicUsize,
     pub drops: AtomicUsize,
 }
 
@@ -33,6 +34,7 @@ impl Remote {
         self.0.starts.fetch_add(1, SeqCst);
         future::poll_fn(move |cx| {
             let state = &guard.0.0;
+            state.polls.fetch_add(1, SeqCst);
             assert!(!state.panics.load(SeqCst), "the load panics (this panic belongs to the test)");
             if let Some(result) = state.result.lock().unwrap().take() {
                 return Poll::Ready(result);
@@ -46,6 +48,16 @@ impl Remote {
         *self.0.result.lock().unwrap() = Some(result);
         let waker = self.0.waker.lock().unwrap().take();
         waker.into_iter().for_each(Waker::wake);
+    }
+
+    /// Wakes the load, which has nothing to return yet.
+    pub fn wake(&self) {
+        let waker = self.0.waker.lock().unwrap().clone();
+        waker.into_iter().for_each(Waker::wake);
+    }
+
+    pub fn polls(&self) -> usize {
+        self.0.polls.load(SeqCst)
     }
 
     pub fn starts(&self) -> usize {

@@ -5,13 +5,14 @@
 mod alarm_cases;
 mod books_cases;
 mod budget;
-mod flight;
-mod flight_cases;
+mod cache_loads;
 mod heap;
 mod in_flight_cases;
 mod ledger_cases;
 mod profile;
 mod profile_cases;
+mod singleflight;
+mod singleflight_cases;
 mod sync;
 #[path = "../../../src/unwind.rs"]
 mod unwind;

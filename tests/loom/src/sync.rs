@@ -124,6 +124,9 @@ impl Condvar {
     pub(crate) fn notify_one(&self) {
         self.0.notify_one();
     }
+    pub(crate) fn notify_all(&self) {
+        self.0.notify_all();
+    }
 }
 
 macro_rules! constructor {

@@ -1,0 +1,430 @@
+//! The state under the cache's lock: the store, its bounds in bytes, its reservation, the in-flight loads, the counters.
+//!
+//! ```text
+//!   at every unlock:   store.bytes() <= max_bytes      store.len() <= max_entries      reserved == store.bytes()
+//! ```
+//!
+//! An operation that removes entries holds the lock for one *batch* at a time. Removed entries are kept in places on the
+//! stack, and are dropped after the lock is released: code that releases memory allocates nothing.
+
+use crate::board::Holder;
+use crate::budget::{Account, Reservation};
+use crate::size::ByteSize;
+use crate::sync::MutexGuard;
+
+use super::in_flight::InFlight;
+use super::removed::Removed;
+use super::stats::{CacheStats, Cause};
+use super::store::{Slot, Store};
+
+/// The state under the lock.
+pub(super) struct State<K, V> {
+    pub(super) store: Store<K, V>,
+    /// The bound in bytes. `u64::MAX`: none.
+    pub(super) max_bytes: u64,
+    pub(super) accounting: Accounting,
+    /// Bytes reserved for loads that are running.
+    pub(super) loading: u64,
+    /// The number of keys that have come in. While it is the same, a key that was absent is absent.
+    pub(super) arrivals: u64,
+    pub(super) in_flight: InFlight<K>,
+    /// Only the counters are kept here. The other fields are filled in when they are read.
+    pub(super) counters: CacheStats,
+}
+
+/// The state while it is changed. When it is dropped, also by a panic, the tables and accounts are updated, and then the
+/// lock is released. The caller drops the removed entries after that.
+pub(super) struct Locked<'a, K, V> {
+    pub(super) state: MutexGuard<'a, State<K, V>>,
+    pub(super) removed: Removed<'a, K, V>,
+    /// Another batch may follow.
+    pub(super) is_batch: bool,
+}
+
+impl<K, V> Drop for Locked<'_, K, V> {
+    fn drop(&mut self) {
+        self.state.shrink_if_sparse(&mut self.removed);
+        self.state.sync_accounting(&mut self.removed);
+        if self.is_batch {
+            // A thread that waits comes before the next batch.
+            MutexGuard::bump(&mut self.state);
+        }
+    }
+}
+
+/// The account or gauge that shows the cache's bytes.
+pub(super) enum Accounting {
+    /// An account of a budget, which publishes it.
+    Account(Reservation),
+    /// A gauge, and its last value.
+    Gauge(Holder, u64),
+}
+
+/// The result of a check of bytes against the bounds.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fit {
+    Fits,
+    /// Not within the cache's own bound.
+    ExceedsBound,
+    /// Not within the budget.
+    ExceedsBudget,
+}
+
+/// The result of one batch of an insert.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Insert {
+    /// The entry is in this slot.
+    Done(u32),
+    /// The batch is full, and more must be evicted.
+    Continue,
+    /// The cache is empty, and the budget has no room: other accounts are asked.
+    AskBudget,
+    /// The budget cannot grant the bytes, whatever is evicted. Nothing was evicted.
+    NeverFits,
+}
+
+/// A new entry on its way in.
+pub(super) struct NewEntry<K, V> {
+    /// `None` once it is in.
+    pub(super) slot: Option<Slot<K, V>>,
+    pub(super) weight: u32,
+    /// The tick from which on it is expired, unless it is accessed.
+    pub(super) idle_deadline: u32,
+    /// The former value of the key was removed for it.
+    pub(super) replaces: bool,
+    /// The budget was asked, so that it need not be asked whether it can ever grant the bytes.
+    pub(super) is_feasible: bool,
+}
+
+impl<K, V> State<K, V> {
+    /// Inserts an entry, or replaces the one in slot `found`, which has the same key. Evicts at most one batch.
+    pub(super) fn insert(
+        &mut self,
+        found: Option<u32>,
+        new: &mut NewEntry<K, V>,
+        removed: &mut Removed<'_, K, V>,
+    ) -> Insert {
+        match found {
+            Some(index) => self.replace(index, new, removed),
+            None => self.insert_new(new, removed),
+        }
+    }
+
+    /// Replaces the value of a key in its slot, so that the entry keeps its rank. Evicts others if the value has grown.
+    fn replace(&mut self, mut index: u32, new: &mut NewEntry<K, V>, removed: &mut Removed<'_, K, V>) -> Insert {
+        loop {
+            let others = self.store.bytes() - u64::from(self.store.weight(index));
+            let fit = self.fit(others + u64::from(new.weight));
+            if fit == Fit::Fits {
+                if let Some(slot) = new.slot.take() {
+                    removed.extend(self.store.replace(index, slot, new.weight, new.idle_deadline));
+                    self.counters.replaced += 1;
+                }
+                return Insert::Done(index);
+            }
+            if !self.is_feasible(fit, new) {
+                return Insert::NeverFits;
+            }
+            // One place is left for the former value.
+            if removed.free() < 2 {
+                return Insert::Continue;
+            }
+            // A write is an access: it protects the entry from being its own victim.
+            self.store.touch(index, new.idle_deadline);
+            match self.store.victim() {
+                Some(victim) if victim != index => {
+                    let is_last = index as usize == self.store.len() - 1;
+                    self.evict(victim, fit.cause(), removed);
+                    if is_last {
+                        index = victim; // the last entry has moved
+                    }
+                }
+                // It is the only entry, or the policy knows no better one: then the tables are in the way.
+                _ => {
+                    self.remove(index, Cause::Removed, removed);
+                    new.replaces = true;
+                    return self.insert_new(new, removed);
+                }
+            }
+        }
+    }
+
+    fn insert_new(&mut self, new: &mut NewEntry<K, V>, removed: &mut Removed<'_, K, V>) -> Insert {
+        let weight = new.weight;
+        loop {
+            let has_place = self.store.len() < self.store.max_entries();
+            let fit = if has_place { self.fit(self.store.bytes_with(weight)) } else { Fit::ExceedsBound };
+            if fit == Fit::Fits {
+                return self
+                    .count_insert(new, |store, slot, new| Some(store.insert(slot, new.weight, new.idle_deadline)));
+            }
+            if removed.free() == 0 {
+                return Insert::Continue;
+            }
+            let Some(victim) = self.store.victim() else {
+                if self.store.bytes() > 0 {
+                    return Insert::Continue; // the tables go at the end of the batch
+                }
+                debug_assert!(fit == Fit::ExceedsBudget, "the caller has checked that it fits within the bound");
+                return Insert::AskBudget;
+            };
+            let fits_in_place = self.store.len() <= self.store.max_entries()
+                && self.fit(self.store.bytes_in_place(victim, weight)) == Fit::Fits;
+            if fits_in_place {
+                self.counters.count(fit.cause());
+                return self.count_insert(new, |store, slot, new| {
+                    removed.extend(store.replace_victim(victim, slot, new.weight, new.idle_deadline));
+                    Some(victim)
+                });
+            }
+            if !self.is_feasible(fit, new) {
+                return Insert::NeverFits;
+            }
+            // Of small values the tables hold most of the bytes: they shrink, if that is enough.
+            if has_place && self.store.is_small(victim) {
+                let limit = self.limit();
+                if self.store.bytes_shrunk(Some(weight)) <= limit {
+                    if self.store.shrink_tables(limit, Some(weight)) {
+                        continue;
+                    }
+                    return Insert::Continue;
+                }
+            }
+            self.evict(victim, fit.cause(), removed);
+        }
+    }
+
+    /// Puts the new entry in by `put`, which returns its slot, and counts it.
+    fn count_insert(
+        &mut self,
+        new: &mut NewEntry<K, V>,
+        put: impl FnOnce(&mut Store<K, V>, Slot<K, V>, &NewEntry<K, V>) -> Option<u32>,
+    ) -> Insert {
+        let Some(index) = new.slot.take().and_then(|slot| put(&mut self.store, slot, new)) else {
+            debug_assert!(false, "an entry is inserted once");
+            return Insert::NeverFits;
+        };
+        self.arrivals += 1;
+        if new.replaces {
+            // Its former value was counted as removed.
+            self.counters.removed -= 1;
+            self.counters.replaced += 1;
+        } else {
+            self.counters.inserts += 1;
+        }
+        Insert::Done(index)
+    }
+
+    /// Returns `false`, before the first eviction, if the budget can never grant what a new entry needs.
+    fn is_feasible(&self, fit: Fit, new: &mut NewEntry<K, V>) -> bool {
+        if fit == Fit::ExceedsBudget && !new.is_feasible {
+            new.is_feasible = self.could_hold(self.store.min_bytes(new.weight));
+        }
+        fit != Fit::ExceedsBudget || new.is_feasible
+    }
+
+    /// Returns `true` if the budget could grant `bytes` in all after the cache has evicted everything and other accounts
+    /// have released what they can.
+    pub(super) fn could_hold(&self, bytes: u64) -> bool {
+        match &self.accounting {
+            Accounting::Gauge(..) => true,
+            Accounting::Account(reserved) => reserved.could_become(ByteSize::bytes(bytes)),
+        }
+    }
+
+    /// Returns `true` if an entry of `bytes`, with its tables, fits alone.
+    pub(super) fn fits_alone(&self, bytes: u64) -> bool {
+        self.store.max_entries() > 0 && bytes <= self.max_entry_bytes()
+    }
+
+    /// The bound without the bytes of loads.
+    pub(super) fn unreserved_bytes(&self) -> u64 {
+        self.max_bytes.saturating_sub(self.loading)
+    }
+
+    /// The bound of one entry.
+    pub(super) fn max_entry_bytes(&self) -> u64 {
+        self.max_bytes.min(u64::from(u32::MAX))
+    }
+
+    /// The bytes that the cache may hold now.
+    fn limit(&self) -> u64 {
+        let bound = self.unreserved_bytes();
+        match &self.accounting {
+            Accounting::Gauge(..) => bound,
+            Accounting::Account(reserved) => {
+                bound.min(reserved.size().saturating_add(reserved.account().budget().available()).as_u64())
+            }
+        }
+    }
+
+    /// Checks that the cache may hold `bytes`, next to the bytes of loads. Reserves them if so.
+    fn fit(&mut self, bytes: u64) -> Fit {
+        if bytes > self.unreserved_bytes() {
+            return Fit::ExceedsBound;
+        }
+        match &mut self.accounting {
+            Accounting::Gauge(..) => Fit::Fits,
+            Accounting::Account(reserved) => {
+                let more = bytes.saturating_sub(reserved.size().as_u64());
+                if reserved.grow_if_free(ByteSize::bytes(more)) { Fit::Fits } else { Fit::ExceedsBudget }
+            }
+        }
+    }
+
+    /// Splits up to `want` bytes off the reservation that are not needed any more.
+    pub(super) fn split_spare(&mut self, want: u64) -> Option<Reservation> {
+        let bytes = self.store.bytes();
+        match &mut self.accounting {
+            Accounting::Gauge(..) => None,
+            Accounting::Account(reserved) => {
+                let spare = reserved.size().as_u64().saturating_sub(bytes);
+                reserved.split(ByteSize::bytes(spare.min(want)))
+            }
+        }
+    }
+
+    /// Returns the account that is charged.
+    pub(super) fn account(&self) -> Option<Account> {
+        match &self.accounting {
+            Accounting::Account(reserved) => Some(reserved.account().clone()),
+            Accounting::Gauge(..) => None,
+        }
+    }
+
+    /// Returns the account if it wants to release free pages after the lock is released.
+    #[inline]
+    pub(super) fn needs_trim(&self) -> Option<Account> {
+        match &self.accounting {
+            Accounting::Account(reserved) => Some(reserved.account()).filter(|account| account.is_untidy()).cloned(),
+            Accounting::Gauge(..) => None,
+        }
+    }
+
+    /// Adds a reservation for the next entry. The account is the same, so it is never returned.
+    pub(super) fn adopt(&mut self, granted: Reservation) {
+        if let Accounting::Account(reserved) = &mut self.accounting {
+            reserved.merge(granted).unwrap_or_else(drop);
+        }
+    }
+
+    fn evict(&mut self, victim: u32, cause: Cause, removed: &mut Removed<'_, K, V>) {
+        if let Some(evicted) = self.store.evict(victim) {
+            self.counters.count(cause);
+            removed.push(evicted);
+        }
+    }
+
+    /// Evicts the policy's next entry. Returns `false` if there is none.
+    pub(super) fn evict_next(&mut self, cause: Cause, removed: &mut Removed<'_, K, V>) -> bool {
+        let Some(victim) = self.store.victim() else { return false };
+        self.evict(victim, cause, removed);
+        true
+    }
+
+    /// Removes the entry in slot `index`.
+    pub(super) fn remove(&mut self, index: u32, cause: Cause, removed: &mut Removed<'_, K, V>) {
+        if let Some(slot) = self.store.remove(index) {
+            self.counters.count(cause);
+            removed.push(slot);
+        }
+    }
+
+    /// Evicts until the cache holds at most `target` bytes or the batch is full. Returns `true` at the end.
+    ///
+    /// Spare capacity of the tables goes before entries. No more entries go than the tables can shrink for.
+    pub(super) fn evict_to(&mut self, target: u64, cause: Cause, removed: &mut Removed<'_, K, V>) -> bool {
+        loop {
+            if self.store.bytes() <= target {
+                return true;
+            }
+            if self.store.bytes_shrunk(None) <= target {
+                return self.store.shrink_tables(target, None);
+            }
+            // No capacity beyond the present entries can stay. It goes in steps: to free a large block takes the allocator
+            // long if it has many small free blocks.
+            if removed.free() == 0 || self.store.shrink_step() {
+                return false;
+            }
+            if !self.evict_next(cause, removed) {
+                return true; // empty: the tables go at the end of the batch
+            }
+        }
+    }
+
+    /// Returns `true` if the bounds are kept, next to the bytes of loads.
+    pub(super) fn is_within_limits(&self) -> bool {
+        self.store.len() <= self.store.max_entries() && self.store.bytes() <= self.unreserved_bytes()
+    }
+
+    /// Evicts until the bounds are kept or the batch is full. Returns `true` at the end.
+    pub(super) fn enforce_limits(&mut self, removed: &mut Removed<'_, K, V>) -> bool {
+        while self.store.len() > self.store.max_entries() {
+            if removed.free() == 0 {
+                return false;
+            }
+            if !self.evict_next(Cause::Size, removed) {
+                break;
+            }
+        }
+        self.evict_to(self.unreserved_bytes(), Cause::Size, removed)
+    }
+
+    /// Shrinks tables of which little is used.
+    pub(super) fn shrink_if_sparse(&mut self, removed: &mut Removed<'_, K, V>) {
+        if self.store.is_sparse() {
+            // All entries come out if there is no memory for a smaller index, or if there are none.
+            if let Some(all) = self.store.shrink_sparse_tables() {
+                self.counters.evicted_pressure += all.len() as u64;
+                removed.push_all(all);
+            }
+        }
+    }
+
+    /// Updates the reservation or the gauge. What is no longer reserved is released when `removed` is dropped: after the
+    /// entries.
+    fn sync_accounting(&mut self, removed: &mut Removed<'_, K, V>) {
+        let bytes = self.store.bytes();
+        match &mut self.accounting {
+            Accounting::Account(reserved) => {
+                let size = reserved.size().as_u64();
+                if bytes > size {
+                    reserved.book(ByteSize::bytes(bytes - size));
+                } else if bytes < size {
+                    let less = ByteSize::bytes(size - bytes);
+                    if removed.is_empty() {
+                        reserved.shrink(less);
+                    } else {
+                        removed.set_released(reserved.split(less));
+                    }
+                }
+            }
+            Accounting::Gauge(gauge, last) => {
+                if bytes > *last {
+                    gauge.add(ByteSize::bytes(bytes - *last));
+                } else if bytes < *last {
+                    gauge.sub(ByteSize::bytes(*last - bytes));
+                }
+                *last = bytes;
+            }
+        }
+    }
+}
+
+impl Fit {
+    /// The counter of an eviction for it.
+    const fn cause(self) -> Cause {
+        match self {
+            Self::ExceedsBudget => Cause::Pressure,
+            Self::Fits | Self::ExceedsBound => Cause::Size,
+        }
+    }
+}
+
+impl<K, V> Drop for State<K, V> {
+    fn drop(&mut self) {
+        if let Accounting::Gauge(gauge, last) = &mut self.accounting {
+            gauge.sub(ByteSize::bytes(std::mem::take(last)));
+        }
+    }
+}

@@ -1,0 +1,550 @@
+//! The cache for one thread: dense slots, an index over them, a policy that orders them, and the sum of bytes.
+//!
+//! ```text
+//!   index: hash -> slot      slots: [key value hash expires | ..dense.. ]      policy: which slot is evicted next
+//!                            weights, idle_deadlines: one word a slot, only if needed
+//! ```
+//!
+//! The caller passes the time and checks the bounds. This module reads no clock, takes no lock and charges no account. Of
+//! the user's code only `Eq` runs here, in [`Store::find`], which changes nothing. Removed entries are returned to the
+//! caller, which drops them after it has released its lock.
+
+mod expiry;
+
+use std::borrow::Borrow;
+
+use crate::clock::RESOLUTION;
+
+use super::builder::Eviction;
+use super::index::Index;
+use super::policy::{Order, set_capacity};
+
+/// An entry.
+pub(super) struct Slot<K, V> {
+    pub(super) key: K,
+    pub(super) value: V,
+    pub(super) hash: u32,
+    /// The tick from which on it is expired.
+    pub(super) expires: u32,
+}
+
+/// The tick that never comes.
+pub(super) const NEVER: u32 = u32::MAX;
+
+/// The highest number of slots: slot numbers are words of 32 bits.
+pub(super) const MAX_SLOTS: usize = u32::MAX as usize - 1;
+
+/// The highest number of slots by which vectors shrink at once, under the lock.
+const MAX_FREED: usize = 16_384;
+
+/// The result of a lookup.
+pub(super) enum Lookup<'a, V> {
+    Live(&'a V),
+    /// The entry in this slot has expired.
+    Expired(u32),
+    /// The value is there, and the caller does not accept it.
+    Rejected,
+    Absent,
+}
+
+/// The entries of a cache, and all tables over them.
+pub(super) struct Store<K, V> {
+    slots: Vec<Slot<K, V>>,
+    /// The capacity of each vector here and in the policy.
+    capacity: usize,
+    /// The weight of each entry beyond its slot. `None`: all weigh nothing.
+    weights: Option<Vec<u32>>,
+    /// The tick from which on each entry is expired, unless it is accessed before. `None`: no entry expires by idleness.
+    idle_deadlines: Option<Vec<u32>>,
+    /// The milliseconds without access after which an entry expires.
+    idle: u64,
+    index: Index,
+    eviction: Eviction,
+    order: Order,
+    /// The sum of the weights.
+    weight: u64,
+    /// Bytes of the vectors at their present capacity.
+    tables: u64,
+    /// Bytes of a store with one entry of weight 0.
+    min_bytes: u64,
+    max_entries: usize,
+    /// The time of tick zero.
+    epoch: u64,
+    /// No entry expires before this tick.
+    first_expiry: u32,
+    /// The lowest expiry of entries that came in since the present pass over all entries began.
+    new_expiry: u32,
+    /// The number of passes that have begun.
+    passes: u64,
+    /// The slot after the next one that a pass over a part looks at.
+    cursor: u32,
+}
+
+impl<K, V> Store<K, V> {
+    /// `weighs`: entries have weights. `idle`: milliseconds without access after which an entry expires.
+    pub(super) fn new(eviction: Eviction, max_entries: usize, weighs: bool, idle: Option<u64>, now: u64) -> Self {
+        let mut store = Self {
+            slots: Vec::new(),
+            capacity: 0,
+            weights: weighs.then(Vec::new),
+            idle_deadlines: idle.map(|_| Vec::new()),
+            idle: idle.map_or(0, |idle| idle.min(u64::from(HALF / 2) * TICK)),
+            index: Index::default(),
+            eviction,
+            order: Order::new(eviction),
+            weight: 0,
+            tables: 0,
+            min_bytes: 0,
+            max_entries: 0,
+            epoch: now,
+            first_expiry: NEVER,
+            new_expiry: NEVER,
+            passes: 0,
+            cursor: 0,
+        };
+        store.set_max_entries(max_entries);
+        store
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    pub(super) fn max_entries(&self) -> usize {
+        self.max_entries
+    }
+
+    pub(super) fn set_max_entries(&mut self, max: usize) {
+        self.max_entries = max.min(MAX_SLOTS);
+        let order = Order::new(self.eviction);
+        let others = order.entry_bytes() + Index::default().growth();
+        self.min_bytes = self.tables_with(&order, self.min_capacity()) + others as u64;
+    }
+
+    /// Bytes of the entries and of all tables.
+    pub(super) fn bytes(&self) -> u64 {
+        self.weight + self.tables + self.other_bytes(self.slots.len())
+    }
+
+    /// Bytes with one entry of this weight more.
+    pub(super) fn bytes_with(&self, weight: u32) -> u64 {
+        let others = self.other_bytes(self.slots.len() + 1) + self.index.growth() as u64;
+        let tables = if self.slots.len() < self.capacity { self.tables } else { self.tables_of(self.grown_capacity()) };
+        self.weight + u64::from(weight) + tables + others
+    }
+
+    /// The highest number of bytes with an entry of this weight in slot `index` instead of the present one.
+    pub(super) fn bytes_in_place(&self, index: u32, weight: u32) -> u64 {
+        self.bytes() - u64::from(self.weight(index)) + u64::from(weight) + self.index.growth() as u64
+    }
+
+    /// The bytes of a store that holds one entry of this weight alone.
+    pub(super) fn min_bytes(&self, weight: u32) -> u64 {
+        u64::from(weight) + self.min_bytes
+    }
+
+    /// Bytes after [`shrink_tables`](Self::shrink_tables) at the smallest capacity for the present entries, and a new one of
+    /// weight `new`.
+    pub(super) fn bytes_shrunk(&self, new: Option<u32>) -> u64 {
+        self.tables_of(self.smallest_capacity(new)) + self.bytes_beside_tables(new)
+    }
+
+    fn smallest_capacity(&self, new: Option<u32>) -> usize {
+        (self.slots.len() + usize::from(new.is_some())).max(self.min_capacity()).min(self.capacity)
+    }
+
+    fn bytes_beside_tables(&self, new: Option<u32>) -> u64 {
+        match new {
+            None => self.weight + self.other_bytes(self.slots.len()),
+            Some(weight) => {
+                let others = self.other_bytes(self.slots.len() + 1) + self.index.growth() as u64;
+                self.weight + u64::from(weight) + others
+            }
+        }
+    }
+
+    /// Returns `true` if the entry owns less than its slot takes in the tables.
+    pub(super) fn is_small(&self, index: u32) -> bool {
+        u64::from(self.weight(index)) * (self.capacity as u64) < self.tables
+    }
+
+    /// Bytes of the index, and of what the policy allocates for each of `entries`.
+    fn other_bytes(&self, entries: usize) -> u64 {
+        (entries * self.order.entry_bytes() + self.index.bytes()) as u64
+    }
+
+    /// Bytes of the vectors at a capacity.
+    fn tables_of(&self, capacity: usize) -> u64 {
+        self.tables_with(&self.order, capacity)
+    }
+
+    fn tables_with(&self, order: &Order, capacity: usize) -> u64 {
+        let words = usize::from(self.weights.is_some()) + usize::from(self.idle_deadlines.is_some());
+        let slot = size_of::<Slot<K, V>>() + words * size_of::<u32>();
+        (capacity * slot + order.bytes(capacity)) as u64
+    }
+
+    fn min_capacity(&self) -> usize {
+        self.max_entries.clamp(1, 8)
+    }
+
+    /// The capacity after one more insertion: an eighth more if it is used up.
+    fn grown_capacity(&self) -> usize {
+        if self.slots.len() < self.capacity {
+            return self.capacity;
+        }
+        (self.capacity + self.capacity / 8 + 4).min(self.max_entries).max(self.min_capacity())
+    }
+
+    fn set_capacity(&mut self, capacity: usize) {
+        set_capacity(&mut self.slots, capacity);
+        self.weights.iter_mut().for_each(|weights| set_capacity(weights, capacity));
+        self.idle_deadlines.iter_mut().for_each(|deadlines| set_capacity(deadlines, capacity));
+        self.order.set_capacity(capacity);
+        self.capacity = capacity;
+        self.tables = self.tables_of(capacity);
+    }
+
+    /// The tick of a moment. A tick lasts [`RESOLUTION`]. Before ticks run out, after 248 days, tick zero moves.
+    #[inline]
+    pub(super) fn tick(&mut self, now: u64) -> u32 {
+        let tick = now.saturating_sub(self.epoch) / TICK;
+        match u32::try_from(tick) {
+            Ok(tick) if tick <= HALF => tick,
+            _ => self.rebase_epoch(now),
+        }
+    }
+
+    #[cold]
+    fn rebase_epoch(&mut self, now: u64) -> u32 {
+        let passed = now.saturating_sub(self.epoch) / TICK;
+        self.epoch += passed * TICK;
+        let earlier = |tick: u32| u32::try_from(u64::from(tick).saturating_sub(passed)).unwrap_or(0);
+        for slot in self.slots.iter_mut().filter(|slot| slot.expires != NEVER) {
+            slot.expires = earlier(slot.expires);
+        }
+        for deadline in self.idle_deadlines.iter_mut().flatten() {
+            *deadline = earlier(*deadline);
+        }
+        self.first_expiry = if self.first_expiry == NEVER { NEVER } else { earlier(self.first_expiry) };
+        self.passes += 1; // a pass under way has ticks of the former count
+        ticks(now.saturating_sub(self.epoch))
+    }
+
+    /// The tick from which on an entry is expired that lives for `ttl` milliseconds from the moment `from`.
+    pub(super) fn expiry(&mut self, from: u64, ttl: u64) -> u32 {
+        // Up to a tick early, never late.
+        ticks(from.saturating_add(ttl.min(u64::from(HALF) * TICK)).saturating_sub(self.epoch))
+    }
+
+    /// The tick from which on an entry is expired that is accessed now and not again.
+    #[inline]
+    pub(super) fn idle_deadline(&self, now: u64) -> u32 {
+        if self.idle_deadlines.is_some() { idle_deadline(self.epoch, self.idle, now) } else { NEVER }
+    }
+
+    /// The slot of a key.
+    #[inline]
+    pub(super) fn find<Q>(&self, hash: u32, key: &Q) -> Option<u32>
+    where
+        K: Borrow<Q>,
+        Q: Eq + ?Sized,
+    {
+        let matches = |index: u32| {
+            self.slots.get(index as usize).is_some_and(|slot| slot.hash == hash && slot.key.borrow() == key)
+        };
+        self.index.find(hash, matches)
+    }
+
+    /// The entry in a slot.
+    #[inline]
+    pub(super) fn get(&self, index: u32) -> Option<&Slot<K, V>> {
+        self.slots.get(index as usize)
+    }
+
+    /// Looks a key up, and records the access unless the entry has expired or `accept` rejects its value.
+    #[expect(clippy::inline_always, reason = "a tenth of a hit: called, it returns its result in memory")]
+    #[inline(always)]
+    pub(super) fn lookup<Q>(&mut self, hash: u32, key: &Q, now: u64, accept: impl FnOnce(&V) -> bool) -> Lookup<'_, V>
+    where
+        K: Borrow<Q>,
+        Q: Eq + ?Sized,
+    {
+        let Some(index) = self.find(hash, key) else { return Lookup::Absent };
+        let tick = self.tick(now);
+        // Each place is looked up once: this is what a hit costs.
+        let Some(slot) = self.slots.get(index as usize) else { return Lookup::Absent };
+        if slot.expires <= tick {
+            return Lookup::Expired(index);
+        }
+        let mut deadline = self.idle_deadlines.as_mut().and_then(|deadlines| deadlines.get_mut(index as usize));
+        if deadline.as_ref().is_some_and(|deadline| **deadline <= tick) {
+            return Lookup::Expired(index);
+        }
+        if !accept(&slot.value) {
+            return Lookup::Rejected;
+        }
+        if let Some(deadline) = &mut deadline {
+            **deadline = idle_deadline(self.epoch, self.idle, now).max(**deadline);
+        }
+        self.order.hit(index);
+        Lookup::Live(&slot.value)
+    }
+
+    /// The value of a key, unless it has expired. Records nothing.
+    pub(super) fn peek<Q>(&mut self, hash: u32, key: &Q, now: u64) -> Option<&V>
+    where
+        K: Borrow<Q>,
+        Q: Eq + ?Sized,
+    {
+        let index = self.find(hash, key)?;
+        let tick = self.tick(now);
+        if self.is_expired(index, tick) { None } else { self.get(index).map(|slot| &slot.value) }
+    }
+
+    /// Records an access.
+    #[inline]
+    pub(super) fn touch(&mut self, index: u32, idle_deadline: u32) {
+        self.order.hit(index);
+        if let Some(deadlines) = &mut self.idle_deadlines
+            && let Some(deadline) = deadlines.get_mut(index as usize)
+        {
+            *deadline = idle_deadline.max(*deadline);
+        }
+    }
+
+    /// Returns `true` if the entry has expired.
+    #[inline]
+    pub(super) fn is_expired(&self, index: u32, tick: u32) -> bool {
+        self.expiry_of(index) <= tick
+    }
+
+    /// The tick from which on the entry is expired, if no access comes before it.
+    #[inline]
+    fn expiry_of(&self, index: u32) -> u32 {
+        let expires = self.slots.get(index as usize).map_or(NEVER, |slot| slot.expires);
+        let deadline = self.idle_deadlines.as_ref().and_then(|deadlines| deadlines.get(index as usize));
+        deadline.map_or(expires, |&deadline| expires.min(deadline))
+    }
+
+    pub(super) fn weight(&self, index: u32) -> u32 {
+        self.weights.as_ref().and_then(|weights| weights.get(index as usize)).copied().unwrap_or(0)
+    }
+
+    /// Inserts an entry with a new key, and returns its slot. The caller has checked that it fits.
+    pub(super) fn insert(&mut self, slot: Slot<K, V>, weight: u32, idle_deadline: u32) -> u32 {
+        let grown = self.grown_capacity();
+        if grown != self.capacity {
+            self.set_capacity(grown);
+        }
+        let (index, hash) = (number(self.slots.len()), slot.hash);
+        self.note_expiry(slot.expires, idle_deadline);
+        self.slots.push(slot);
+        if let Some(weights) = &mut self.weights {
+            weights.push(weight);
+            self.weight += u64::from(weight);
+        }
+        self.idle_deadlines.iter_mut().for_each(|deadlines| deadlines.push(idle_deadline));
+        self.order.insert(index, hash);
+        let slots = &self.slots;
+        self.index.insert(hash, index, |index| hash_in(slots, index));
+        index
+    }
+
+    /// Replaces the entry in slot `index` by one of the same key. Returns the former one.
+    pub(super) fn replace(
+        &mut self,
+        index: u32,
+        new: Slot<K, V>,
+        weight: u32,
+        idle_deadline: u32,
+    ) -> Option<Slot<K, V>> {
+        self.note_expiry(new.expires, idle_deadline);
+        let before = std::mem::replace(self.slots.get_mut(index as usize)?, new);
+        self.reweigh(index, weight);
+        self.touch(index, idle_deadline);
+        Some(before)
+    }
+
+    fn reweigh(&mut self, index: u32, weight: u32) {
+        if let Some(weights) = &mut self.weights
+            && let Some(place) = weights.get_mut(index as usize)
+        {
+            self.weight = self.weight - u64::from(*place) + u64::from(weight);
+            *place = weight;
+        }
+    }
+
+    /// Removes the entry in slot `index`. The last entry moves to its slot.
+    pub(super) fn remove(&mut self, index: u32) -> Option<Slot<K, V>> {
+        self.take_out(index, false)
+    }
+
+    /// The slot that the policy evicts next. `None` only if there are no entries.
+    pub(super) fn victim(&mut self) -> Option<u32> {
+        self.order.victim()
+    }
+
+    /// Removes the victim. The last entry moves to its slot.
+    pub(super) fn evict(&mut self, victim: u32) -> Option<Slot<K, V>> {
+        self.take_out(victim, true)
+    }
+
+    /// Replaces the victim by an entry with a new key, and returns the victim. No other entry moves.
+    pub(super) fn replace_victim(
+        &mut self,
+        victim: u32,
+        new: Slot<K, V>,
+        weight: u32,
+        idle_deadline: u32,
+    ) -> Option<Slot<K, V>> {
+        let hash = new.hash;
+        self.note_expiry(new.expires, idle_deadline);
+        let before = std::mem::replace(self.slots.get_mut(victim as usize)?, new);
+        self.reweigh(victim, weight);
+        if let Some(deadlines) = &mut self.idle_deadlines
+            && let Some(deadline) = deadlines.get_mut(victim as usize)
+        {
+            *deadline = idle_deadline;
+        }
+        self.order.replace_victim(victim, before.hash, hash);
+        let slots = &self.slots;
+        self.index.replace(victim, before.hash, hash, |index| hash_in(slots, index));
+        Some(before)
+    }
+
+    fn take_out(&mut self, index: u32, evicted: bool) -> Option<Slot<K, V>> {
+        let place = index as usize;
+        let hash = self.slots.get(place)?.hash;
+        let last = number(self.slots.len() - 1);
+        self.index.remove(hash, index);
+        if evicted {
+            self.order.evict(index, hash);
+        } else {
+            self.order.remove(index);
+        }
+        let slot = self.slots.swap_remove(place);
+        if let Some(weights) = &mut self.weights {
+            self.weight -= u64::from(weights.swap_remove(place));
+        }
+        if let Some(deadlines) = &mut self.idle_deadlines {
+            deadlines.swap_remove(place);
+        }
+        if let Some(moved) = self.slots.get(place) {
+            self.index.renumber(moved.hash, last, index);
+            self.order.renumber(last, index);
+        }
+        Some(slot)
+    }
+
+    /// Removes all entries and all tables. Returns the entries.
+    pub(super) fn clear(&mut self) -> Vec<Slot<K, V>> {
+        let slots = std::mem::take(&mut self.slots);
+        self.weight = 0;
+        self.weights = self.weights.take().map(|_| Vec::new());
+        self.idle_deadlines = self.idle_deadlines.take().map(|_| Vec::new());
+        self.order = Order::new(self.eviction);
+        self.index = Index::default();
+        self.capacity = 0;
+        self.tables = 0;
+        self.first_expiry = NEVER;
+        self.cursor = 0;
+        slots
+    }
+
+    /// Returns `true` if the tables are to be shrunk by [`shrink_sparse_tables`](Self::shrink_sparse_tables).
+    #[inline]
+    pub(super) fn is_sparse(&self) -> bool {
+        self.slots.len() < self.capacity.div_ceil(4) || self.index.is_sparse()
+    }
+
+    /// Shrinks the tables if less than a quarter of them is used. Returns all entries if there are none, or if there was no
+    /// memory for the smaller index.
+    ///
+    /// Vectors shrink in place, and a table is freed before the smaller one is allocated: the heap does not grow.
+    pub(super) fn shrink_sparse_tables(&mut self) -> Option<Vec<Slot<K, V>>> {
+        let len = self.slots.len();
+        if len == 0 {
+            return (self.capacity > 0).then(|| self.clear());
+        }
+        if len < self.capacity / 4 && self.capacity > self.min_capacity() {
+            self.set_capacity((2 * len).max(self.min_capacity()));
+        }
+        if self.index.is_sparse() {
+            let slots = &self.slots;
+            if self.index.shrink(|index| hash_in(slots, index)).is_err() {
+                return Some(self.clear());
+            }
+        }
+        None
+    }
+
+    /// Shrinks the vectors by one step, if they have the spare capacity. Returns `true` if it did.
+    pub(super) fn shrink_step(&mut self) -> bool {
+        let can_shrink =
+            self.capacity - self.slots.len() >= MAX_FREED && self.capacity - MAX_FREED >= self.min_capacity();
+        if can_shrink {
+            self.set_capacity(self.capacity - MAX_FREED);
+        }
+        can_shrink
+    }
+
+    /// Shrinks the vectors towards the largest capacity at which the store holds at most `target` bytes, together with a new
+    /// entry of weight `new`. Returns `true` once this is reached: a call frees at most 16,384 slots, because the allocator
+    /// and the kernel take time to free pages.
+    ///
+    /// The caller has seen that [`bytes_shrunk`](Self::bytes_shrunk) is at most `target`.
+    pub(super) fn shrink_tables(&mut self, target: u64, new: Option<u32>) -> bool {
+        let others = self.bytes_beside_tables(new);
+        let mut fits = self.smallest_capacity(new);
+        let mut too_large = self.capacity + 1;
+        while fits + 1 < too_large {
+            let middle = fits + (too_large - fits) / 2;
+            if others + self.tables_of(middle) <= target {
+                fits = middle;
+            } else {
+                too_large = middle;
+            }
+        }
+        let next = fits.max(self.capacity.saturating_sub(MAX_FREED));
+        if next < self.capacity {
+            self.set_capacity(next);
+        }
+        next == fits
+    }
+
+    /// All entries, in the order of their slots.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Slot<K, V>> {
+        self.slots.iter()
+    }
+}
+
+/// The hash of the entry in a slot.
+fn hash_in<K, V>(slots: &[Slot<K, V>], index: u32) -> u32 {
+    slots.get(index as usize).map_or(0, |slot| slot.hash)
+}
+
+/// Milliseconds in a tick.
+const TICK: u64 = RESOLUTION.subsec_millis() as u64;
+
+/// Half of the ticks there are. No time to live is longer, and tick zero moves here.
+const HALF: u32 = u32::MAX / 2;
+
+/// Whole ticks in `millis`.
+#[inline]
+fn ticks(millis: u64) -> u32 {
+    u32::try_from(millis / TICK).unwrap_or(NEVER).min(NEVER - 1)
+}
+
+/// Up to a tick early, never late.
+#[inline]
+fn idle_deadline(epoch: u64, idle: u64, now: u64) -> u32 {
+    ticks(now.saturating_add(idle).saturating_sub(epoch))
+}
+
+/// The number of a slot. There are never more than [`MAX_SLOTS`].
+#[inline]
+#[expect(clippy::cast_possible_truncation, reason = "there are never more than MAX_SLOTS slots")]
+const fn number(at: usize) -> u32 {
+    at as u32
+}
