@@ -104,6 +104,21 @@ pub fn pinned_over_lazy_lock(chunks: u32) -> f64 {
     pinned / lazy_lock
 }
 
+/// Returns the time of a [`LazyResource::get`] over that of an [`ArcSwapOption::load`], on one thread: the quickest chunk
+/// of each, of chunks that take turns.
+pub fn get_over_arc_swap(chunks: u32) -> f64 {
+    ARC_SWAP.store(Some(Arc::new(7)));
+    let mut get = Reads(|| match black_box(&RESOURCE).get() {
+        Ok(number) => *number,
+        Err(_) => 0,
+    });
+    let mut load = Reads(|| black_box(&ARC_SWAP).load().as_deref().map_or(0, |number| *number));
+    let turn = |_| [alone(1, &mut get), alone(1, &mut load)];
+    let quickest = |best: [f64; 2], turn: [f64; 2]| [best[0].min(turn[0]), best[1].min(turn[1])];
+    let [get, load] = (0..chunks).map(turn).fold([f64::INFINITY; 2], quickest);
+    get / load
+}
+
 /// Work that goes on after its chunk.
 impl<W: Work> Work for &mut W {
     const OPERATIONS: u32 = W::OPERATIONS;

@@ -4,7 +4,7 @@
 
 use std::error::Error;
 
-use plimsoll_peers::lazy::{KINDS, Times, pinned_over_lazy_lock};
+use plimsoll_peers::lazy::{KINDS, Times, get_over_arc_swap, pinned_over_lazy_lock};
 use plimsoll_peers::median;
 
 use crate::Options;
@@ -14,9 +14,10 @@ use crate::row::{Card, Goal, Peer, Row, Table};
 pub(crate) fn measure(options: Options) -> Result<Card, Box<dyn Error>> {
     let (rounds, chunks) = if options.quick { (7, 40) } else { (21, 80) };
     let mut seen = KINDS.map(|kind| (kind, Vec::new()));
-    let mut over = Vec::new();
+    let (mut over, mut over_arc_swap) = (Vec::new(), Vec::new());
     for _ in 0..rounds {
         over.push(pinned_over_lazy_lock(chunks));
+        over_arc_swap.push(get_over_arc_swap(chunks));
         for (kind, times) in &mut seen {
             times.push((kind.measure)(chunks));
         }
@@ -47,13 +48,11 @@ pub(crate) fn measure(options: Options) -> Result<Card, Box<dyn Error>> {
             .map(|(kind, a, t)| (kind.name.to_owned(), vec![format!("{a:.2}"), format!("{t:.2}"), can(kind.unloads)]))
             .collect(),
     });
-    card.rows.push(Row {
-        metric: "lazy.pinned.over_lazylock",
-        unit: "times",
-        ours: median(over),
-        goal: Goal::AtMost(1.2),
-        best_peer: None,
-    });
+    for (metric, times, goal) in
+        [("lazy.pinned.over_lazylock", over, 1.2), ("lazy.get.over_arc_swap", over_arc_swap, 1.3)]
+    {
+        card.rows.push(Row { metric, unit: "times", ours: median(times), goal: Goal::AtMost(goal), best_peer: None });
+    }
     card.rows.push(row("lazy.get.1t.ns", 6.0, |times| times.alone));
     card.rows.push(row("lazy.get.2t.ns", 12.0, |times| times.together));
     Ok(card)

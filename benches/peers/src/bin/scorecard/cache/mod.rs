@@ -2,6 +2,10 @@
 //!
 //! Ratios are of medians over the rounds, each of which gives a cache its quickest chunk.
 
+mod keys;
+mod loads;
+mod relief;
+
 use std::error::Error;
 
 use plimsoll::{ByteSize, TrackingAllocator, heap};
@@ -10,6 +14,7 @@ use plimsoll_peers::median;
 
 use crate::Options;
 use crate::row::{Card, Goal, Peer, Row, Table};
+use crate::support::caches::{evict_to, remove_expired};
 
 /// Bytes are counted where they are asked for: the peers' too.
 #[global_allocator]
@@ -113,6 +118,9 @@ pub(crate) fn measure(options: Options) -> Result<Card, Box<dyn Error>> {
         rows: bytes,
     });
     card.rows.extend(freeing());
+    card.rows.extend(relief::measure(options));
+    card.rows.extend(keys::measure(options));
+    card.rows.extend(loads::measure(options));
     card.notes
         .push("all under this crate's tracking allocator: each peer pays for its own allocations alike".to_owned());
     card.notes.push("a time to live: plimsoll, cached, moka and mini-moka; quick_cache and lru know none".to_owned());
@@ -146,12 +154,13 @@ fn freeing() -> [Row; 2] {
             fill();
             manual.advance(2 * ttl);
             let start = std::time::Instant::now();
-            let swept = cache.sweep(usize::MAX);
-            expired.push(if swept == 50_000 { each(start) } else { f64::NAN });
+            let removed = remove_expired(&cache, usize::MAX);
+            expired.push(if removed == 50_000 { each(start) } else { f64::NAN });
             fill();
             let start = std::time::Instant::now();
-            let given = cache.shrink_to(ByteSize::ZERO);
-            shrunk.push(if given > ByteSize::mib(47) { each(start) } else { f64::NAN });
+            let before = cache.stats().bytes;
+            evict_to(&cache, ByteSize::ZERO);
+            shrunk.push(if before > ByteSize::mib(47) && cache.is_empty() { each(start) } else { f64::NAN });
         }
     }
     let row = |metric, rounds: Vec<f64>| Row {
