@@ -142,7 +142,7 @@ fn load_error_debug_without_a_cause_is_the_message() {
     let orders = orders();
     let value = orders.try_get_or_load(&1, || {
         let own = orders.try_get_or_load(&1, || Ok::<_, io::Error>(String::new()));
-        prints(own.unwrap_err(), "the loader asked for the key it is loading");
+        prints(own.unwrap_err(), "the loader waits for the key that it loads");
         Ok::<_, io::Error>(String::new())
     });
     assert!(value.is_ok(), "{value:?}");

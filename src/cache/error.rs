@@ -166,7 +166,7 @@ pub enum LoadError<E> {
         available: ByteSize,
     },
     /// The loader asked for the key that it loads: itself, or by way of loads on other threads that wait for each other.
-    #[error("the load of a key waits for the load of the same key")]
+    #[error("the loader waits for the key that it loads")]
     Reentrant,
     /// The async load that this caller started panicked while another waiter polled it. The next call loads again.
     #[error("the load panicked")]

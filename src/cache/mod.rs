@@ -41,7 +41,8 @@
 //!
 //! Entries expire by [the crate's clock](crate::clock), which counts a freeze. An expired entry is never returned. It is
 //! freed when its key is looked up, by [`Cache::remove_expired`], by [`Cache::retain`], and before other entries when
-//! memory is released. Nothing runs in the background. A cache without expiry reads no clock.
+//! memory is released. An insert that evicts does not look for expired entries. Nothing runs in the background. A cache
+//! without expiry reads no clock.
 //!
 //! # Pressure
 //!

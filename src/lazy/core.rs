@@ -441,16 +441,18 @@ impl<T, E, L: InFlight<T, E>> ResourceCore<T, E, L> {
             return ByteSize::ZERO;
         }
         let Some(mut state) = self.state.try_lock() else { return ByteSize::ZERO };
-        // The value of a refresh that has ended is not in the slot yet.
+        // The value of a refresh that has ended is not in the slot yet. The garbage holds it too, so it is dropped first.
         let mut garbage = Garbage::none();
         self.collect(&mut state, &mut garbage);
+        drop(state);
+        garbage.dispose();
+        let Some(state) = self.state.try_lock() else { return ByteSize::ZERO };
         let mut old = self.slot.swap(None);
         // The swap turns the debts of readers into counts, so that they can be counted.
         if old.as_ref().is_some_and(|old| Arc::strong_count(old) > 1) {
             self.slot.store(old.take());
         }
         drop(state);
-        garbage.dispose();
         old.map_or(ByteSize::ZERO, |old| old.charged())
     }
 

@@ -35,7 +35,7 @@ pub(super) const NEVER: u32 = u32::MAX;
 pub(super) const MAX_SLOTS: usize = u32::MAX as usize - 1;
 
 /// The highest number of slots by which vectors shrink at once, under the lock.
-const MAX_FREED: usize = 16_384;
+const MAX_FREED: usize = 8_192;
 
 /// The result of a lookup.
 pub(super) enum Lookup<'a, V> {
@@ -490,7 +490,7 @@ impl<K, V> Store<K, V> {
     }
 
     /// Shrinks the vectors towards the largest capacity at which the store holds at most `target` bytes, together with a new
-    /// entry of weight `new`. Returns `true` once this is reached: a call frees at most 16,384 slots, because the allocator
+    /// entry of weight `new`. Returns `true` once this is reached: a call frees at most 8,192 slots, because the allocator
     /// and the kernel take time to free pages.
     ///
     /// The caller has seen that [`bytes_shrunk`](Self::bytes_shrunk) is at most `target`.

@@ -19,7 +19,7 @@ const BOTH: [Eviction; 2] = [Eviction::S3Fifo, Eviction::Lru];
 
 /// Measures all of it.
 pub(super) fn measure(options: Options) -> Vec<Row> {
-    let rounds = if options.quick { 3 } else { 9 };
+    let rounds = if options.quick { 9 } else { 15 };
     let row = |metric, unit, ours, goal| Row { metric, unit, ours, goal, best_peer: None };
     vec![
         row("cache.relief.lost_pct", "%", highest(BOTH.map(lost_percent)), Goal::AtMost(2.0)),
