@@ -34,13 +34,14 @@ const MANY: usize = 140;
 fn child_of_many_threads_has_exact_peaks_and_counters() {
     let (held, done) = (Barrier::new(MANY + 1), Barrier::new(MANY + 1));
     std::thread::scope(|scope| {
-        for _ in 0..MANY {
+        let thread = |_| {
             scope.spawn(|| {
                 drop(Block::new(100));
                 held.wait();
                 done.wait();
-            });
-        }
+            })
+        };
+        let threads: Vec<_> = (0..MANY).map(thread).collect();
         held.wait();
         assert!(heap::scope(|| ()).1.is_some(), "this thread was first");
         let ended = in_child(|| {
@@ -55,6 +56,11 @@ fn child_of_many_threads_has_exact_peaks_and_counters() {
         });
         assert_eq!(ended.code, Some(0), "{}", ended.stderr);
         done.wait();
+        // A scope waits for the closures, not for the ends of the threads. These take a lock of std, which the child of the
+        // next test's fork would find locked for good.
+        for thread in threads {
+            thread.join().unwrap();
+        }
     });
 }
 

@@ -51,7 +51,8 @@
 //! expired entries, and under [`Pressure::Critical`](crate::Pressure::Critical) others in the order of its policy: as many
 //! as the bytes need, at least 1/128 of the cache at a time. It grows again by use.
 //!
-//! Code that releases memory allocates nothing. It removes 16 entries at a time, and drops them after the lock is released.
+//! Code that releases memory allocates nothing. It removes 16 entries at a time, fewer if they are
+//! larger than 512 bytes inline, and drops them after the lock is released.
 //!
 //! # Locks and user code
 //!
