@@ -70,11 +70,14 @@ impl Worker {
         let ttl = if self.below(3) == 0 { 10 + self.below(100_000) as u64 } else { ORDERS_TTL };
         let item = Item::new(&world.truth, key, len, ttl);
         let version = item.version;
-        let inserted = if ttl == ORDERS_TTL && self.below(2) == 0 {
-            world.orders.insert(key as u32, item)
-        } else {
-            world.orders.insert_with_ttl(key as u32, item, Duration::from_millis(ttl))
-        };
+        let default_ttl = ttl == ORDERS_TTL && self.below(2) == 0;
+        let inserted = world.truth.orders.write(key, || {
+            if default_ttl {
+                world.orders.insert(key as u32, item)
+            } else {
+                world.orders.insert_with_ttl(key as u32, item, Duration::from_millis(ttl))
+            }
+        });
         let came = match &inserted {
             Ok(()) => version << 3,
             Err(error) => {
@@ -93,7 +96,7 @@ impl Worker {
 
     pub fn remove_order(&mut self, world: &World) -> u64 {
         let (key, then) = (self.key(), world.truth.clock.now());
-        let item = world.orders.remove(&(key as u32));
+        let item = world.truth.orders.write(key, || world.orders.remove(&(key as u32)));
         let came = match item {
             Some(item) => {
                 item.served(key, then, u64::MAX);
@@ -134,7 +137,7 @@ impl Worker {
         let (key, len) = (self.key(), 1 + self.below(40_000));
         let item = Item::new(&world.truth, key, len, u64::MAX);
         let version = item.version;
-        let inserted = world.sessions.insert(name(key), item);
+        let inserted = world.truth.sessions.write(key, || world.sessions.insert(name(key), item));
         if let Err(error) = &inserted {
             saw(&world.truth.seen.inserts_refused);
             let Refusal::Budget(refused) = error.refusal() else { panic!("{error}") };
@@ -152,7 +155,8 @@ impl Worker {
             2 => world.orders.evict_to(ByteSize::kib(500)).as_u64(),
             _ => {
                 let modulus = 2 + self.below(6);
-                world.sessions.retain(|key, _| key[1..].parse::<usize>().unwrap() % modulus != 0);
+                let keep = |key: &String, _: &_| key[1..].parse::<usize>().unwrap() % modulus != 0;
+                world.truth.sessions.write_all(|| world.sessions.retain(keep));
                 if world.truth.alone {
                     let latest = world.truth.sessions.latest.iter().step_by(modulus);
                     latest.for_each(|version| version.store(0, SeqCst));

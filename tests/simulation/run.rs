@@ -46,6 +46,7 @@ fn pause(world: &World, hands: &mut Hands, random: &mut Random, step: u64) -> u6
             world.orders.evict_to(ByteSize::ZERO);
             world.sessions.evict_to(ByteSize::kib(100));
             world.model().unload();
+            world.truth.fonts.unload();
             world.fonts().unload();
             assert_eq!((world.orders.len(), world.budget.account("orders").held()), (0, ByteSize::ZERO));
         }

@@ -146,7 +146,7 @@ pub struct Fault {
 
 /// The truth about the keys of a cache.
 pub struct Keys {
-    loading: Vec<AtomicBool>,
+    loads_and_writes: Vec<Mutex<LoadsAndWrites>>,
     /// The version put in last; 0 where it was taken out or refused. Told only where one thread does all.
     pub latest: Vec<AtomicU64>,
     pub asked: AtomicU64,
@@ -156,9 +156,8 @@ pub struct Keys {
 
 impl Keys {
     fn new() -> Self {
-        let each = |_| AtomicBool::new(false);
         Self {
-            loading: (0..KEYS).map(each).collect(),
+            loads_and_writes: (0..KEYS).map(|_| Mutex::default()).collect(),
             latest: (0..KEYS).map(|_| AtomicU64::new(0)).collect(),
             asked: AtomicU64::new(0),
             loads: AtomicU64::new(0),
@@ -166,19 +165,62 @@ impl Keys {
         }
     }
 
-    /// A load of the key, alone of its kind until it is dropped.
+    /// Begins a load of the key. Another may run only if a write has cancelled it.
     pub fn load(&self, key: usize) -> Loading<'_> {
-        assert!(!self.loading[key].swap(true, SeqCst), "two loads of key {key} at once");
-        Loading(&self.loading[key])
+        let mut state = self.loads_and_writes[key].lock().unwrap();
+        let joinable = state.writing == 0 && state.running.contains(&state.written);
+        assert!(!joinable, "two loads of key {key} at once");
+        let written = state.written;
+        state.running.push(written);
+        Loading { state: &self.loads_and_writes[key], written }
+    }
+
+    /// Does what writes the key: an insert, a removal.
+    pub fn write<R>(&self, key: usize, write: impl FnOnce() -> R) -> R {
+        self.writes(key..key + 1, write)
+    }
+
+    /// Does what writes every key.
+    pub fn write_all<R>(&self, write: impl FnOnce() -> R) -> R {
+        self.writes(0..KEYS, write)
+    }
+
+    fn writes<R>(&self, keys: std::ops::Range<usize>, write: impl FnOnce() -> R) -> R {
+        for state in &self.loads_and_writes[keys.clone()] {
+            state.lock().unwrap().writing += 1;
+        }
+        let done = write();
+        for state in &self.loads_and_writes[keys] {
+            let mut state = state.lock().unwrap();
+            state.writing -= 1;
+            state.written += 1;
+        }
+        done
     }
 }
 
-/// As long as it lives, nobody else may load the same.
-pub struct Loading<'a>(&'a AtomicBool);
+/// The loads that run and the writes of one key.
+#[derive(Default)]
+struct LoadsAndWrites {
+    /// How many writes have begun and not ended.
+    writing: u32,
+    /// How many writes have ended.
+    written: u64,
+    /// Of each load that runs, how many writes had ended when it began.
+    running: Vec<u64>,
+}
+
+/// A load that runs until it is dropped.
+pub struct Loading<'a> {
+    state: &'a Mutex<LoadsAndWrites>,
+    written: u64,
+}
 
 impl Drop for Loading<'_> {
     fn drop(&mut self) {
-        self.0.store(false, SeqCst);
+        let mut state = self.state.lock().unwrap();
+        let at = state.running.iter().position(|written| *written == self.written);
+        state.running.swap_remove(at.expect("each load is listed once"));
     }
 }
 
@@ -310,10 +352,11 @@ impl Lazy {
         Fault { generation }
     }
 
-    /// Ends a load that was dropped before its end.
+    /// Ends a load that was dropped before its end. It counts as a failure unless it was unloaded. With several threads
+    /// that is not known, so the failure is left out: the resource may wait longer before its next load.
     pub fn give_up(&self, truth: &Truth) {
         let mut books = self.books();
-        if !books.unloaded {
+        if truth.alone && !books.unloaded {
             let (before, error) = books.failed.map_or((0, None), |(attempts, _, error)| (attempts, error));
             books.failed = Some((before + 1, truth.clock.now(), error));
         }
