@@ -146,8 +146,7 @@ impl<K> InFlight<K> {
         let matches = |entry: &InFlightEntry<K>| {
             entry.hash == hash && !entry.superseded && entry.id < id.0 && entry.key.borrow() == key
         };
-        // One entry is its own.
-        while self.table.len() > 1
+        while !self.is_empty()
             && let Some(entry) = self.table.find_mut(table_hash(hash), matches)
         {
             entry.superseded = true;
@@ -159,12 +158,6 @@ impl<K> InFlight<K> {
         self.table.iter_mut().for_each(|entry| entry.cancelled = true);
     }
 
-    /// Returns `true` if the load may not store its value.
-    pub(super) fn may_not_store(&self, hash: u32, id: LoadId) -> bool {
-        let entry = self.table.find(table_hash(hash), |entry| entry.id == id.0);
-        entry.is_none_or(|entry| entry.cancelled || entry.superseded)
-    }
-
     /// Removes the entry of a load that has ended. `None` if it has been removed.
     pub(super) fn finish(&mut self, hash: u32, id: LoadId) -> Option<InFlightEntry<K>> {
         let entry = self.table.find_entry(table_hash(hash), |entry| entry.id == id.0).ok()?.remove().0;
@@ -173,9 +166,19 @@ impl<K> InFlight<K> {
         }
         Some(entry)
     }
+
+    /// Puts back an entry that [`finish`](Self::finish) removed under the same lock: the load has not ended.
+    pub(super) fn resume(&mut self, entry: InFlightEntry<K>) {
+        self.table.insert_unique(table_hash(entry.hash), entry, |entry| table_hash(entry.hash));
+    }
 }
 
 impl<K> InFlightEntry<K> {
+    /// Returns `true` if the load was cancelled or superseded, and may not store its value.
+    pub(super) const fn is_overtaken(&self) -> bool {
+        self.cancelled || self.superseded
+    }
+
     /// Returns `true` if other callers have joined the load.
     pub(super) fn is_shared(&self) -> bool {
         self.load.is_some()

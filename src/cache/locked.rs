@@ -15,7 +15,7 @@ use crate::sync::MutexGuard;
 use super::in_flight::InFlight;
 use super::removed::Removed;
 use super::stats::{CacheStats, Cause};
-use super::store::{Slot, Store};
+use super::store::{Slot, Store, Terms};
 
 /// The state under the lock.
 pub(super) struct State<K, V> {
@@ -42,6 +42,7 @@ pub(super) struct Locked<'a, K, V> {
 }
 
 impl<K, V> Drop for Locked<'_, K, V> {
+    #[inline]
     fn drop(&mut self) {
         self.state.shrink_if_sparse(&mut self.removed);
         self.state.sync_accounting(&mut self.removed);
@@ -84,12 +85,10 @@ pub(super) enum Insert {
 }
 
 /// A new entry on its way in.
-pub(super) struct NewEntry<K, V> {
+pub(super) struct NewEntry<'a, K, V> {
     /// `None` once it is in.
-    pub(super) slot: Option<Slot<K, V>>,
-    pub(super) weight: u32,
-    /// The tick from which on it is expired, unless it is accessed.
-    pub(super) idle_deadline: u32,
+    pub(super) slot: &'a mut Option<Slot<K, V>>,
+    pub(super) terms: Terms,
     /// The former value of the key was removed for it.
     pub(super) replaces: bool,
     /// The budget was asked, so that it need not be asked whether it can ever grant the bytes.
@@ -98,10 +97,11 @@ pub(super) struct NewEntry<K, V> {
 
 impl<K, V> State<K, V> {
     /// Inserts an entry, or replaces the one in slot `found`, which has the same key. Evicts at most one batch.
+    #[inline]
     pub(super) fn insert(
         &mut self,
         found: Option<u32>,
-        new: &mut NewEntry<K, V>,
+        new: &mut NewEntry<'_, K, V>,
         removed: &mut Removed<'_, K, V>,
     ) -> Insert {
         match found {
@@ -111,13 +111,13 @@ impl<K, V> State<K, V> {
     }
 
     /// Replaces the value of a key in its slot, so that the entry keeps its rank. Evicts others if the value has grown.
-    fn replace(&mut self, mut index: u32, new: &mut NewEntry<K, V>, removed: &mut Removed<'_, K, V>) -> Insert {
+    fn replace(&mut self, mut index: u32, new: &mut NewEntry<'_, K, V>, removed: &mut Removed<'_, K, V>) -> Insert {
         loop {
             let others = self.store.bytes() - u64::from(self.store.weight(index));
-            let fit = self.fit(others + u64::from(new.weight));
+            let fit = self.fit(others + u64::from(new.terms.weight));
             if fit == Fit::Fits {
                 if let Some(slot) = new.slot.take() {
-                    removed.extend(self.store.replace(index, slot, new.weight, new.idle_deadline));
+                    removed.extend(self.store.replace(index, slot, new.terms));
                     self.counters.replaced += 1;
                 }
                 return Insert::Done(index);
@@ -130,7 +130,7 @@ impl<K, V> State<K, V> {
                 return Insert::Continue;
             }
             // A write is an access: it protects the entry from being its own victim.
-            self.store.touch(index, new.idle_deadline);
+            self.store.touch(index, new.terms.idle_deadline);
             match self.store.victim() {
                 Some(victim) if victim != index => {
                     let is_last = index as usize == self.store.len() - 1;
@@ -149,14 +149,13 @@ impl<K, V> State<K, V> {
         }
     }
 
-    fn insert_new(&mut self, new: &mut NewEntry<K, V>, removed: &mut Removed<'_, K, V>) -> Insert {
-        let weight = new.weight;
+    fn insert_new(&mut self, new: &mut NewEntry<'_, K, V>, removed: &mut Removed<'_, K, V>) -> Insert {
+        let weight = new.terms.weight;
         loop {
             let has_place = self.store.len() < self.store.max_entries();
             let fit = if has_place { self.fit(self.store.bytes_with(weight)) } else { Fit::ExceedsBound };
             if fit == Fit::Fits {
-                return self
-                    .count_insert(new, |store, slot, new| Some(store.insert(slot, new.weight, new.idle_deadline)));
+                return self.count_insert(new, |store, slot, new| Some(store.insert(slot, new.terms)));
             }
             if removed.free() == 0 {
                 return Insert::Continue;
@@ -173,7 +172,7 @@ impl<K, V> State<K, V> {
             if fits_in_place {
                 self.counters.count(fit.cause());
                 return self.count_insert(new, |store, slot, new| {
-                    removed.extend(store.replace_victim(victim, slot, new.weight, new.idle_deadline));
+                    removed.extend(store.replace_victim(victim, slot, new.terms));
                     Some(victim)
                 });
             }
@@ -197,8 +196,8 @@ impl<K, V> State<K, V> {
     /// Puts the new entry in by `put`, which returns its slot, and counts it.
     fn count_insert(
         &mut self,
-        new: &mut NewEntry<K, V>,
-        put: impl FnOnce(&mut Store<K, V>, Slot<K, V>, &NewEntry<K, V>) -> Option<u32>,
+        new: &mut NewEntry<'_, K, V>,
+        put: impl FnOnce(&mut Store<K, V>, Slot<K, V>, &NewEntry<'_, K, V>) -> Option<u32>,
     ) -> Insert {
         let Some(index) = new.slot.take().and_then(|slot| put(&mut self.store, slot, new)) else {
             debug_assert!(false, "an entry is inserted once");
@@ -216,9 +215,9 @@ impl<K, V> State<K, V> {
     }
 
     /// Returns `false`, before the first eviction, if the budget can never grant what a new entry needs.
-    fn is_feasible(&self, fit: Fit, new: &mut NewEntry<K, V>) -> bool {
+    fn is_feasible(&self, fit: Fit, new: &mut NewEntry<'_, K, V>) -> bool {
         if fit == Fit::ExceedsBudget && !new.is_feasible {
-            new.is_feasible = self.could_hold(self.store.min_bytes(new.weight));
+            new.is_feasible = self.could_hold(self.store.min_bytes(new.terms.weight));
         }
         fit != Fit::ExceedsBudget || new.is_feasible
     }
@@ -259,6 +258,7 @@ impl<K, V> State<K, V> {
     }
 
     /// Checks that the cache may hold `bytes`, next to the bytes of loads. Reserves them if so.
+    #[inline]
     fn fit(&mut self, bytes: u64) -> Fit {
         if bytes > self.unreserved_bytes() {
             return Fit::ExceedsBound;
@@ -383,6 +383,7 @@ impl<K, V> State<K, V> {
 
     /// Updates the reservation or the gauge. What is no longer reserved is released when `removed` is dropped: after the
     /// entries.
+    #[inline]
     fn sync_accounting(&mut self, removed: &mut Removed<'_, K, V>) {
         let bytes = self.store.bytes();
         match &mut self.accounting {

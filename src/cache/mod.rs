@@ -375,7 +375,7 @@ impl<K: Hash + Eq, V, S: BuildHasher> Cache<K, V, S> {
     pub fn insert(&self, key: K, value: V) -> Result<(), InsertError<K, V>> {
         let inner = &*self.inner;
         let (weight, hash) = (inner.weigh(&key, &value), inner.hash(&key));
-        inner.put(Slot { key, value, hash, expires: NEVER }, weight, inner.ttl, None)
+        inner.put(&mut Some(Slot { key, value, hash, expires: NEVER }), weight, inner.ttl, None)
     }
 
     /// Inserts a value that expires after `ttl`, instead of the cache's time to live. For its accuracy see
@@ -409,7 +409,7 @@ impl<K: Hash + Eq, V, S: BuildHasher> Cache<K, V, S> {
         // Before the entry is there: a reader that finds it reads the clock.
         self.inner.timed.store(true, Relaxed);
         let (weight, hash) = (self.inner.weigh(&key, &value), self.inner.hash(&key));
-        self.inner.put(Slot { key, value, hash, expires: NEVER }, weight, Some(millis(ttl)), None)
+        self.inner.put(&mut Some(Slot { key, value, hash, expires: NEVER }), weight, Some(millis(ttl)), None)
     }
 
     /// Removes the entry of `key` and returns its value. `None` if it is absent or expired. Cancels the running loads of the

@@ -14,7 +14,7 @@ use super::in_flight::{InFlight, InFlightEntry, LoadId};
 use super::locked::{Insert, Locked, NewEntry, State};
 use super::removed::{FEW, Places, Removed};
 use super::stats::Cause;
-use super::store::{NEVER, Slot};
+use super::store::{NEVER, Slot, Terms};
 
 /// A load that has ended with a value to store.
 pub(super) struct Loaded<'a, K> {
@@ -25,7 +25,7 @@ pub(super) struct Loaded<'a, K> {
     pub(super) reserved: Option<Reservation>,
     /// The number of arrivals when the key was absent. While it is the same, the key is absent.
     pub(super) absent_at: Option<u64>,
-    /// The entry of the load, which is removed when its value is stored or discarded.
+    /// The entry of the load, once it is removed: each batch removes it, and puts it back if another batch follows.
     finished: &'a mut Option<InFlightEntry<K>>,
     is_counted: bool,
 }
@@ -53,7 +53,7 @@ impl<'a, K> Loaded<'a, K> {
 
 /// An entry that is to be stored.
 struct Put<'a, 'b, K, V> {
-    new: NewEntry<K, V>,
+    new: NewEntry<'a, K, V>,
     hash: u32,
     /// The number of batches after which it is rejected. `None` before the first.
     batches: Option<usize>,
@@ -64,6 +64,8 @@ struct Put<'a, 'b, K, V> {
     load: Option<&'a mut Loaded<'b, K>>,
     /// Granted for it by the budget, and not yet part of the cache's reservation.
     granted: Option<Reservation>,
+    /// The account that wants to release free pages when all is done.
+    untidy: Option<Account>,
 }
 
 /// The number of batches that other threads may take the room from that was made in them.
@@ -81,22 +83,32 @@ enum Batch {
 }
 
 impl<K: Eq, V, S> Inner<K, V, S> {
-    /// Stores an entry: by a write, which cancels the loads of its key, or at the end of a load, unless it was cancelled.
+    /// Stores the entry in `slot`: by a write, which cancels the loads of its key, or at the end of a load, unless it was
+    /// cancelled.
+    ///
+    /// It is moved once, from where the caller made it to its place.
     pub(super) fn put(
         &self,
-        slot: Slot<K, V>,
+        slot: &mut Option<Slot<K, V>>,
         weight: usize,
         ttl: Option<u64>,
-        mut load: Option<&mut Loaded<'_, K>>,
+        load: Option<&mut Loaded<'_, K>>,
     ) -> Result<(), InsertError<K, V>> {
         // 4 GiB or more fit nowhere.
         let weight = u32::try_from(weight).unwrap_or(u32::MAX);
-        let granted = load.as_mut().and_then(|load| load.reserved.take());
-        let hash = slot.hash;
-        let new = NewEntry { slot: Some(slot), weight, idle_deadline: NEVER, replaces: false, is_feasible: false };
-        let mut put = Put { new, hash, batches: None, ttl, now: self.now(), load, granted };
+        let hash = slot.as_ref().map_or(0, |slot| slot.hash);
+        let terms = Terms { weight, expires: NEVER, idle_deadline: NEVER };
+        let new = NewEntry { slot, terms, replaces: false, is_feasible: false };
+        let mut put = Put { new, hash, batches: None, ttl, now: self.now(), load, granted: None, untidy: None };
+        if let Some(load) = &mut put.load {
+            put.granted = load.reserved.take();
+        }
         let rejected = loop {
-            match self.put_batch(&mut put) {
+            let batch = {
+                let mut places = Places::<K, V, FEW>::default();
+                self.put_batch(&mut put, &mut places)
+            };
+            match batch {
                 Batch::Done => break None,
                 Batch::Rejected(reason) => break Some(reason),
                 Batch::Continue => {}
@@ -116,44 +128,45 @@ impl<K: Eq, V, S> Inner<K, V, S> {
                 },
             }
         };
-        match (rejected, put.new.slot) {
+        if let Some(account) = &put.untidy {
+            account.tidy();
+        }
+        match (rejected, put.new.slot.take()) {
             (Some(reason), Some(Slot { key, value, .. })) => Err(InsertError::new(key, value, reason)),
             _ => Ok(()),
         }
     }
 
     /// Stores the entry, or evicts one batch for it.
-    fn put_batch(&self, put: &mut Put<'_, '_, K, V>) -> Batch {
-        let mut places = Places::<K, V, FEW>::default();
-        let mut locked = self.locked(&mut places);
+    #[inline]
+    fn put_batch(&self, put: &mut Put<'_, '_, K, V>, places: &mut Places<K, V, FEW>) -> Batch {
+        let mut locked = self.locked(places);
         let Locked { state, removed, .. } = &mut locked;
-        let Some(slot) = &mut put.new.slot else { return Batch::Done };
+        let Some(slot) = put.new.slot.as_ref() else { return Batch::Done };
         let is_absent = put.load.as_ref().is_some_and(|load| load.absent_at == Some(state.arrivals));
         let found = if is_absent { None } else { state.store.find(put.hash, &slot.key) };
         let tick = state.store.tick(put.now);
         let from = put.load.as_ref().map_or(put.now, |load| load.started);
-        slot.expires = put.ttl.map_or(NEVER, |ttl| state.store.expiry(from, ttl));
-        put.new.idle_deadline = state.store.idle_deadline(put.now);
+        put.new.terms.expires = put.ttl.map_or(NEVER, |ttl| state.store.expiry(from, ttl));
+        put.new.terms.idle_deadline = state.store.idle_deadline(put.now);
         if let Some(granted) = put.granted.take() {
             state.adopt(granted);
         }
-        let is_expired = slot.expires <= tick;
+        let is_expired = put.new.terms.expires <= tick;
         match &mut put.load {
             // In each batch: a load may have started since the last one.
             None => state.in_flight.cancel(put.hash, &slot.key),
             Some(load) => {
                 if !state.may_store(put.hash, load, is_expired) {
-                    put.finish(state);
                     return Batch::Done;
                 }
             }
         }
-        let bytes = state.store.min_bytes(put.new.weight);
+        let bytes = state.store.min_bytes(put.new.terms.weight);
         let left = put.batches.get_or_insert(state.store.len().saturating_add(MAX_CONTENDED));
         if !state.fits_alone(bytes) || bytes > state.unreserved_bytes() || *left == 0 {
             let reason = self.reason(state, bytes);
             reject(state, found, removed);
-            put.finish(state);
             return Batch::Rejected(reason);
         }
         *left -= 1;
@@ -166,30 +179,27 @@ impl<K: Eq, V, S> Inner<K, V, S> {
                 {
                     in_flight.supersede(put.hash, &slot.key, load.id);
                 }
+                put.untidy = state.needs_trim();
+                Batch::Done
             }
             Insert::Continue => {
                 // Tables that go now are part of what was evicted for it.
                 state.shrink_if_sparse(removed);
                 put.granted = state.split_spare(bytes);
-                return Batch::Continue;
+                put.resume_load(state);
+                Batch::Continue
             }
             Insert::AskBudget | Insert::NeverFits => {
                 put.granted = state.split_spare(bytes);
                 let granted = put.granted.as_ref().map_or(0, |granted| granted.size().as_u64());
-                if let Some(account) = state.account() {
-                    return Batch::Ask(account, ByteSize::bytes(bytes - granted));
-                }
-                debug_assert!(false, "a cache without an account has no budget to exceed");
+                let Some(account) = state.account() else {
+                    debug_assert!(false, "a cache without an account has no budget to exceed");
+                    return Batch::Done;
+                };
+                put.resume_load(state);
+                Batch::Ask(account, ByteSize::bytes(bytes - granted))
             }
         }
-        put.finish(state);
-        let needs_trim = state.needs_trim();
-        drop(locked);
-        drop(places);
-        if let Some(account) = needs_trim {
-            account.tidy();
-        }
-        Batch::Done
     }
 
     /// Rejects an entry for which the budget has no room.
@@ -204,7 +214,9 @@ impl<K: Eq, V, S> Inner<K, V, S> {
             state.in_flight.cancel(put.hash, key);
         }
         reject(state, found, removed);
-        put.finish(state);
+        if let Some(load) = &mut put.load {
+            load.finish(&mut state.in_flight, put.hash);
+        }
     }
 
     /// Returns the reason why an entry of `bytes` cannot be stored.
@@ -227,19 +239,20 @@ impl<K: Eq, V, S> Inner<K, V, S> {
 }
 
 impl<K, V> Put<'_, '_, K, V> {
-    /// Ends the in-flight load, in the batch that stores or discards the value.
-    fn finish(&mut self, state: &mut State<K, V>) {
-        if let Some(load) = &mut self.load {
-            load.finish(&mut state.in_flight, self.hash);
+    /// Puts the entry of the load back, for the next batch.
+    fn resume_load(&mut self, state: &mut State<K, V>) {
+        if let Some(entry) = self.load.as_mut().and_then(|load| load.finished.take()) {
+            state.in_flight.resume(entry);
         }
     }
 }
 
 impl<K, V> State<K, V> {
-    /// Counts the load, and returns `false` if its value must not be stored.
+    /// Removes the entry of the load, counts the load, and returns `false` if its value must not be stored.
     fn may_store(&mut self, hash: u32, load: &mut Loaded<'_, K>, is_expired: bool) -> bool {
+        load.finish(&mut self.in_flight, hash);
         self.counters.loads += u64::from(!std::mem::replace(&mut load.is_counted, true));
-        if self.in_flight.may_not_store(hash, load.id) {
+        if load.finished.as_ref().is_none_or(InFlightEntry::is_overtaken) {
             self.counters.cancelled_loads += 1;
             return false;
         }

@@ -301,13 +301,13 @@ impl<K: Eq, V: Clone, S> Inner<K, V, S> {
         };
         let retained = retained.map(|delta| usize::try_from(delta.retained.as_i64()).unwrap_or(0));
         let weight = retained.unwrap_or_else(|| self.weigh(&key, &value));
-        let slot = Slot { key, value: value.clone(), hash, expires: NEVER };
+        let mut slot = Some(Slot { key, value: value.clone(), hash, expires: NEVER });
         ended.reserved = reservation.as_mut().and_then(|reservation| reservation.reserved.take());
         // From here on the value itself counts.
         drop(reservation);
         // A value that is not stored is dropped here, and returned below. So it is if the `Drop` of an evicted value panics,
         // which the panic hook has reported: the load did not panic.
-        let stored = contained(|| drop(self.put(slot, weight, self.ttl, Some(ended))));
+        let stored = contained(|| drop(self.put(&mut slot, weight, self.ttl, Some(ended))));
         if stored.is_none() && !ended.is_finished() {
             ended.finish(&mut self.state.lock().in_flight, hash);
         }

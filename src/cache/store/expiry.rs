@@ -3,7 +3,7 @@
 //! The store knows a tick before which no entry expires. A pass over all entries sets it to the lowest expiry of those that
 //! stay. Entries that come in during the pass count too, and a pass that began later makes the result void.
 
-use super::{NEVER, Store, number};
+use super::{NEVER, Store, Terms, number};
 
 /// A look at entries, in batches between which others may change the store.
 pub(in super::super) struct Pass {
@@ -21,7 +21,8 @@ pub(in super::super) struct Pass {
 impl<K, V> Store<K, V> {
     /// Records the expiry of a new entry.
     #[inline]
-    pub(super) fn note_expiry(&mut self, expires: u32, idle_deadline: u32) {
+    pub(super) fn note_expiry(&mut self, terms: Terms) {
+        let Terms { expires, idle_deadline, .. } = terms;
         let expires = if self.idle_deadlines.is_some() { expires.min(idle_deadline) } else { expires };
         self.first_expiry = self.first_expiry.min(expires);
         self.new_expiry = self.new_expiry.min(expires);

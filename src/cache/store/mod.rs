@@ -28,6 +28,17 @@ pub(super) struct Slot<K, V> {
     pub(super) expires: u32,
 }
 
+/// The weight of a new entry, and the ticks from which on it is expired: by its age, and unless it is accessed.
+///
+/// They are beside the slot until it is in its place. A move of a slot reads 16 bytes at once, and a processor makes this
+/// wait if a part of them was just written.
+#[derive(Clone, Copy)]
+pub(super) struct Terms {
+    pub(super) weight: u32,
+    pub(super) expires: u32,
+    pub(super) idle_deadline: u32,
+}
+
 /// The tick that never comes.
 pub(super) const NEVER: u32 = u32::MAX;
 
@@ -332,19 +343,22 @@ impl<K, V> Store<K, V> {
     }
 
     /// Inserts an entry with a new key, and returns its slot. The caller has checked that it fits.
-    pub(super) fn insert(&mut self, slot: Slot<K, V>, weight: u32, idle_deadline: u32) -> u32 {
+    pub(super) fn insert(&mut self, slot: Slot<K, V>, terms: Terms) -> u32 {
         let grown = self.grown_capacity();
         if grown != self.capacity {
             self.set_capacity(grown);
         }
         let (index, hash) = (number(self.slots.len()), slot.hash);
-        self.note_expiry(slot.expires, idle_deadline);
+        self.note_expiry(terms);
         self.slots.push(slot);
-        if let Some(weights) = &mut self.weights {
-            weights.push(weight);
-            self.weight += u64::from(weight);
+        if let Some(slot) = self.slots.last_mut() {
+            slot.expires = terms.expires;
         }
-        self.idle_deadlines.iter_mut().for_each(|deadlines| deadlines.push(idle_deadline));
+        if let Some(weights) = &mut self.weights {
+            weights.push(terms.weight);
+            self.weight += u64::from(terms.weight);
+        }
+        self.idle_deadlines.iter_mut().for_each(|deadlines| deadlines.push(terms.idle_deadline));
         self.order.insert(index, hash);
         let slots = &self.slots;
         self.index.insert(hash, index, |index| hash_in(slots, index));
@@ -352,17 +366,19 @@ impl<K, V> Store<K, V> {
     }
 
     /// Replaces the entry in slot `index` by one of the same key. Returns the former one.
-    pub(super) fn replace(
-        &mut self,
-        index: u32,
-        new: Slot<K, V>,
-        weight: u32,
-        idle_deadline: u32,
-    ) -> Option<Slot<K, V>> {
-        self.note_expiry(new.expires, idle_deadline);
-        let before = std::mem::replace(self.slots.get_mut(index as usize)?, new);
-        self.reweigh(index, weight);
-        self.touch(index, idle_deadline);
+    pub(super) fn replace(&mut self, index: u32, new: Slot<K, V>, terms: Terms) -> Option<Slot<K, V>> {
+        let before = self.swap(index, new, terms)?;
+        self.touch(index, terms.idle_deadline);
+        Some(before)
+    }
+
+    /// Moves an entry to the place of another, and returns that.
+    fn swap(&mut self, index: u32, new: Slot<K, V>, terms: Terms) -> Option<Slot<K, V>> {
+        self.note_expiry(terms);
+        let slot = self.slots.get_mut(index as usize)?;
+        let before = std::mem::replace(slot, new);
+        slot.expires = terms.expires;
+        self.reweigh(index, terms.weight);
         Some(before)
     }
 
@@ -391,21 +407,13 @@ impl<K, V> Store<K, V> {
     }
 
     /// Replaces the victim by an entry with a new key, and returns the victim. No other entry moves.
-    pub(super) fn replace_victim(
-        &mut self,
-        victim: u32,
-        new: Slot<K, V>,
-        weight: u32,
-        idle_deadline: u32,
-    ) -> Option<Slot<K, V>> {
+    pub(super) fn replace_victim(&mut self, victim: u32, new: Slot<K, V>, terms: Terms) -> Option<Slot<K, V>> {
         let hash = new.hash;
-        self.note_expiry(new.expires, idle_deadline);
-        let before = std::mem::replace(self.slots.get_mut(victim as usize)?, new);
-        self.reweigh(victim, weight);
+        let before = self.swap(victim, new, terms)?;
         if let Some(deadlines) = &mut self.idle_deadlines
             && let Some(deadline) = deadlines.get_mut(victim as usize)
         {
-            *deadline = idle_deadline;
+            *deadline = terms.idle_deadline;
         }
         self.order.replace_victim(victim, before.hash, hash);
         let slots = &self.slots;

@@ -77,13 +77,21 @@ impl Cache {
     /// Stores the value of a load, and returns its latch.
     fn store<L: Send + Sync + 'static>(&self, id: LoadId, value: Option<Time>) -> Option<StdArc<L>> {
         let mut state = self.state.lock();
+        let mut entry = state.in_flight.finish(HASH, id)?;
         if let Some(value) = value
-            && !state.in_flight.may_not_store(HASH, id)
+            && !entry.is_overtaken()
         {
-            state.in_flight.supersede(HASH, &KEY, id);
-            state.stored = Some(value);
+            // A batch that evicts for the value, and another one that stores it.
+            state.in_flight.resume(entry);
+            drop(state);
+            state = self.state.lock();
+            entry = state.in_flight.finish(HASH, id)?;
+            if !entry.is_overtaken() {
+                state.in_flight.supersede(HASH, &KEY, id);
+                state.stored = Some(value);
+            }
         }
-        state.in_flight.finish(HASH, id).and_then(|entry| entry.load::<L>())
+        entry.load::<L>()
     }
 
     /// A blocking call, whose load fails if `fails`.
