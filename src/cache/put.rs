@@ -86,7 +86,7 @@ impl<K: Eq, V, S> Inner<K, V, S> {
     /// Stores the entry in `slot`: by a write, which cancels the loads of its key, or at the end of a load, unless it was
     /// cancelled.
     ///
-    /// It is moved once, from where the caller made it to its place.
+    /// It is moved once: from the stack of the caller to its slot.
     pub(super) fn put(
         &self,
         slot: &mut Option<Slot<K, V>>,

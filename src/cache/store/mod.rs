@@ -30,7 +30,7 @@ pub(super) struct Slot<K, V> {
 
 /// The weight of a new entry, and the ticks from which on it is expired: by its age, and unless it is accessed.
 ///
-/// They are beside the slot until it is in its place. A move of a slot reads 16 bytes at once, and a processor makes this
+/// An entry that is not stored yet has them next to its slot. A move of a slot reads 16 bytes at once, and a processor makes this
 /// wait if a part of them was just written.
 #[derive(Clone, Copy)]
 pub(super) struct Terms {
