@@ -35,10 +35,10 @@ impl Worker {
         let (nested, panics) = (self.below(8) == 0, self.below(50) == 0);
         let keys = &world.truth.orders;
         saw(&keys.asked);
-        let mut ran = false;
+        let (mut ran, written) = (false, keys.written(key));
         let load = || {
             ran = true;
-            let loading = keys.load(key);
+            let loading = keys.load(key, written);
             std::thread::yield_now();
             if nested {
                 drop(world.model().get());
@@ -112,10 +112,10 @@ impl Worker {
         let (key, then, len) = (self.key(), world.truth.clock.now(), 1 + self.below(40_000));
         let (name, keys) = (name(key), &world.truth.sessions);
         saw(&keys.asked);
-        let mut ran = false;
+        let (mut ran, written) = (false, keys.written(key));
         let loaded = world.sessions.try_get_or_load(name.as_str(), || {
             ran = true;
-            let _loading = keys.load(key);
+            let _loading = keys.load(key, written);
             std::thread::yield_now();
             load_item(world, keys, key, len, u64::MAX)
         });

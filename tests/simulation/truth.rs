@@ -165,12 +165,17 @@ impl Keys {
         }
     }
 
-    /// Begins a load of the key. Another may run only if a write has cancelled it.
-    pub fn load(&self, key: usize) -> Loading<'_> {
+    /// Returns the number of writes of the key that have ended.
+    pub fn written(&self, key: usize) -> u64 {
+        self.loads_and_writes[key].lock().unwrap().written
+    }
+
+    /// Begins a load of the key for a call before which `written` writes had ended. Another load may run only if a later
+    /// write has cancelled it.
+    pub fn load(&self, key: usize, written: u64) -> Loading<'_> {
         let mut state = self.loads_and_writes[key].lock().unwrap();
         let joinable = state.writing == 0 && state.running.contains(&state.written);
         assert!(!joinable, "two loads of key {key} at once");
-        let written = state.written;
         state.running.push(written);
         Loading { state: &self.loads_and_writes[key], written }
     }
@@ -202,11 +207,11 @@ impl Keys {
 /// The loads that run and the writes of one key.
 #[derive(Default)]
 struct LoadsAndWrites {
-    /// How many writes have begun and not ended.
+    /// The number of writes that have begun and not ended.
     writing: u32,
-    /// How many writes have ended.
+    /// The number of writes that have ended.
     written: u64,
-    /// Of each load that runs, how many writes had ended when it began.
+    /// For each load that runs, the number of writes that had ended before its call.
     running: Vec<u64>,
 }
 
