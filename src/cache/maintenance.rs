@@ -10,8 +10,8 @@ use super::stats::Cause;
 impl<K, V, S> Cache<K, V, S> {
     /// Removes expired entries among the next `limit` entries, and returns how many. `usize::MAX`: looks at all.
     ///
-    /// A call with a smaller limit starts at the entry at which the last one stopped. If no entry can have expired, it returns at once.
-    /// For the end of an invocation, when no caller waits.
+    /// A call with a smaller limit starts at the entry at which the last one stopped. If no entry can have expired, it
+    /// returns at once. For the end of an invocation, when no caller waits.
     ///
     /// # Performance
     ///
@@ -57,8 +57,8 @@ impl<K, V, S> Cache<K, V, S> {
         self.inner.evict_bytes(held.saturating_sub(bytes.as_u64()), Cause::Size)
     }
 
-    /// Sets the highest number of entries, and evicts those beyond it, expired ones first. 0: the cache stores nothing from now on, and running
-    /// loads are cancelled. `usize::MAX`: no bound.
+    /// Sets the highest number of entries, and evicts those beyond it, expired ones first. 0: the cache stores nothing from
+    /// now on, and running loads are cancelled. `usize::MAX`: no bound.
     ///
     /// # Examples
     ///
@@ -74,8 +74,8 @@ impl<K, V, S> Cache<K, V, S> {
         self.set_limits(max == 0, |state| state.store.set_max_entries(max));
     }
 
-    /// Sets the highest number of bytes, and evicts entries until it is kept, expired ones first. [`ByteSize::ZERO`]: the cache stores nothing from now
-    /// on, and running loads are cancelled. [`ByteSize::MAX`]: no bound.
+    /// Sets the highest number of bytes, and evicts entries until it is kept, expired ones first. [`ByteSize::ZERO`]: the
+    /// cache stores nothing from now on, and running loads are cancelled. [`ByteSize::MAX`]: no bound.
     ///
     /// A cache that was built without a bound in bytes has no weigher: it counts its tables alone.
     ///

@@ -180,12 +180,12 @@ impl Keys {
         Loading { state: &self.loads_and_writes[key], written }
     }
 
-    /// Does what writes the key: an insert, a removal.
+    /// Writes the key: inserts or removes it.
     pub fn write<R>(&self, key: usize, write: impl FnOnce() -> R) -> R {
         self.writes(key..key + 1, write)
     }
 
-    /// Does what writes every key.
+    /// Writes every key.
     pub fn write_all<R>(&self, write: impl FnOnce() -> R) -> R {
         self.writes(0..KEYS, write)
     }

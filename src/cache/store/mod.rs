@@ -30,8 +30,8 @@ pub(super) struct Slot<K, V> {
 
 /// The weight of a new entry, and the ticks from which on it is expired: by its age, and unless it is accessed.
 ///
-/// An entry that is not stored yet has them next to its slot. A move of a slot reads 16 bytes at once, and a processor makes this
-/// wait if a part of them was just written.
+/// An entry that is not stored yet has them next to its slot. A move of a slot reads 16 bytes at once, and a processor makes
+/// this wait if a part of them was just written.
 #[derive(Clone, Copy)]
 pub(super) struct Terms {
     pub(super) weight: u32,
