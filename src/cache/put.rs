@@ -190,12 +190,12 @@ impl<K: Eq, V, S> Inner<K, V, S> {
                 Batch::Continue
             }
             Insert::AskBudget | Insert::NeverFits => {
-                put.granted = state.split_spare(bytes);
-                let granted = put.granted.as_ref().map_or(0, |granted| granted.size().as_u64());
                 let Some(account) = state.account() else {
                     debug_assert!(false, "a cache without an account has no budget to exceed");
-                    return Batch::Done;
+                    return Batch::Rejected(self.reason(state, bytes));
                 };
+                put.granted = state.split_spare(bytes);
+                let granted = put.granted.as_ref().map_or(0, |granted| granted.size().as_u64());
                 put.resume_load(state);
                 Batch::Ask(account, ByteSize::bytes(bytes - granted))
             }
