@@ -49,9 +49,9 @@ pub struct CacheStats {
     pub removed: u64,
     /// Entries removed by `clear`.
     pub cleared: u64,
-    /// Entries evicted to keep the cache within its bounds: by inserts, loads, `resize` and `shrink_to`.
+    /// Entries evicted to keep the cache within its bounds: by inserts, loads, `evict_to` and lowered bounds.
     pub evicted_size: u64,
-    /// Entries freed because they had expired: on access, by `sweep`, and by the reclaimer.
+    /// Entries removed because they had expired: on access, by `remove_expired`, `retain` and the reclaimer.
     pub evicted_expired: u64,
     /// Entries evicted because the budget had no room: for another account, or for this cache's own next value.
     pub evicted_pressure: u64,

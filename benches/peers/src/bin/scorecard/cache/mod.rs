@@ -1,4 +1,4 @@
-//! Area `cache`: hits, loads and bytes per entry, beside the peers in one process and interleaved in rounds.
+//! Area `cache`: hits, loads and bytes per entry, next to the peers in one process, interleaved in rounds.
 //!
 //! Ratios are of medians over the rounds, each of which gives a cache its quickest chunk.
 
@@ -16,18 +16,18 @@ use crate::Options;
 use crate::row::{Card, Goal, Peer, Row, Table};
 use crate::support::caches::{evict_to, remove_expired};
 
-/// Bytes are counted where they are asked for: the peers' too.
+/// Counts the bytes of all caches, also those of the peers.
 #[global_allocator]
 static GLOBAL: TrackingAllocator = TrackingAllocator::new();
 
-/// What is done to each cache: hits on a thousand and on 100,000 with time to live, loads by Zipf.
+/// The work on each cache: hits on 1,000 and on 100,000 entries with a time to live, loads by a Zipf distribution.
 type Measure = fn(&[u64], u32) -> [Times; 3];
 
 fn measure_one<C: Store>(keys: &[u64], chunks: u32) -> [Times; 3] {
     [hits::<C>(1_000, true, chunks), hits::<C>(100_000, true, chunks), loads::<C>(keys, chunks)]
 }
 
-/// A cache: its name, its times, and its bytes per entry of so many.
+/// A cache: its name, its times, and its bytes per entry at a number of entries.
 type Kind = (&'static str, Measure, fn(u64) -> f64);
 
 const KINDS: [Kind; 7] = [
@@ -40,7 +40,7 @@ const KINDS: [Kind; 7] = [
     ("mini-moka", measure_one::<MiniMoka>, bytes_per_entry::<MiniMoka>),
 ];
 
-/// Heap beyond keys and values, for each of so many entries after five times as many came and went.
+/// Returns the heap bytes per entry beyond keys and values, after five times as many `entries` were evicted.
 fn bytes_per_entry<C: Store>(entries: u64) -> f64 {
     let live = || heap::stats().map_or(0, |stats| stats.live.as_u64());
     let before = live();
@@ -140,7 +140,7 @@ fn medians(rounds: &[[Times; 3]]) -> [f64; 6] {
     ]
 }
 
-/// What freeing 50 MB costs, for each of 50,000 entries: of those that have expired, and of those that must go.
+/// Returns the time to free 50 MB, per entry of 50,000: entries that have expired, and entries that are evicted.
 fn freeing() -> [Row; 2] {
     let manual = plimsoll::ManualClock::new();
     let ttl = std::time::Duration::from_secs(60);
