@@ -50,7 +50,8 @@ fn compare<V: HeapSize + Clone + Send + 'static>(what: &str, eviction: Eviction,
     }
     cache.clear();
     assert_eq!(cache.stats().bytes, ByteSize::ZERO);
-    assert!(held(before) < 2_000, "{} bytes of an empty cache", held(before));
+    // A shard takes 896 bytes, of which there are up to eight for this bound.
+    assert!(held(before) < 9_000, "{} bytes of an empty cache", held(before));
 }
 
 fn what_it_says_it_holds_is_within_five_percent_of_the_heap() {
@@ -67,9 +68,9 @@ fn what_it_says_it_holds_is_within_five_percent_of_the_heap() {
 fn a_number_in_a_cache_costs_what_the_docs_say() {
     // A million takes minutes in an emulator, where the number of cases is limited.
     let most = if std::env::var_os("PLIMSOLL_CASES").is_some() { 100_000 } else { 1_000_000 };
-    for entries in [100_000_u64, most] {
+    for (entries, shards) in [(100_000_u64, 1), (most, 1), (100_000, 8), (most, 8)] {
         let before = support::live();
-        let builder = Cache::builder("numbers").max_entries(usize::try_from(entries).unwrap());
+        let builder = Cache::builder("numbers").max_entries(usize::try_from(entries).unwrap()).shards(shards);
         let cache = builder.time_to_live(std::time::Duration::from_hours(1)).build().unwrap();
         for key in 0..6 * entries {
             cache.insert(key, key).unwrap();
@@ -77,8 +78,14 @@ fn a_number_in_a_cache_costs_what_the_docs_say() {
         assert_eq!(cache.len() as u64, entries);
         let buckets = (entries * 8 / 7).next_power_of_two();
         let formula = (16 + 8 + 9 + 6) * entries + 5 * buckets;
-        assert!(held(before).abs_diff(formula) < 2_000, "{} and by the formula {formula}", held(before));
-        assert!(held(before) / entries - 16 <= 34, "{} beyond key and value", held(before) / entries - 16);
+        let beyond = held(before) / entries - 16;
+        if shards == 1 {
+            assert!(held(before).abs_diff(formula) < 2_000, "{} and by the formula {formula}", held(before));
+            assert!(beyond <= 34, "{beyond} beyond key and value");
+        } else {
+            // A shard has a 32nd of its slots to spare, and its index may double shortly before that of another.
+            assert!(held(before) + 2_000 >= formula && beyond <= 38, "{beyond} beyond key and value");
+        }
     }
 }
 
@@ -99,7 +106,7 @@ fn opaque(name: &'static str) -> Cache<u64, Opaque> {
 fn blocking_load_is_charged_the_heap_it_retains() {
     let cache = opaque("loads");
     let before = cache.stats().bytes;
-    let loaded = cache.try_get_or_load(&1, || {
+    let loaded = cache.try_get_or_load(&1, |_| {
         drop(vec![0_u8; 70_000]);
         Ok::<_, ()>(Opaque(std::sync::Arc::new(vec![0; 50_000])))
     });
@@ -112,7 +119,7 @@ fn blocking_load_is_charged_the_heap_it_retains() {
 fn async_load_is_charged_the_heap_it_retains() {
     let cache = opaque("async loads");
     let before = cache.stats().bytes;
-    let load = || {
+    let load = |_| {
         let captured = vec![0_u8; 30_000];
         let mut parts = Vec::new();
         std::future::poll_fn(move |cx| {

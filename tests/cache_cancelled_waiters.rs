@@ -44,7 +44,7 @@ fn cache() -> Numbers {
 /// A call that loads by `remote` if it starts a load.
 fn call(cache: &Numbers, remote: &Remote) -> Task<'static, Result<u32, LoadError<&'static str>>> {
     let (cache, remote) = (cache.clone(), remote.clone());
-    Task::new(async move { cache.try_get_or_load_async(&KEY, || remote.load()).await })
+    Task::new(async move { cache.try_get_or_load_async(&KEY, |_| remote.load()).await })
 }
 
 /// A key that counts its comparisons and its copies.
@@ -108,7 +108,7 @@ fn cancelled_async_callers_leave_blocking_load_in_place() {
             let finish = finish;
             let (cache, key, second_loads) = (&cache, &key, &second_loads);
             let first = scope.spawn(move || {
-                let load = || {
+                let load = |_| {
                     start.send(()).unwrap();
                     finished.recv().unwrap();
                     Ok::<_, &'static str>(1)
@@ -117,14 +117,14 @@ fn cancelled_async_callers_leave_blocking_load_in_place() {
             });
             started.recv().unwrap();
             {
-                let ask = || cache.try_get_or_load_async(key, pending::<Result<u32, &'static str>>);
+                let ask = || cache.try_get_or_load_async(key, |_| pending::<Result<u32, &'static str>>());
                 let mut calls: Vec<_> = (0..async_callers).map(|_| Task::new(ask())).collect();
                 run(&mut calls);
                 assert!(calls.iter().all(Task::is_pending));
             }
             let compared = counts.compared.load(SeqCst);
             let second = scope.spawn(move || {
-                let load = || {
+                let load = |_| {
                     second_loads.fetch_add(1, SeqCst);
                     Ok::<_, &'static str>(2)
                 };
@@ -159,7 +159,7 @@ fn waiters_cancelled_on_four_threads_leave_no_key() {
             scope.spawn(|| {
                 for round in 0..rounds {
                     let keys: Vec<_> = (0..BATCH).map(|at| Counted::new(round * BATCH + at, &counts)).collect();
-                    let ask = |key| cache.try_get_or_load_async(key, pending::<Result<u64, ()>>);
+                    let ask = |key| cache.try_get_or_load_async(key, |_| pending::<Result<u64, ()>>());
                     let mut calls: Vec<_> = keys.iter().map(|key| Task::new(ask(key))).collect();
                     run(&mut calls);
                     barrier.wait();
@@ -181,14 +181,14 @@ fn poll<T>(future: std::pin::Pin<&mut impl Future<Output = T>>) -> Poll<T> {
 fn caller_survives_runtime_of_another_caller() {
     let cache = cache();
     let runtime = || tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-    let sleep = || async {
+    let sleep = |_| async {
         tokio::time::sleep(Duration::from_hours(1)).await;
         Ok::<_, &'static str>(1)
     };
     let mut first = Box::pin(cache.try_get_or_load_async(&KEY, sleep));
     runtime().block_on(async { assert!(poll(first.as_mut()).is_pending()) });
     let value = runtime().block_on(async {
-        let mut second = pin!(cache.try_get_or_load_async(&KEY, || async { Ok::<_, &'static str>(2) }));
+        let mut second = pin!(cache.try_get_or_load_async(&KEY, |_| async { Ok::<_, &'static str>(2) }));
         match poll(second.as_mut()) {
             Poll::Ready(value) => value,
             Poll::Pending => {
@@ -316,8 +316,8 @@ fn load_continues_until_its_last_caller_leaves() {
 #[test]
 fn async_call_inside_blocking_loader_loads_itself() {
     let cache = cache();
-    let loaded = cache.try_get_or_load(&KEY, || {
-        let call = pin!(cache.try_get_or_load_async(&KEY, || async { Ok::<_, &'static str>(2) }));
+    let loaded = cache.try_get_or_load(&KEY, |_| {
+        let call = pin!(cache.try_get_or_load_async(&KEY, |_| async { Ok::<_, &'static str>(2) }));
         let Poll::Ready(inner) = poll(call) else { return Err("the call inside waits for the load around it") };
         assert!(matches!(inner, Ok(2)), "{inner:?}");
         Ok(1)
@@ -329,8 +329,8 @@ fn async_call_inside_blocking_loader_loads_itself() {
 fn blocking_call_inside_async_loader_loads_itself() {
     let cache = cache();
     let inner = cache.clone();
-    let load = || async move {
-        let inner = inner.try_get_or_load(&KEY, || Ok::<_, &'static str>(2));
+    let load = |_| async move {
+        let inner = inner.try_get_or_load(&KEY, |_| Ok::<_, &'static str>(2));
         assert!(matches!(inner, Ok(2)), "{inner:?}");
         Ok::<_, &'static str>(1)
     };
@@ -345,8 +345,8 @@ fn task_on_runtime_inside_blocking_loader_loads_itself() {
     let cache = cache();
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let other = cache.clone();
-    let task = runtime.spawn(async move { other.try_get_or_load_async(&KEY, || async { Ok::<_, String>(2) }).await });
-    let loaded = cache.try_get_or_load(&KEY, || {
+    let task = runtime.spawn(async move { other.try_get_or_load_async(&KEY, |_| async { Ok::<_, String>(2) }).await });
+    let loaded = cache.try_get_or_load(&KEY, |_| {
         let inner = runtime.block_on(async { task.await.unwrap() });
         inner.map_err(|error| error.to_string())
     });
@@ -357,16 +357,16 @@ fn task_on_runtime_inside_blocking_loader_loads_itself() {
 #[test]
 fn call_inside_load_of_its_own_class_is_reentrant() {
     let cache = cache();
-    let loaded = cache.try_get_or_load(&KEY, || {
-        let inner = cache.try_get_or_load(&KEY, || Ok::<_, &'static str>(2));
+    let loaded = cache.try_get_or_load(&KEY, |_| {
+        let inner = cache.try_get_or_load(&KEY, |_| Ok::<_, &'static str>(2));
         assert!(matches!(inner, Err(LoadError::Reentrant)), "{inner:?}");
         Ok::<_, &'static str>(1)
     });
     assert!(matches!(loaded, Ok(1)), "{loaded:?}");
     cache.remove(&KEY);
     let inner = cache.clone();
-    let load = || async move {
-        let mut inner = pin!(inner.try_get_or_load_async(&KEY, || async { Ok::<_, &'static str>(2) }));
+    let load = |_| async move {
+        let mut inner = pin!(inner.try_get_or_load_async(&KEY, |_| async { Ok::<_, &'static str>(2) }));
         let inner = poll_fn(|cx| Poll::Ready(inner.as_mut().poll(cx))).await;
         assert!(matches!(inner, Poll::Ready(Err(LoadError::Reentrant))), "{inner:?}");
         Ok::<_, &'static str>(1)
@@ -380,7 +380,7 @@ struct Ours(Cache<u8, u64>);
 
 impl Loads for Ours {
     fn blocking(&self, key: u8, load: impl FnOnce() -> Result<u64, Down>) -> Option<u64> {
-        self.0.try_get_or_load(&key, load).ok()
+        self.0.try_get_or_load(&key, |_| load()).ok()
     }
 
     fn polled<L>(&self, key: u8, load: impl FnOnce() -> L + 'static) -> impl Future<Output = Option<u64>> + 'static
@@ -388,7 +388,7 @@ impl Loads for Ours {
         L: Future<Output = Result<u64, Down>> + Send + 'static,
     {
         let cache = self.0.clone();
-        async move { cache.try_get_or_load_async(&key, load).await.ok() }
+        async move { cache.try_get_or_load_async(&key, |_| load()).await.ok() }
     }
 
     fn evict(&self) {

@@ -12,7 +12,7 @@ use std::sync::{Arc, Barrier, LazyLock};
 use std::thread;
 use std::time::Duration;
 
-use plimsoll::cache::{Cache, Eviction, LoadError, Refusal};
+use plimsoll::cache::{Cache, Eviction, LoadError, RejectReason, ToKey};
 use plimsoll::{ByteSize, ManualClock, MemoryBudget};
 
 use caches::is_whole;
@@ -35,8 +35,8 @@ fn hash_weigher_loader_and_drop_may_use_the_cache() {
         fn drop(&mut self) {
             // What is dropped for want of room asks for what took its place, and for itself.
             if self.0 > 0 && DROPS.fetch_add(1, Relaxed) < 200 {
-                drop(CACHE.try_get_or_load(&Asking(self.0 + 1), || Ok::<_, ()>(Loading(0))));
-                drop(CACHE.try_get_or_load(&Asking(self.0), || Ok::<_, ()>(Loading(0))));
+                drop(CACHE.try_get_or_load(&Asking(self.0 + 1), |_| Ok::<_, ()>(Loading(0))));
+                drop(CACHE.try_get_or_load(&Asking(self.0), |_| Ok::<_, ()>(Loading(0))));
             }
         }
     }
@@ -46,7 +46,7 @@ fn hash_weigher_loader_and_drop_may_use_the_cache() {
         Cache::builder("asking").max_entries(8).max_bytes_weighed(ByteSize::kib(8), weigh).build().unwrap()
     });
     for key in 1..100 {
-        drop(CACHE.try_get_or_load(&Asking(key), || {
+        drop(CACHE.try_get_or_load(&Asking(key), |_| {
             drop((CACHE.remove(&Asking(key - 1)), CACHE.remove_expired(5)));
             Ok::<_, ()>(Loading(key))
         }));
@@ -62,7 +62,7 @@ fn loader_that_writes_to_its_cache_is_cancelled() {
         let cache: Cache<u32, u32> = Cache::builder("writes").max_entries(20).eviction(eviction).build().unwrap();
         let after_load = |write: &dyn Fn()| {
             cache.remove(&1);
-            let loaded = cache.try_get_or_load(&1, || {
+            let loaded = cache.try_get_or_load(&1, |_| {
                 write();
                 Ok::<_, ()>(7)
             });
@@ -109,7 +109,7 @@ fn a_clone_that_panics_takes_nothing_from_those_who_wait() {
     let (gate, is_first) = (Barrier::new(3), AtomicBool::new(true));
     let ask = || {
         gate.wait();
-        let work = || {
+        let work = |_| {
             while COMPARED.load(Relaxed) < 2 {
                 thread::yield_now();
             }
@@ -124,7 +124,7 @@ fn a_clone_that_panics_takes_nothing_from_those_who_wait() {
         threads.into_iter().map(|thread| thread.join().unwrap()).filter(|served| *served).count()
     });
     assert_eq!(served, 2);
-    assert!(cache.try_get_or_load(&Telling, || Ok::<_, ()>(Value)).is_ok() && is_whole(&cache.stats()));
+    assert!(cache.try_get_or_load(&Telling, |_| Ok::<_, ()>(Value)).is_ok() && is_whole(&cache.stats()));
 }
 
 /// Every loader may fail or panic; there are few keys, so that threads meet.
@@ -146,7 +146,7 @@ fn eight_threads_of_loaders_that_fail_and_panic_all_come_to_an_end() {
                 scope.spawn(move || {
                     for turn in 0..2_000_u32 {
                         let key = (turn.wrapping_mul(seed) % 7).to_le_bytes()[0];
-                        let work = || match (turn + seed) % 5 {
+                        let work = |_| match (turn + seed) % 5 {
                             0 => Err("on purpose"),
                             1 => panic!("on purpose"),
                             _ => Ok(vec![key; 100]),
@@ -188,7 +188,7 @@ fn weights_at_their_end_come_back_as_too_large() {
     let cache = Cache::builder("heavy").max_bytes_weighed(ByteSize::MAX, weigh).build().unwrap();
     for weight in [usize::MAX, usize::MAX - 1, u32::MAX as usize, u32::MAX as usize - 1] {
         let error = cache.insert(1, weight).unwrap_err();
-        assert!(matches!(error.refusal(), Refusal::TooLarge { .. }), "{error}");
+        assert!(matches!(error.reason(), RejectReason::TooLarge { .. }), "{error}");
     }
     // The sum is no problem: a cache of more than 4 GiB.
     for key in 0..10 {
@@ -231,7 +231,7 @@ fn times_at_their_ends_expire_in_the_end_and_never_late() {
     let built = Cache::builder("ends").max_entries(10).time_to_live(Duration::MAX).time_to_idle(Duration::MAX);
     let cache = built.clock(manual.clock()).build().unwrap();
     let refused = cache.insert_with_ttl(1, 1, Duration::ZERO).unwrap_err();
-    assert!(matches!(refused.refusal(), Refusal::TimeToLive { cache: "ends", .. }));
+    assert!(matches!(refused.reason(), RejectReason::TimeToLive { cache: "ends", .. }));
     cache.insert(1, 1).unwrap();
     assert!(cache.insert_with_ttl(1, 7, Duration::ZERO).is_err());
     assert_eq!(cache.get(&1), Some(1), "nothing was to be replaced by a time that is refused");
@@ -269,16 +269,15 @@ fn a_borrow_and_a_to_owned_that_lie_find_nothing_and_break_nothing() {
             &OTHER
         }
     }
-    impl ToOwned for Lying {
-        type Owned = Owned;
-        fn to_owned(&self) -> Owned {
+    impl ToKey<Owned> for Lying {
+        fn to_key(&self) -> Owned {
             Owned(self.0 / 2)
         }
     }
     for eviction in BOTH {
         let cache = Cache::builder("lies").max_entries(16).eviction(eviction).build().unwrap();
         for key in 0..500 {
-            let loaded = cache.try_get_or_load(&Lying(key % 50), || Ok::<_, ()>(key));
+            let loaded = cache.try_get_or_load(&Lying(key % 50), |_| Ok::<_, ()>(key));
             assert!(loaded.is_ok());
             cache.insert(Owned(key), key).unwrap();
             cache.remove(&Lying(key));

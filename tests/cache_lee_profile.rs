@@ -55,7 +55,7 @@ fn function() -> Function {
 fn flood(function: &Function, round: usize) {
     for at in 0..1_000 {
         let key = format!("{:064x}", round * 1_000 + at);
-        let loaded = function.digests.try_get_or_load(&key, || Ok::<_, ()>(vec![0; 1 + at * 2]));
+        let loaded = function.digests.try_get_or_load(&key, |_| Ok::<_, ()>(vec![0; 1 + at * 2]));
         assert_eq!(loaded.ok().map(|digest| digest.len()), Some(1 + at * 2));
         let stats = function.digests.stats();
         assert!(stats.bytes <= ByteSize::mib(5), "{stats:?}");

@@ -19,7 +19,7 @@ use std::sync::{Arc, Barrier, mpsc};
 use std::task::{Context, Poll, Waker};
 use std::thread;
 
-use plimsoll::cache::{Cache, CacheError, LoadError};
+use plimsoll::cache::{BuildError, Cache, LoadError};
 use plimsoll::{ByteSize, MemoryBudget};
 
 use caches::reserve_per_load;
@@ -36,7 +36,7 @@ fn eight_threads_that_miss_one_key_load_it_once() {
             scope.spawn(|| {
                 for round in 0..200 {
                     gate.wait();
-                    let loaded = cache.try_get_or_load(&format!("key {round}"), || {
+                    let loaded = cache.try_get_or_load(&format!("key {round}"), |_| {
                         loads.fetch_add(1, Relaxed);
                         thread::yield_now();
                         Ok::<_, ()>(round)
@@ -48,7 +48,7 @@ fn eight_threads_that_miss_one_key_load_it_once() {
     });
     assert_eq!(loads.into_inner(), 200);
     let stats = cache.stats();
-    assert_eq!((stats.loads, stats.entries, stats.hits + stats.misses), (200, 100, 1_600));
+    assert_eq!((stats.load_successes, stats.entries, stats.hits + stats.misses), (200, 100, 1_600));
 }
 
 /// A key that tells when it was compared: as the cache is empty, with one that is being loaded.
@@ -78,7 +78,7 @@ fn all_who_wait_get_the_same_error_and_the_next_one_loads_again() {
     let (loads, gate) = (AtomicU32::new(0), Barrier::new(4));
     let ask = || {
         gate.wait();
-        let loaded = cache.try_get_or_load(&Telling, || {
+        let loaded = cache.try_get_or_load(&Telling, |_| {
             loads.fetch_add(1, Relaxed);
             let mut turns = 0;
             // Who compares does so under the lock, and waits from then on.
@@ -98,24 +98,24 @@ fn all_who_wait_get_the_same_error_and_the_next_one_loads_again() {
     });
     assert!(errors.iter().all(|error| Arc::ptr_eq(error, &errors[0])), "they are equal, but not the same");
     assert_eq!((loads.into_inner(), cache.stats().load_failures), (1, 1));
-    assert_eq!(cache.try_get_or_load(&Telling, || Ok::<_, String>(3)).ok(), Some(3));
+    assert_eq!(cache.try_get_or_load(&Telling, |_| Ok::<_, String>(3)).ok(), Some(3));
 }
 
 #[test]
 fn a_loader_that_panics_leaves_the_key_to_the_next() {
     let cache = cache();
-    let loader = || cache.try_get_or_load("k", || -> Result<u32, ()> { panic!("on purpose") });
+    let loader = || cache.try_get_or_load("k", |_| -> Result<u32, ()> { panic!("on purpose") });
     assert!(catch_unwind(AssertUnwindSafe(loader)).is_err());
-    assert_eq!(cache.try_get_or_load("k", || Ok::<_, ()>(3)).ok(), Some(3));
+    assert_eq!(cache.try_get_or_load("k", |_| Ok::<_, ()>(3)).ok(), Some(3));
 }
 
 #[test]
 fn a_loader_may_use_the_cache_but_for_its_own_key() {
     let cache = cache();
-    let outer = cache.try_get_or_load("outer", || {
-        let own = cache.try_get_or_load("outer", || Ok::<_, ()>(0));
+    let outer = cache.try_get_or_load("outer", |_| {
+        let own = cache.try_get_or_load("outer", |_| Ok::<_, ()>(0));
         assert!(matches!(own, Err(LoadError::Reentrant)), "{own:?}");
-        cache.try_get_or_load("inner", || Ok::<_, ()>(1)).map(|inner| inner + 1).map_err(drop)
+        cache.try_get_or_load("inner", |_| Ok::<_, ()>(1)).map(|inner| inner + 1).map_err(drop)
     });
     assert_eq!((outer.ok(), cache.get("inner")), (Some(2), Some(1)));
 }
@@ -123,8 +123,8 @@ fn a_loader_may_use_the_cache_but_for_its_own_key() {
 #[test]
 fn who_asks_with_another_error_type_loads_for_himself() {
     let cache = cache();
-    let outer = cache.try_get_or_load("k", || {
-        let own = cache.try_get_or_load("k", || Ok::<_, String>(7));
+    let outer = cache.try_get_or_load("k", |_| {
+        let own = cache.try_get_or_load("k", |_| Ok::<_, String>(7));
         own.map_err(drop)
     });
     assert_eq!(outer.ok(), Some(7));
@@ -133,7 +133,7 @@ fn who_asks_with_another_error_type_loads_for_himself() {
 #[test]
 fn a_value_that_is_not_taken_is_returned_all_the_same() {
     let cache: Cache<u8, Vec<u8>> = Cache::builder("load").max_bytes(ByteSize::kib(1)).build().unwrap();
-    let loaded = cache.try_get_or_load(&1, || Ok::<_, ()>(vec![0; 5_000]));
+    let loaded = cache.try_get_or_load(&1, |_| Ok::<_, ()>(vec![0; 5_000]));
     assert_eq!((loaded.ok().map(|value| value.len()), cache.len()), (Some(5_000), 0));
 }
 
@@ -150,7 +150,7 @@ fn room_is_made_before_a_load_begins_and_given_back_after_it() {
         cache.insert(key, vec![0; 1_000]).unwrap();
     }
     let before = cache.len();
-    let loaded = cache.try_get_or_load(&100, || {
+    let loaded = cache.try_get_or_load(&100, |_| {
         let stats = cache.stats();
         assert!(stats.bytes.saturating_add(stats.loading) <= ByteSize::kib(30), "{stats:?}");
         assert_eq!(budget.reserved(), stats.bytes.saturating_add(ByteSize::kib(20)));
@@ -160,7 +160,7 @@ fn room_is_made_before_a_load_begins_and_given_back_after_it() {
     assert_eq!((cache.stats().loading, budget.reserved()), (ByteSize::ZERO, cache.stats().bytes));
 
     let _other = budget.account("other").try_reserve(ByteSize::kib(25));
-    let refused = cache.try_get_or_load(&101, || Ok::<_, ()>(vec![]));
+    let refused = cache.try_get_or_load(&101, |_| Ok::<_, ()>(vec![]));
     assert!(matches!(refused, Err(LoadError::BudgetExceeded(_))), "{refused:?}");
     assert_eq!((cache.stats().loading, budget.account("load").held()), (ByteSize::ZERO, cache.stats().bytes));
 }
@@ -184,7 +184,7 @@ fn blocking_loads_reserve_at_most_max_bytes() {
             let (finish, finished) = mpsc::channel::<()>();
             let (cache, outcome) = (cache.clone(), outcome.clone());
             let caller = thread::spawn(move || {
-                let load = || {
+                let load = |_| {
                     outcome.send(true).unwrap();
                     finished.recv().unwrap();
                     Ok::<_, &'static str>(vec![1; 1 << 20])
@@ -213,7 +213,7 @@ fn async_loads_reserve_at_most_max_bytes() {
     let cache = of_eight_mib(3, 7);
     let pending = std::future::pending::<Result<Vec<u8>, &'static str>>;
     let keys = [100, 101, 102, 103];
-    let mut calls: Vec<_> = keys.iter().map(|key| Box::pin(cache.try_get_or_load_async(key, pending))).collect();
+    let mut calls: Vec<_> = keys.iter().map(|key| Box::pin(cache.try_get_or_load_async(key, |_| pending()))).collect();
     let mut poll = |at: usize| calls[at].as_mut().poll(&mut Context::from_waker(Waker::noop()));
     let started = (0..4).filter(|&at| poll(at).is_pending()).count();
     let stats = cache.stats();
@@ -221,7 +221,7 @@ fn async_loads_reserve_at_most_max_bytes() {
     assert_eq!((started, stats.loading), (2, ByteSize::mib(6)));
     drop(calls);
     assert_eq!(cache.stats().loading, ByteSize::ZERO);
-    let mut next = pin!(cache.try_get_or_load_async(&100, || async { Ok::<_, &'static str>(vec![]) }));
+    let mut next = pin!(cache.try_get_or_load_async(&100, |_| async { Ok::<_, &'static str>(vec![]) }));
     let next = next.as_mut().poll(&mut Context::from_waker(Waker::noop()));
     assert!(matches!(next, Poll::Ready(Ok(_))), "{next:?}");
 }
@@ -231,21 +231,21 @@ fn async_loads_reserve_at_most_max_bytes() {
 fn refused_load_evicts_nothing() {
     let cache = of_eight_mib(5, 3);
     cache.set_max_bytes(ByteSize::mib(4));
-    let refused = cache.try_get_or_load(&100, || Ok::<_, &'static str>(vec![]));
+    let refused = cache.try_get_or_load(&100, |_| Ok::<_, &'static str>(vec![]));
     assert!(matches!(refused, Err(LoadError::TooManyLoads { .. })), "{refused:?}");
     assert_eq!((cache.len(), cache.stats().loading), (3, ByteSize::ZERO));
     let wrong =
         Cache::<u64, u64>::builder("loads").max_bytes(ByteSize::mib(4)).reserve_per_load(ByteSize::mib(5)).build();
-    assert!(matches!(wrong, Err(CacheError::LoadExceedsBound { .. })), "{wrong:?}");
+    assert!(matches!(wrong, Err(BuildError::LoadExceedsBound { .. })), "{wrong:?}");
 }
 
 /// Another load has reserved what the second one would need.
 #[test]
 fn load_refused_next_to_another_evicts_nothing() {
     let cache = of_eight_mib(5, 2);
-    let outer = cache.try_get_or_load(&100, || {
+    let outer = cache.try_get_or_load(&100, |_| {
         let before = cache.len();
-        let refused = cache.try_get_or_load(&101, || Ok::<_, &'static str>(vec![]));
+        let refused = cache.try_get_or_load(&101, |_| Ok::<_, &'static str>(vec![]));
         assert!(refused.is_err() && !caches::is_load_error(&refused), "{refused:?}");
         assert_eq!(cache.len(), before);
         Ok::<_, &'static str>(vec![])
@@ -261,7 +261,7 @@ fn load_refused_by_budget_evicts_nothing() {
     let cache = reserve_per_load(builder, ByteSize::mib(5)).build().unwrap();
     (0..2).for_each(|key| cache.insert(key, vec![0_u8; 1 << 20]).unwrap());
     let others = budget.account("others").try_reserve(ByteSize::mib(5)).unwrap();
-    let refused = cache.try_get_or_load(&100, || Ok::<_, &'static str>(vec![]));
+    let refused = cache.try_get_or_load(&100, |_| Ok::<_, &'static str>(vec![]));
     assert!(refused.is_err() && !caches::is_load_error(&refused), "{refused:?}");
     assert_eq!((cache.len(), cache.stats().loading), (2, ByteSize::ZERO));
     drop(others);
@@ -270,7 +270,7 @@ fn load_refused_by_budget_evicts_nothing() {
 #[test]
 fn failed_load_with_free_bytes_evicts_nothing() {
     let cache = of_eight_mib(3, 4);
-    let failed = cache.try_get_or_load(&100, || Err::<Vec<u8>, _>("down"));
+    let failed = cache.try_get_or_load(&100, |_| Err::<Vec<u8>, _>("down"));
     assert!(caches::is_load_error(&failed), "{failed:?}");
     assert_eq!((cache.len(), cache.stats().loading), (4, ByteSize::ZERO));
 }
@@ -278,7 +278,7 @@ fn failed_load_with_free_bytes_evicts_nothing() {
 #[test]
 fn failed_load_evicts_at_most_what_it_reserved() {
     let cache = of_eight_mib(2, 7);
-    let failed = cache.try_get_or_load(&100, || Err::<Vec<u8>, _>("down"));
+    let failed = cache.try_get_or_load(&100, |_| Err::<Vec<u8>, _>("down"));
     assert!(caches::is_load_error(&failed), "{failed:?}");
     assert!(cache.len() >= 5, "{} of 7 entries are left", cache.len());
 }

@@ -32,7 +32,7 @@ fn of_a_thousand_tasks_half_are_cancelled_and_the_load_runs_once() {
         let task = || {
             let (cache, loads) = (cache.clone(), Arc::clone(&loads));
             tokio::spawn(async move {
-                let load = || async move {
+                let load = |_| async move {
                     tokio::time::sleep(Duration::from_millis(50)).await;
                     loads.fetch_add(1, SeqCst);
                     Ok::<_, ()>(7)
@@ -51,20 +51,20 @@ fn of_a_thousand_tasks_half_are_cancelled_and_the_load_runs_once() {
             }
         }
     });
-    assert_eq!((loads.load(SeqCst), cache.stats().loads, cache.get("k")), (1, 1, Some(7)));
+    assert_eq!((loads.load(SeqCst), cache.stats().load_successes, cache.get("k")), (1, 1, Some(7)));
 }
 
 #[test]
 fn when_all_have_gone_the_load_is_dropped_and_the_next_begins_anew() {
     let (cache, remote) = (cache(), Remote::default());
-    let mut calls: Vec<_> = (0..1000).map(|_| Box::pin(cache.try_get_or_load_async("k", || remote.load()))).collect();
+    let mut calls: Vec<_> = (0..1000).map(|_| Box::pin(cache.try_get_or_load_async("k", |_| remote.load()))).collect();
     assert_eq!(remote.starts(), 0, "nothing happens until it is polled");
     assert!(calls.iter_mut().all(|call| poll(call.as_mut()).is_pending()));
     assert_eq!((remote.starts(), remote.drops()), (1, 0));
     calls.clear();
     assert_eq!((remote.starts(), remote.drops(), cache.len()), (1, 1, 0));
 
-    let mut next = pin!(cache.try_get_or_load_async("k", || remote.load()));
+    let mut next = pin!(cache.try_get_or_load_async("k", |_| remote.load()));
     assert!(poll(next.as_mut()).is_pending());
     remote.end(Ok(5));
     assert_eq!(poll(next).map(Result::ok), Poll::Ready(Some(5)));
@@ -74,7 +74,7 @@ fn when_all_have_gone_the_load_is_dropped_and_the_next_begins_anew() {
 #[test]
 fn all_who_wait_get_the_same_error_and_the_next_one_loads_again() {
     let (cache, remote) = (cache(), Remote::default());
-    let mut calls: Vec<_> = (0..3).map(|_| Box::pin(cache.try_get_or_load_async("k", || remote.load()))).collect();
+    let mut calls: Vec<_> = (0..3).map(|_| Box::pin(cache.try_get_or_load_async("k", |_| remote.load()))).collect();
     assert!(calls.iter_mut().all(|call| poll(call.as_mut()).is_pending()));
     remote.end(Err("down"));
     let mut failed = |n: usize| match poll(calls[n].as_mut()) {
@@ -83,7 +83,7 @@ fn all_who_wait_get_the_same_error_and_the_next_one_loads_again() {
     };
     let first = failed(0);
     // Though two have not heard of the failure yet.
-    let mut next = pin!(cache.try_get_or_load_async("k", || remote.load()));
+    let mut next = pin!(cache.try_get_or_load_async("k", |_| remote.load()));
     assert!(poll(next.as_mut()).is_pending());
     assert!(Arc::ptr_eq(&first, &failed(1)) && Arc::ptr_eq(&first, &failed(2)));
     assert_eq!((remote.starts(), cache.stats().load_failures), (2, 1));
@@ -94,19 +94,19 @@ fn all_who_wait_get_the_same_error_and_the_next_one_loads_again() {
 #[test]
 fn a_value_that_is_not_taken_is_returned_to_all_the_same() {
     let cache: Cache<u8, Vec<u8>> = Cache::builder("load").max_bytes(ByteSize::kib(1)).build().unwrap();
-    let mut load = pin!(cache.try_get_or_load_async(&1, || async { Ok::<_, ()>(vec![0; 5_000]) }));
+    let mut load = pin!(cache.try_get_or_load_async(&1, |_| async { Ok::<_, ()>(vec![0; 5_000]) }));
     assert!(matches!(poll(load.as_mut()), Poll::Ready(Ok(value)) if value.len() == 5_000));
-    assert_eq!((cache.len(), cache.stats().refused), (0, 1));
+    assert_eq!((cache.len(), cache.stats().rejections), (0, 1));
 }
 
 #[test]
 fn a_load_that_asks_for_its_own_key_gets_an_error() {
     let cache = cache();
-    let (inner, outer) = (cache.clone(), pin!(cache.try_get_or_load_async("k", || async { Ok::<_, ()>(1) })));
-    let nested = cache.try_get_or_load_async("nested", move || async move {
-        let own = inner.try_get_or_load_async("nested", || async { Ok::<_, ()>(0) }).await;
+    let (inner, outer) = (cache.clone(), pin!(cache.try_get_or_load_async("k", |_| async { Ok::<_, ()>(1) })));
+    let nested = cache.try_get_or_load_async("nested", move |_| async move {
+        let own = inner.try_get_or_load_async("nested", |_| async { Ok::<_, ()>(0) }).await;
         assert!(matches!(own, Err(LoadError::Reentrant)), "{own:?}");
-        inner.try_get_or_load_async("other", || async { Ok(3) }).await.map_err(|_: LoadError<()>| ())
+        inner.try_get_or_load_async("other", |_| async { Ok(3) }).await.map_err(|_: LoadError<()>| ())
     });
     assert_eq!(poll(pin!(nested)).map(Result::ok), Poll::Ready(Some(3)));
     assert_eq!(poll(outer).map(Result::ok), Poll::Ready(Some(1)));
@@ -116,9 +116,9 @@ fn a_load_that_asks_for_its_own_key_gets_an_error() {
 #[test]
 fn who_asks_with_another_error_type_loads_for_himself() {
     let (cache, remote) = (cache(), Remote::default());
-    let mut first = Box::pin(cache.try_get_or_load_async("k", || remote.load()));
+    let mut first = Box::pin(cache.try_get_or_load_async("k", |_| remote.load()));
     assert!(poll(first.as_mut()).is_pending());
-    let other = pin!(cache.try_get_or_load_async("k", || async { Ok::<_, String>(8) }));
+    let other = pin!(cache.try_get_or_load_async("k", |_| async { Ok::<_, String>(8) }));
     assert_eq!(poll(other).map(Result::ok), Poll::Ready(Some(8)));
     remote.end(Ok(9));
     assert_eq!(poll(first.as_mut()).map(Result::ok), Poll::Ready(Some(9)));
@@ -135,20 +135,20 @@ fn what_a_load_is_expected_to_take_is_held_until_it_ends_or_is_dropped() {
         .unwrap();
     let remote = Remote::default();
     let held = || (cache.stats().loading, budget.reserved() >= ByteSize::kib(20));
-    let mut call = Box::pin(cache.try_get_or_load_async("k", || remote.load()));
+    let mut call = Box::pin(cache.try_get_or_load_async("k", |_| remote.load()));
     assert_eq!(held(), (ByteSize::ZERO, false));
     assert!(poll(call.as_mut()).is_pending());
     assert_eq!(held(), (ByteSize::kib(20), true));
     drop(call);
     assert_eq!(held(), (ByteSize::ZERO, false));
-    let mut call = Box::pin(cache.try_get_or_load_async("k", || remote.load()));
+    let mut call = Box::pin(cache.try_get_or_load_async("k", |_| remote.load()));
     assert!(poll(call.as_mut()).is_pending());
     remote.end(Ok(1));
     assert_eq!(poll(call.as_mut()).map(Result::ok), Poll::Ready(Some(1)));
     assert_eq!(held(), (ByteSize::ZERO, false));
 
     let _other = budget.account("other").try_reserve(ByteSize::kib(25)).unwrap();
-    let refused = pin!(cache.try_get_or_load_async("l", || remote.load()));
+    let refused = pin!(cache.try_get_or_load_async("l", |_| remote.load()));
     assert!(matches!(poll(refused), Poll::Ready(Err(LoadError::BudgetExceeded(_)))));
     assert_eq!((remote.starts(), held()), (2, (ByteSize::ZERO, true)));
 }
@@ -161,7 +161,7 @@ fn a_call_that_was_forgotten_holds_up_nobody_and_does_not_keep_the_cache() {
     let alive: Weak<u32> = Arc::downgrade(&kept);
     cache.insert("kept".into(), kept).unwrap();
     let remote = Remote::default();
-    let load = || {
+    let load = |_| {
         let load = remote.load();
         async { load.await.map(Arc::new) }
     };

@@ -23,7 +23,7 @@ use std::sync::{Arc, Mutex};
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use plimsoll::cache::{Cache, CacheStats, Eviction, LoadError, Refusal};
+use plimsoll::cache::{Cache, CacheStats, Change, Eviction, LoadError, RejectReason};
 use plimsoll::{ByteSize, Clock, ManualClock, MemoryBudget};
 use proptest::prelude::*;
 
@@ -42,6 +42,8 @@ enum Op {
     Insert(u8, u16),
     InsertWithTtl(u8, u16, u64),
     Remove(u8),
+    /// Keeps, replaces or removes the value, by its size.
+    Compute(u8, u16),
     Load(u8, u16),
     /// An async call, which starts a load or waits for one.
     Call(u8, u16),
@@ -68,6 +70,7 @@ fn op() -> impl Strategy<Value = Op> {
         8 => (key.clone(), size.clone()).prop_map(|(key, size)| Op::Insert(key, size)),
         2 => (key.clone(), size.clone(), 10..900_u64).prop_map(|(key, size, ttl)| Op::InsertWithTtl(key, size, ttl)),
         2 => key.clone().prop_map(Op::Remove),
+        3 => (key.clone(), size.clone()).prop_map(|(key, size)| Op::Compute(key, size)),
         3 => (key.clone(), size.clone()).prop_map(|(key, size)| Op::Load(key, size)),
         6 => (key, size).prop_map(|(key, size)| Op::Call(key, size)),
         4 => (any::<usize>(), prop::bool::weighted(0.8)).prop_map(|(at, works)| Op::EndLoad(at, works)),
@@ -236,7 +239,7 @@ struct Pair {
 }
 
 impl Pair {
-    fn new(eviction: Eviction, max_bytes: u64) -> Self {
+    fn new(eviction: Eviction, shards: usize, max_bytes: u64) -> Self {
         let manual = ManualClock::new();
         let budget = MemoryBudget::new(ByteSize::mib(1));
         let cache = Cache::builder("model")
@@ -245,6 +248,7 @@ impl Pair {
             .time_to_live(Duration::from_millis(TTL))
             .time_to_idle(Duration::from_millis(TTI))
             .eviction(eviction)
+            .shards(shards)
             .account(budget.account("model"))
             .clock(manual.clock())
             .build()
@@ -273,7 +277,7 @@ impl Pair {
                     self.model.forget(key);
                 }
             }
-            Op::Contains(key) => assert!(!self.cache.contains(&key) || self.model.live(key).is_some()),
+            Op::Contains(key) => assert!(!self.cache.contains_key(&key) || self.model.live(key).is_some()),
             Op::Insert(key, size) => {
                 let written = self.model.write(key, size);
                 let inserted = self.cache.insert(key, written.value());
@@ -290,6 +294,7 @@ impl Pair {
                 self.model.forget(key);
                 self.cancel(|load| load.written.key == key);
             }
+            Op::Compute(key, size) => self.compute(key, size),
             Op::Load(key, size) => self.load(key, size),
             Op::Call(key, size) => self.call(key, size),
             Op::EndLoad(at, works) => self.end_load(at, works),
@@ -333,11 +338,42 @@ impl Pair {
         self.loads.iter_mut().for_each(|load| load.cancelled |= which(load));
     }
 
+    fn compute(&mut self, key: u8, size: u16) {
+        let written = self.model.write(key, size);
+        let change = match size % 4 {
+            0 => Change::Keep,
+            1 => Change::Remove,
+            _ => Change::Put(written.value()),
+        };
+        let mut seen = None;
+        let computed = self.cache.compute(&key, |present| {
+            seen = Some(present);
+            change.clone()
+        });
+        let present = seen.expect("the change runs");
+        self.check_found(key, present.as_ref());
+        if present.is_none() {
+            self.model.forget(key);
+        }
+        match change {
+            Change::Keep => assert_eq!(computed.unwrap(), present),
+            Change::Remove => {
+                assert_eq!(computed.unwrap(), None);
+                self.model.forget(key);
+                self.cancel(|load| load.written.key == key);
+            }
+            Change::Put(value) => {
+                assert!(computed.as_ref().ok().is_none_or(|computed| computed.as_ref() == Some(&value)));
+                self.inserted(written, TTL, computed.is_ok());
+            }
+        }
+    }
+
     /// A blocking load. Its error type is another one: it does not wait for the async loads.
     fn load(&mut self, key: u8, size: u16) {
         let mut ran = false;
         let written = self.model.write(key, size);
-        let loaded = self.cache.try_get_or_load(&key, || {
+        let loaded = self.cache.try_get_or_load(&key, |_| {
             ran = true;
             if size.is_multiple_of(7) { Err(()) } else { Ok(written.value()) }
         });
@@ -345,7 +381,7 @@ impl Pair {
             Ok(found) if !ran => self.check_found(key, Some(&found)),
             Ok(found) => {
                 assert_eq!(found, written.value());
-                if self.cache.contains(&key) {
+                if self.cache.contains_key(&key) {
                     self.model.put(written, self.model.clock.now(), TTL);
                 } else {
                     self.model.forget(key);
@@ -359,12 +395,12 @@ impl Pair {
     }
 
     fn call(&mut self, key: u8, size: u16) {
-        let is_live = self.cache.contains(&key);
+        let is_live = self.cache.contains_key(&key);
         let joins = self.loads.iter().find(|load| load.written.key == key && !load.cancelled);
         let joins = joins.map(|load| load.written.number);
         let loader = Loader::default();
         let (cache, load) = (self.cache.clone(), loader.clone());
-        let mut task = Task::new(async move { cache.try_get_or_load_async(&key, || load.load()).await });
+        let mut task = Task::new(async move { cache.try_get_or_load_async(&key, |_| load.load()).await });
         task.poll();
         if is_live {
             assert!(!loader.has_started());
@@ -477,7 +513,7 @@ impl Pair {
 
 /// Returns the number of entries that left.
 fn left(stats: &CacheStats) -> u64 {
-    stats.removed + stats.cleared + stats.evicted_size + stats.evicted_expired + stats.evicted_pressure
+    stats.removed + stats.cleared + stats.evictions_by_size + stats.expirations + stats.evictions_by_pressure
 }
 
 proptest! {
@@ -487,9 +523,10 @@ proptest! {
     fn cache_matches_model_and_keeps_its_bounds(
         ops in prop::collection::vec(op(), 1..250),
         lru in any::<bool>(),
+        shards in prop_oneof![Just(1_usize), Just(2), Just(8)],
         max_bytes in prop_oneof![Just(1_500_u64), Just(4_000), Just(u64::MAX)],
     ) {
-        let mut pair = Pair::new(if lru { Eviction::Lru } else { Eviction::S3Fifo }, max_bytes);
+        let mut pair = Pair::new(if lru { Eviction::Lru } else { Eviction::S3Fifo }, shards, max_bytes);
         for op in ops {
             pair.step(&op);
             pair.check();
@@ -522,9 +559,9 @@ fn with_room_for_all_nothing_is_lost() {
             seen += 1;
             assert_eq!(*value, key * 2);
         });
-        assert_eq!((seen, cache.stats().evicted_size), (cache.len(), 0));
+        assert_eq!((seen, cache.stats().evictions_by_size), (cache.len(), 0));
         for key in 0..1 << 15 {
-            assert_eq!(cache.contains(&key), cache.remove(&key).is_some());
+            assert_eq!(cache.contains_key(&key), cache.remove(&key).is_some());
         }
         assert_eq!(cache.stats().bytes, ByteSize::ZERO, "an empty cache holds no tables");
     }
@@ -544,7 +581,7 @@ fn a_scan_passes_through_s3_fifo_and_leaves_what_is_used() {
     for key in 1_000..2_000_u32 {
         cache.insert(key, ()).unwrap();
     }
-    assert_eq!((0..50).filter(|key| cache.contains(key)).count(), 50);
+    assert_eq!((0..50).filter(|key| cache.contains_key(key)).count(), 50);
 }
 
 #[test]
@@ -552,9 +589,9 @@ fn a_value_too_large_comes_back_and_costs_nobody_his_place() {
     let cache = Cache::builder("small").max_bytes(ByteSize::kib(4)).build().unwrap();
     cache.insert("kept", vec![0_u8; 100]).unwrap();
     let error = cache.insert("large", vec![7_u8; 5_000]).unwrap_err();
-    assert!(matches!(error.refusal(), Refusal::TooLarge { size, .. } if size.as_u64() > 5_000), "{error}");
+    assert!(matches!(error.reason(), RejectReason::TooLarge { size, .. } if size.as_u64() > 5_000), "{error}");
     assert_eq!(error.into_entry(), ("large", vec![7_u8; 5_000]));
-    assert_eq!((cache.get("kept").map(|v| v.len()), cache.stats().evicted_size), (Some(100), 0));
+    assert_eq!((cache.get("kept").map(|v| v.len()), cache.stats().evictions_by_size), (Some(100), 0));
     assert!(cache.insert("kept", vec![7_u8; 5_000]).is_err());
     assert_eq!(cache.get("kept"), None, "what was to be replaced is not served");
 }

@@ -20,7 +20,7 @@ use std::thread;
 use std::time::Duration;
 
 use plimsoll::budget::{Rank, Reclaim};
-use plimsoll::cache::{CacheBuilder, Eviction, Refusal};
+use plimsoll::cache::{CacheBuilder, Eviction, RejectReason};
 use plimsoll::{ByteSize, Cache, ManualClock, MemoryBudget, Pressure, Reservation};
 
 use caches::{evict_to, is_whole, remove_expired, set_max_entries};
@@ -84,7 +84,7 @@ fn poll(load: &mut Load) -> Poll<Option<u64>> {
 fn start(cache: &Values, remote: &Remote) -> Load {
     let (cache, remote) = (cache.clone(), remote.clone());
     let mut load: Load = Box::pin(async move {
-        let load = || async move { remote.load().await.map(|id| value(id.into(), 0)) };
+        let load = |_| async move { remote.load().await.map(|id| value(id.into(), 0)) };
         cache.try_get_or_load_async(&KEY, load).await.ok().map(|value| value.id)
     });
     assert!(poll(&mut load).is_pending());
@@ -151,7 +151,7 @@ fn insert_that_another_account_refuses_is_rejected() {
                 let cache = cache.build().unwrap();
                 (0..entries).for_each(|key| cache.insert(key, value(key, 5_000)).unwrap());
                 let rejected = cache.insert(0, value(100, 300_000)).unwrap_err();
-                assert!(matches!(rejected.refusal(), Refusal::Budget(_)), "{rejected}");
+                assert!(matches!(rejected.reason(), RejectReason::Budget(_)), "{rejected}");
                 assert!(cache.get(&0).is_none() && is_whole(&cache.stats()), "{:?}", cache.stats());
                 assert_eq!(budget.account("reentry").held(), cache.stats().bytes);
             });
@@ -195,7 +195,7 @@ fn drop_of_victim_that_inserts_large_value_ends() {
             cache.insert(10, value_with_drop(10, 40_000, insert)).unwrap();
             (11..30).for_each(|key| cache.insert(key, value(key, 40_000)).unwrap());
             let inserted = cache.insert(KEY, value(KEY, 600_000)).is_ok();
-            assert_eq!(cache.contains(&KEY), inserted);
+            assert_eq!(cache.contains_key(&KEY), inserted);
             assert!(is_whole(&cache.stats()), "{:?}", cache.stats());
             assert_eq!(budget.reserved(), cache.stats().bytes);
         });
@@ -237,7 +237,7 @@ fn full(on_drop: impl FnOnce(&Values) + Send + 'static) -> (Values, usize) {
 }
 
 fn replace(cache: &Values, weight: usize) -> u64 {
-    cache.try_get_or_load_if(&KEY, |value| value.id == KEY, || Ok::<_, ()>(value(200, weight))).unwrap().id
+    cache.try_get_or_load_if(&KEY, |value| value.id == KEY, |_| Ok::<_, ()>(value(200, weight))).unwrap().id
 }
 
 #[test]
@@ -290,7 +290,7 @@ fn loads_of_two_classes_store_one_entry() {
             });
             scope.spawn(|| {
                 barrier.wait();
-                let load = || {
+                let load = |_| {
                     thread::sleep(Duration::from_micros(20));
                     Ok::<_, u8>(value(300, 0))
                 };
@@ -349,7 +349,7 @@ fn load_on_two_threads(cache: &Cache<Key, Arc<Value>>, key: &Key) -> [thread::Re
     let leader = {
         let (cache, key) = (cache.clone(), key.clone());
         thread::spawn(move || {
-            let load = || {
+            let load = |_| {
                 start.send(()).unwrap();
                 finished.recv().unwrap();
                 Ok::<_, ()>(value(1, 0))
@@ -361,7 +361,7 @@ fn load_on_two_threads(cache: &Cache<Key, Arc<Value>>, key: &Key) -> [thread::Re
     let compared = key.0.compared.load(SeqCst);
     let follower = {
         let (cache, key) = (cache.clone(), key.clone());
-        thread::spawn(move || cache.try_get_or_load(&key, || Ok::<_, ()>(value(2, 0))).unwrap().id)
+        thread::spawn(move || cache.try_get_or_load(&key, |_| Ok::<_, ()>(value(2, 0))).unwrap().id)
     };
     // The follower compares its key with the one of the load, under the lock that the end of the load takes too.
     while key.0.compared.load(SeqCst) == compared {
@@ -422,8 +422,8 @@ fn load_of_value_that_fits_nowhere_keeps_earlier_load() {
         let remote = Remote::default();
         let cache = weighed(ByteSize::bytes(100_000)).eviction(eviction).build().unwrap();
         let mut first = start(&cache, &remote);
-        let second = cache.try_get_or_load(&KEY, || Ok::<_, ()>(value(200, 1_000_000))).unwrap();
-        assert_eq!((second.id, cache.len(), cache.stats().refused), (200, 0, 1));
+        let second = cache.try_get_or_load(&KEY, |_| Ok::<_, ()>(value(200, 1_000_000))).unwrap();
+        assert_eq!((second.id, cache.len(), cache.stats().rejections), (200, 0, 1));
         remote.end(Ok(100));
         assert_eq!(poll(&mut first), Poll::Ready(Some(100)));
         assert_eq!(cache.get(&KEY).map(|value| value.id), Some(100), "{eviction:?}");
@@ -523,7 +523,7 @@ fn evict_to_of_values_that_are_inserted_again_ends() {
                 (0..ENTRIES).for_each(|key| cache.insert(key, recurring(&cache, key, &is_done)).unwrap());
                 evict_to(&cache, cache.stats().bytes.percent(percent));
                 let stats = cache.stats();
-                assert!(stats.evicted_size <= 2 * ENTRIES && is_whole(&stats), "to {percent} %, {stats:?}");
+                assert!(stats.evictions_by_size <= 2 * ENTRIES && is_whole(&stats), "to {percent} %, {stats:?}");
                 is_done.store(true, SeqCst);
                 cache.clear();
             });

@@ -21,7 +21,7 @@ use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
-use plimsoll::cache::{Cache, CacheBuilder, Eviction, Refusal};
+use plimsoll::cache::{Cache, CacheBuilder, Eviction, RejectReason};
 use plimsoll::{ByteSize, HeapSize, ManualClock, MemoryBudget, Reservation, TrackingAllocator, heap};
 
 use caches::{evict_to, remove_expired, reserve_per_load, set_max_bytes, set_max_entries};
@@ -94,7 +94,7 @@ fn boxes(
 ) -> Cache<u64, Box<[u8]>> {
     let cache = configure(Cache::builder("boxes").max_bytes(max_bytes)).build().unwrap();
     let mut key = 0;
-    while cache.stats().evicted_size == 0 {
+    while cache.stats().evictions_by_size == 0 {
         cache.insert(key, vec![0; 64].into()).unwrap();
         key += 1;
     }
@@ -277,8 +277,11 @@ fn reclaim_of_one_kib_evicts_at_most_two_percent() {
     for eviction in BOTH {
         let budget = MemoryBudget::new(ByteSize::mib(16));
         let cache = numbers(100_000, |builder| builder.eviction(eviction).account(budget.account("numbers")));
+        let before = cache.stats().bytes;
         let lost = lost_percent(&cache, || drop(reserve_beyond(&budget, ByteSize::kib(1))));
-        assert!(lost > 0.0 && lost <= 2.0, "{eviction:?}: {lost:.2} % of the entries");
+        // Spare tables may be enough.
+        assert!(lost <= 2.0, "{eviction:?}: {lost:.2} % of the entries");
+        assert!(cache.stats().bytes <= before.saturating_sub(ByteSize::kib(1)), "{eviction:?}: nothing was released");
     }
 }
 
@@ -337,7 +340,7 @@ fn reservation_for_load_evicts_at_most_two_percent() {
         }
         let bytes = cache.stats().bytes;
         set_max_bytes(&cache, bytes);
-        let lost = lost_percent(&cache, || drop(cache.try_get_or_load(&u64::MAX, || Ok::<_, ()>(1))));
+        let lost = lost_percent(&cache, || drop(cache.try_get_or_load(&u64::MAX, |_| Ok::<_, ()>(1))));
         assert!(lost <= 2.0, "{eviction:?}: {lost:.2} % of the entries");
         assert_eq!(cache.get(&u64::MAX), Some(1));
     }
@@ -381,7 +384,7 @@ fn relief_drops_values_in_batches_outside_the_lock() {
         let mut neighbor = Vec::new();
         let check = |relief: &str, work: &mut dyn FnMut(&Counted)| {
             for key in 0..ENTRIES as u64 {
-                if !filled.contains(&key) {
+                if !filled.contains_key(&key) {
                     filled.insert_with_ttl(key, Arc::new(Counting { cache, counts }), TTL).unwrap();
                     counts.inserted.fetch_add(1, SeqCst);
                 }
@@ -423,10 +426,10 @@ fn check_expired_first(relief: &str, eviction: Eviction, release: impl FnOnce(&M
     let cache = timed(&manual, ENTRIES, |key| key < ENTRIES / 2, || vec![0; 100], configure);
     manual.advance(2 * TTL);
     release(&budget, &cache);
-    let live = (ENTRIES / 2..ENTRIES).filter(|key| cache.contains(key)).count() as u64;
+    let live = (ENTRIES / 2..ENTRIES).filter(|key| cache.contains_key(key)).count() as u64;
     let stats = cache.stats();
     assert_eq!(live, ENTRIES / 2, "{relief}, {eviction:?}: entries that had not expired are gone: {stats:?}");
-    assert!(stats.evicted_expired > 0, "{stats:?}");
+    assert!(stats.expirations > 0, "{stats:?}");
 }
 
 fn expired_entries_are_reclaimed_first() {
@@ -454,8 +457,8 @@ fn insert_that_budget_can_never_hold_evicts_nothing() {
             cache.insert(key, vec![0_u8; 1 << 20]).unwrap();
         }
         let refused = cache.insert(99, vec![0; 30 << 20]).unwrap_err();
-        assert!(matches!(refused.refusal(), Refusal::Budget(_)), "{refused}");
-        assert_eq!((cache.len(), cache.stats().refused), (20, 1), "{eviction:?}");
+        assert!(matches!(refused.reason(), RejectReason::Budget(_)), "{refused}");
+        assert_eq!((cache.len(), cache.stats().rejections), (20, 1), "{eviction:?}");
         drop(others);
     }
 }
@@ -485,7 +488,7 @@ fn evict_to_removes_all_expired_entries_before_others() {
     manual.advance(2 * TTL);
     cache.evict_to(cache.stats().bytes.percent(30));
     let stats = cache.stats();
-    assert!(stats.evicted_expired == 8_000 && stats.entries >= 1_500, "{stats:?}");
+    assert!(stats.expirations == 8_000 && stats.entries >= 1_500, "{stats:?}");
 }
 
 fn reclaim_of_most_bytes_keeps_its_share_of_entries() {
@@ -515,7 +518,7 @@ fn lost_by_budgeted_load<V: HeapSize + Clone + Send + 'static>(
     let cache = reserve_per_load(builder.account(budget.account("loads")), ByteSize::bytes(16)).build().unwrap();
     (0..keys).for_each(|key| cache.insert(key, value()).unwrap());
     let neighbor = budget.account("neighbor").try_reserve(budget.available()).unwrap();
-    let lost = lost_percent(&cache, || assert!(cache.try_get_or_load(&u64::MAX, || Ok::<_, ()>(loaded)).is_ok()));
+    let lost = lost_percent(&cache, || assert!(cache.try_get_or_load(&u64::MAX, |_| Ok::<_, ()>(loaded)).is_ok()));
     drop(neighbor);
     lost
 }

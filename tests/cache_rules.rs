@@ -24,7 +24,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use plimsoll::cache::{Cache, CacheError, Eviction, Refusal};
+use plimsoll::cache::{BuildError, Cache, Eviction, RejectReason};
 use plimsoll::{ByteSize, ManualClock, MemoryBudget, board};
 
 use caches::remove_expired;
@@ -37,25 +37,25 @@ const BOTH: [Eviction; 2] = [Eviction::S3Fifo, Eviction::Lru];
 #[test]
 fn a_cache_without_a_bound_is_not_built_nor_one_below_the_clock() {
     let unbounded = Cache::<u8, u8>::builder("none").build();
-    assert!(matches!(unbounded, Err(CacheError::NoBound { cache: "none", .. })), "{unbounded:?}");
+    assert!(matches!(unbounded, Err(BuildError::NoBound { cache: "none", .. })), "{unbounded:?}");
     let short = Cache::<u8, u8>::builder("short").max_entries(1).time_to_live(Duration::from_millis(9)).build();
     assert_eq!(
         short.unwrap_err().to_string(),
         "cache short: a time to live of 9ms is below the clock's resolution of 10ms"
     );
     let untracked = Cache::<u8, u8>::builder("heap").max_bytes(ByteSize::MAX).weigh_by_retained_heap().build();
-    assert!(matches!(untracked, Err(CacheError::NotTracked { .. })), "{untracked:?}");
+    assert!(matches!(untracked, Err(BuildError::NotTracked { .. })), "{untracked:?}");
 }
 
 #[test]
 fn a_cache_of_no_entries_gives_everything_back() {
     let cache = Cache::builder("zero").max_entries(0).build().unwrap();
     let error = cache.insert(1, "one").unwrap_err();
-    assert!(matches!(error.refusal(), Refusal::NoEntries { .. }));
+    assert!(matches!(error.reason(), RejectReason::NoEntries { .. }));
     assert_eq!(error.into_entry(), (1, "one"));
-    assert_eq!(cache.try_get_or_load(&1, || Ok::<_, ()>("loaded")).ok(), Some("loaded"));
+    assert_eq!(cache.try_get_or_load(&1, |_| Ok::<_, ()>("loaded")).ok(), Some("loaded"));
     let bytes = Cache::builder("zero").max_bytes(ByteSize::ZERO).build().unwrap();
-    assert!(matches!(bytes.insert(1, 1).unwrap_err().refusal(), Refusal::TooLarge { .. }));
+    assert!(matches!(bytes.insert(1, 1).unwrap_err().reason(), RejectReason::TooLarge { .. }));
 }
 
 #[test]
@@ -66,7 +66,7 @@ fn a_value_of_thirty_seconds_is_not_served_after_a_freeze_of_an_hour() {
     cache.insert("a", 1).unwrap();
     manual.freeze(Duration::from_hours(1));
     manual.advance(Duration::from_millis(4));
-    assert_eq!((cache.get("a"), cache.stats().evicted_expired), (None, 1));
+    assert_eq!((cache.get("a"), cache.stats().expirations), (None, 1));
     cache.insert("a", 1).unwrap();
     manual.freeze(Duration::from_hours(1));
     assert_eq!((cache.remove_expired(10), cache.len()), (1, 0), "a sweep looks at the wall clock");
@@ -87,9 +87,9 @@ fn times_stay_right_over_years() {
         cache.insert("used", 1).unwrap();
         cache.insert("unused", 1).unwrap();
         manual.advance(60 * day);
-        assert!(cache.get("used").is_some() && cache.contains("unused"));
+        assert!(cache.get("used").is_some() && cache.contains_key("unused"));
         manual.advance(60 * day);
-        assert!(cache.get("used").is_some() && !cache.contains("unused"));
+        assert!(cache.get("used").is_some() && !cache.contains_key("unused"));
         manual.advance(81 * day);
         assert!(cache.get("used").is_none());
     }
@@ -109,7 +109,10 @@ fn under_pressure_a_cache_gives_back_and_grows_again() {
             cache.insert(key, vec![0_u8; 500]).unwrap();
         }
         let full = cache.stats();
-        assert!(full.bytes > ByteSize::kib(900) && full.evicted_pressure > 0 && full.evicted_size == 0, "{full:?}");
+        assert!(
+            full.bytes > ByteSize::kib(900) && full.evictions_by_pressure > 0 && full.evictions_by_size == 0,
+            "{full:?}"
+        );
         let other = budget.account("other").try_reserve(ByteSize::kib(700)).unwrap();
         let given = cache.stats();
         assert!(given.bytes <= ByteSize::kib(324) && given.entries > 100, "{given:?}");
@@ -128,8 +131,8 @@ fn where_the_budget_has_nothing_the_value_comes_back() {
     let _all = budget.account("all").try_reserve(ByteSize::kib(10)).unwrap();
     let cache = Cache::builder("poor").max_entries(10).account(budget.account("poor")).build().unwrap();
     let error = cache.insert(1, 2).unwrap_err();
-    assert!(matches!(error.refusal(), Refusal::Budget(_)), "{error}");
-    assert_eq!((error.into_entry(), cache.stats().refused), ((1, 2), 1));
+    assert!(matches!(error.reason(), RejectReason::Budget(_)), "{error}");
+    assert_eq!((error.into_entry(), cache.stats().rejections), ((1, 2), 1));
 }
 
 #[test]
@@ -143,7 +146,7 @@ fn value_that_budget_can_never_hold_evicts_nothing() {
         let others = budget.account("others").try_reserve(budget.available()).unwrap();
         // The entry of 10 KiB makes two thirds of the capacity for it, and no other account releases the rest.
         let error = cache.insert(2, vec![0_u8; 15 << 10]).unwrap_err();
-        assert!(matches!(error.refusal(), Refusal::Budget(_)), "{error}");
+        assert!(matches!(error.reason(), RejectReason::Budget(_)), "{error}");
         assert_eq!((cache.len(), budget.reserved()), (1, others.size().saturating_add(cache.stats().bytes)));
         assert_eq!(error.into_entry().1.len(), 15 << 10);
     }
@@ -190,7 +193,7 @@ fn eight_threads_never_see_more_than_the_bound() {
                             0..4 => cache.insert(key, value()).map(|()| None).unwrap(),
                             4..8 => cache.get(&key),
                             8 => cache.remove(&key),
-                            9 => cache.try_get_or_load(&key, || Ok::<_, ()>(value())).ok(),
+                            9 => cache.try_get_or_load(&key, |_| Ok::<_, ()>(value())).ok(),
                             10 => {
                                 drop(budget.account("other").try_reserve(ByteSize::kib(150)));
                                 None
@@ -313,7 +316,7 @@ fn keys_values_weighers_and_loaders_that_panic_or_lie_leave_the_cache_whole() {
                 0 | 1 => drop(cache.insert(key, Brittle(turn))),
                 2 => drop(cache.get(&key)),
                 3 => drop(cache.remove(&key)),
-                _ => drop(cache.try_get_or_load(&key, || {
+                _ => drop(cache.try_get_or_load(&key, |_| {
                     mood();
                     Ok::<_, ()>(Brittle(turn))
                 })),
@@ -321,7 +324,7 @@ fn keys_values_weighers_and_loaders_that_panic_or_lie_leave_the_cache_whole() {
             panics += u32::from(worked.is_err());
             *MOOD.lock().unwrap() = 0;
             let stats = cache.stats();
-            let went = stats.removed + stats.evicted_size + stats.evicted_pressure;
+            let went = stats.removed + stats.evictions_by_size + stats.evictions_by_pressure;
             assert_eq!(stats.inserts, went + stats.entries as u64, "{stats:?}");
             assert!(stats.entries <= 20 && stats.bytes <= ByteSize::kib(32));
             assert_eq!((stats.loading, budget.reserved()), (ByteSize::ZERO, stats.bytes));
@@ -343,20 +346,20 @@ fn after_load(ttl: u64, takes: impl Fn(&ManualClock)) -> [Vec<Option<u32>>; 2] {
         if polled {
             let (other, remote) = (cache.clone(), Remote::default());
             let load = remote.clone();
-            let mut task = Task::new(async move { other.try_get_or_load_async(&1, || load.load()).await.ok() });
+            let mut task = Task::new(async move { other.try_get_or_load_async(&1, |_| load.load()).await.ok() });
             run(slice::from_mut(&mut task));
             takes(&manual);
             remote.end(Ok(7));
             run(slice::from_mut(&mut task));
             assert_eq!(task.output(), Some(Some(7)), "the caller receives the value in any case");
         } else {
-            let loaded = cache.try_get_or_load(&1, || {
+            let loaded = cache.try_get_or_load(&1, |_| {
                 takes(&manual);
                 Ok::<_, ()>(7)
             });
             assert_eq!(loaded.ok(), Some(7), "the caller receives the value in any case");
         }
-        assert_eq!(cache.stats().loads, 1);
+        assert_eq!(cache.stats().load_successes, 1);
         let later = |_| {
             let found = cache.get(&1);
             manual.advance(Duration::from_secs(10));
@@ -409,7 +412,7 @@ fn idle_entry_expires_at_most_ten_ms_early() {
                     continue;
                 }
                 let mut lived = 0;
-                while cache.contains(&1) {
+                while cache.contains_key(&1) {
                     manual.advance(ms(1));
                     lived += 1;
                 }
@@ -438,7 +441,7 @@ fn hot_keys_with_updates(eviction: Eviction, vary: bool) -> f64 {
         let chosen = random.below(700) as u64;
         let other = 900 + random.below(200);
         let size = if vary { other } else { 1_000 };
-        if turn % 2 == 0 && cache.contains(&chosen) {
+        if turn % 2 == 0 && cache.contains_key(&chosen) {
             cache.insert(chosen, vec![0; size].into()).unwrap();
             updates += 1;
         }
@@ -475,10 +478,10 @@ fn retain_does_not_visit_expired_entries() {
         });
         visited.sort_unstable();
         assert_eq!(visited, (0..100).filter(|key| key % 3 != 0).collect::<Vec<_>>(), "{eviction:?}");
-        assert_eq!((0..100).filter(|key| cache.contains(key)).count(), 33, "{eviction:?}");
+        assert_eq!((0..100).filter(|key| cache.contains_key(key)).count(), 33, "{eviction:?}");
         remove_expired(&cache, usize::MAX);
         let stats = cache.stats();
-        assert_eq!((stats.entries, stats.removed, stats.evicted_expired), (33, 33, 34), "{eviction:?}");
+        assert_eq!((stats.entries, stats.removed, stats.expirations), (33, 33, 34), "{eviction:?}");
     }
 }
 
@@ -537,7 +540,7 @@ fn keys_of_identity_hasher_are_compared_once() {
     ];
     for (name, key_of) in spread {
         let cache: Cache<Key, u64, Identity> =
-            Cache::builder("identity").max_entries(100_000).hasher(Identity::default()).build().unwrap();
+            Cache::builder("identity").max_entries(100_000).hash_builder(Identity::default()).build().unwrap();
         for key in 0..20_000 {
             cache.insert(Key(key_of(key)), key).unwrap();
         }

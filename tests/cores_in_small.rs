@@ -35,8 +35,8 @@ fn a_cache_of_either_policy_evicts_expires_removes_and_is_emptied() {
         }
         assert_eq!(cache.get(&19), Some(Box::new(39)));
         assert_eq!(cache.remove(&19), Some(Box::new(39)));
-        assert_eq!(cache.try_get_or_load(&77, || Ok::<_, Infallible>(Box::new(7))).unwrap(), Box::new(7));
-        assert!(cache.try_get_or_load(&78, || Err::<Box<u32>, _>("no")).is_err());
+        assert_eq!(cache.try_get_or_load(&77, |_| Ok::<_, Infallible>(Box::new(7))).unwrap(), Box::new(7));
+        assert!(cache.try_get_or_load(&78, |_| Err::<Box<u32>, _>("no")).is_err());
         cache.retain(|key, _| key % 2 == 1);
         manual.advance(Duration::from_secs(11));
         assert_eq!(cache.get(&77), None);

@@ -8,7 +8,7 @@ use std::fmt;
 use std::io::{self, Read};
 use std::time::Duration;
 
-use plimsoll::cache::CacheError;
+use plimsoll::cache::{BuildError, Change};
 use plimsoll::stream::{LineReader, Oversize};
 use plimsoll::{
     BudgetExceeded, ByteSize, Cache, EnvError, LambdaEnv, LazyError, LazyResource, MemoryBudget, Reservation, heap,
@@ -107,7 +107,7 @@ fn budget_exceeded_debug_prints_the_message_once() {
 
 #[test]
 fn cache_error_debug_is_the_message() {
-    let error: CacheError = Cache::<u64, u64>::builder("orders").build().unwrap_err();
+    let error: BuildError = Cache::<u64, u64>::builder("orders").build().unwrap_err();
     prints(error, "cache orders has no bound: give it max_entries() or max_bytes()");
 }
 
@@ -118,7 +118,7 @@ fn insert_error_debug_omits_key_and_value() {
     let printed = format!("{error:?}");
     assert!(printed.starts_with("cache tokens: an entry of "), "{printed}");
     assert!(!printed.contains("alice") && !printed.contains("secret"), "{printed}");
-    prints(error.refusal(), &printed);
+    prints(error.reason(), &printed);
     prints(error, &printed);
 }
 
@@ -131,17 +131,31 @@ fn insert_error_debug_needs_no_debug_of_the_entry() {
 
 #[test]
 fn load_error_debug_prints_the_cause() {
-    let failed = orders().try_get_or_load(&1, || Err(exceeded())).unwrap_err();
+    let failed = orders().try_get_or_load(&1, |_| Err(exceeded())).unwrap_err();
     prints(failed, &format!("the value could not be loaded: {EXCEEDED}"));
-    let failed = orders().try_get_or_load(&1, || Err("no table")).unwrap_err();
+    let failed = orders().try_get_or_load(&1, |_| Err("no table")).unwrap_err();
     prints(failed, "the value could not be loaded: \"no table\"");
+}
+
+#[test]
+fn compute_error_debug_omits_key_and_value() {
+    let tokens: Cache<String, String> = Cache::builder("tokens").max_entries(0).build().unwrap();
+    let error = tokens.compute("alice", |_| Change::Put("secret".to_owned())).unwrap_err();
+    prints(error, "the computed value was rejected: cache tokens: it may hold no entries");
+    let orders = orders();
+    let outer = orders.compute(&1, |_| {
+        let own = orders.compute(&1, |_| Change::Keep).unwrap_err();
+        prints(own, "cache orders: the computation waits for the key that it computes");
+        Change::Keep
+    });
+    assert_eq!(outer.unwrap(), None);
 }
 
 #[test]
 fn load_error_debug_without_a_cause_is_the_message() {
     let orders = orders();
-    let value = orders.try_get_or_load(&1, || {
-        let own = orders.try_get_or_load(&1, || Ok::<_, io::Error>(String::new()));
+    let value = orders.try_get_or_load(&1, |_| {
+        let own = orders.try_get_or_load(&1, |_| Ok::<_, io::Error>(String::new()));
         prints(own.unwrap_err(), "the loader waits for the key that it loads");
         Ok::<_, io::Error>(String::new())
     });

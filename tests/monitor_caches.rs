@@ -37,14 +37,14 @@ fn each_invocation_is_told_what_was_evicted_in_it_and_why() {
     let invocation = monitor.start("2");
     manual.advance(Duration::from_secs(61));
     let report = invocation.finish();
-    assert_eq!(report.caches.evicted_expired, 12, "the sweep at its end is its own");
+    assert_eq!(report.caches.expirations, 12, "the sweep at its end is its own");
     assert!(report.to_string().contains(" | evicted size 0 expired 12 pressure 0 |"), "{report}");
 
     let invocation = monitor.start("3");
     blobs.insert(1, vec![0; 90_000]).unwrap();
     drop(budget.account("other").try_reserve(ByteSize::kib(90)).unwrap());
     let report = invocation.finish();
-    assert_eq!((report.caches.evicted_size, report.caches.evicted_pressure), (0, 1));
+    assert_eq!((report.caches.evictions_by_size, report.caches.evictions_by_pressure), (0, 1));
 
     let report = monitor.start("4").finish();
     assert!(report.caches.is_none_evicted() && !report.to_string().contains("evicted"), "{report}");

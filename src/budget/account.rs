@@ -290,7 +290,7 @@ impl Account {
 
     /// Returns `true` if `size` bytes could be reserved, if all accounts that may be asked release everything, and this
     /// account `own` bytes.
-    pub(super) fn could_hold(&self, size: ByteSize, own: ByteSize) -> bool {
+    pub(crate) fn could_hold(&self, size: ByteSize, own: ByteSize) -> bool {
         let core = &*self.0.core;
         let kept = core.kept_from(self.0.index).saturating_sub(own.as_u64());
         kept.saturating_add(size.as_u64()) <= core.line.room()

@@ -219,11 +219,12 @@ impl Reservation {
 }
 
 impl Reservation {
-    /// Returns `true` if it could become `size` bytes, if all accounts that its account may ask release everything.
+    /// Returns `true` if it could become `size` bytes, if all accounts that its account may ask release everything, and
+    /// its own account `others` bytes next to this reservation.
     ///
     /// Takes the lock of the reclaimers, and reads the sum of each account.
-    pub(crate) fn could_become(&self, size: ByteSize) -> bool {
-        self.account.could_hold(size, self.size)
+    pub(crate) fn could_become(&self, size: ByteSize, others: ByteSize) -> bool {
+        self.account.could_hold(size, self.size.saturating_add(others))
     }
 }
 

@@ -14,7 +14,10 @@ use crate::log::warn_once;
 use crate::size::ByteSize;
 use crate::weigh::HeapSize;
 
-use super::{Cache, CacheError, Seeded};
+use super::expire_by::ExpireBy;
+use super::removal::Listener;
+use super::store::Slot;
+use super::{BuildError, Cache, DefaultHashBuilder};
 
 /// Which entries go when there is no room.
 ///
@@ -27,7 +30,7 @@ use super::{Cache, CacheError, Seeded};
 /// for key in [1, 2, 3] {
 ///     recent.insert(key, key)?;
 /// }
-/// assert!(!recent.contains(&1), "the least recently used");
+/// assert!(!recent.contains_key(&1), "the least recently used");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -35,6 +38,11 @@ use super::{Cache, CacheError, Seeded};
 pub enum Eviction {
     /// Those that were asked for once and not again, then those not asked for lately. Holds against scans; a hit writes
     /// at most one byte.
+    ///
+    /// The larger an entry, the more hits it needs to stay. A new entry with a weight above a tenth of `max_bytes` does not
+    /// evict entries that were hit: its first insert is rejected ([`RejectReason::NotAdmitted`](super::RejectReason::NotAdmitted)),
+    /// a load of it returns the value and stores nothing, and the next insert or load of its key is admitted. In a cache of
+    /// a few large values, each is admitted at once.
     #[default]
     S3Fifo,
     /// The least recently used, exactly. A hit moves the entry, which costs most where many are resident.
@@ -43,6 +51,14 @@ pub enum Eviction {
 
 /// Heap bytes that a key and a value own, by a rule of the user's.
 pub(super) type Weigher<K, V> = Box<dyn Fn(&K, &V) -> usize + Send + Sync>;
+
+/// The highest number of shards.
+const MAX_SHARDS: usize = 1_024;
+
+/// The least part of the bounds for each shard.
+const ENTRIES_PER_SHARD: usize = 128;
+const BYTES_PER_SHARD: u64 = 1 << 20;
+const SLOTS_PER_SHARD: u64 = 64;
 
 /// Settings of a [`Cache`], begun with [`Cache::builder`].
 ///
@@ -59,19 +75,24 @@ pub(super) type Weigher<K, V> = Box<dyn Fn(&K, &V) -> usize + Send + Sync>;
 ///     .time_to_idle(Duration::from_secs(60))
 ///     .build()?;
 /// assert_eq!(sessions.stats().max_bytes, Some(ByteSize::mib(8)));
-/// # Ok::<(), plimsoll::cache::CacheError>(())
+/// # Ok::<(), plimsoll::cache::BuildError>(())
 /// ```
 #[must_use]
-pub struct CacheBuilder<K, V, S = Seeded> {
+pub struct CacheBuilder<K, V, S = DefaultHashBuilder> {
     pub(super) name: &'static str,
     pub(super) max_entries: Option<usize>,
     pub(super) max_bytes: Option<ByteSize>,
     pub(super) weigher: Option<Weigher<K, V>>,
     pub(super) by_load: bool,
+    pub(super) listener: Option<Listener<K, V>>,
     pub(super) reserve_per_load: Option<ByteSize>,
     pub(super) ttl: Option<Duration>,
+    pub(super) expire_by: Option<ExpireBy<K, V>>,
     pub(super) tti: Option<Duration>,
+    pub(super) refresh_after: Option<Duration>,
+    pub(super) stale_if_error: Duration,
     pub(super) eviction: Eviction,
+    pub(super) shards: Option<usize>,
     pub(super) account: Option<(Account, Rank)>,
     pub(super) clock: Clock,
     pub(super) hasher: S,
@@ -86,13 +107,18 @@ impl<K, V> CacheBuilder<K, V> {
             max_bytes: None,
             weigher: None,
             by_load: false,
+            listener: None,
             reserve_per_load: None,
             ttl: None,
+            expire_by: None,
             tti: None,
+            refresh_after: None,
+            stale_if_error: Duration::ZERO,
             eviction: Eviction::default(),
+            shards: None,
             account: None,
             clock: Clock::system(),
-            hasher: Seeded::default(),
+            hasher: DefaultHashBuilder::default(),
             entry: PhantomData,
         }
     }
@@ -108,7 +134,7 @@ impl<K, V, S> CacheBuilder<K, V, S> {
     /// # use plimsoll::Cache;
     /// let none: Cache<u64, u64> = Cache::builder("none").max_entries(0).build()?;
     /// assert_eq!(none.insert(1, 10).unwrap_err().into_entry(), (1, 10));
-    /// # Ok::<(), plimsoll::cache::CacheError>(())
+    /// # Ok::<(), plimsoll::cache::BuildError>(())
     /// ```
     pub fn max_entries(mut self, most: usize) -> Self {
         self.max_entries = Some(most);
@@ -189,7 +215,7 @@ impl<K, V, S> CacheBuilder<K, V, S> {
     /// fn main() -> Result<(), Box<dyn std::error::Error>> {
     ///     let documents: Cache<u64, String> =
     ///         Cache::builder("documents").max_bytes(ByteSize::mib(4)).weigh_by_retained_heap().build()?;
-    ///     let _text = documents.try_get_or_load(&1, || Ok::<_, std::io::Error>("x".repeat(100_000)))?;
+    ///     let _text = documents.try_get_or_load(&1, |_| Ok::<_, std::io::Error>("x".repeat(100_000)))?;
     ///     assert!(documents.stats().bytes >= ByteSize::bytes(100_000));
     ///     Ok(())
     /// }
@@ -216,8 +242,8 @@ impl<K, V, S> CacheBuilder<K, V, S> {
     ///     .account(budget.account("reports"))
     ///     .reserve_per_load(ByteSize::mib(4)) // more than the budget has, so no load starts
     ///     .build()?;
-    /// assert!(reports.try_get_or_load(&1, || Ok::<_, std::io::Error>(Vec::new())).is_err());
-    /// # Ok::<(), plimsoll::cache::CacheError>(())
+    /// assert!(reports.try_get_or_load(&1, |_| Ok::<_, std::io::Error>(Vec::new())).is_err());
+    /// # Ok::<(), plimsoll::cache::BuildError>(())
     /// ```
     pub fn reserve_per_load(mut self, size: ByteSize) -> Self {
         self.reserve_per_load = Some(size).filter(|&size| size > ByteSize::ZERO);
@@ -282,11 +308,54 @@ impl<K, V, S> CacheBuilder<K, V, S> {
     /// # use plimsoll::{Cache, cache::Eviction};
     /// let cache: Cache<u64, u64> = Cache::builder("recent").max_entries(2).eviction(Eviction::Lru).build()?;
     /// # assert!(cache.is_empty());
-    /// # Ok::<(), plimsoll::cache::CacheError>(())
+    /// # Ok::<(), plimsoll::cache::BuildError>(())
     /// ```
     pub fn eviction(mut self, eviction: Eviction) -> Self {
         self.eviction = eviction;
         self
+    }
+
+    /// Sets the number of shards, rounded up to a power of two: parts of the cache with a lock each, among which the keys are
+    /// divided by their hash. 0: one shard. More than 1,024 count as 1,024.
+    ///
+    /// The bounds apply to all shards together, and a key that hashes to a full shard takes room of another. More shards
+    /// let more threads use the cache at once, and cost some hits, because each shard evicts by the order of its own entries.
+    /// Default: four for each processor, but at least 128 entries and 1 MiB of the bounds for each shard. Caches with
+    /// [`Eviction::Lru`] have one, because its order is exact.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::Cache;
+    /// let names: Cache<u64, u64> = Cache::builder("names").max_entries(500).shards(4).build()?;
+    /// (0..500).try_for_each(|key| names.insert(key, key))?;
+    /// assert_eq!(names.len(), 500);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn shards(mut self, count: usize) -> Self {
+        self.shards = Some(count);
+        self
+    }
+
+    /// The number of shards: a power of two.
+    pub(super) fn shard_count(&self) -> usize {
+        if self.eviction == Eviction::Lru {
+            return 1;
+        }
+        if let Some(count) = self.shards {
+            return count.clamp(1, MAX_SHARDS).next_power_of_two();
+        }
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let by_entries = self.max_entries.map_or(usize::MAX, |max| max / ENTRIES_PER_SHARD);
+        let by_bytes = {
+            let least = BYTES_PER_SHARD.max(SLOTS_PER_SHARD * size_of::<Slot<K, V>>() as u64);
+            self.max_bytes.map_or(u64::MAX, |max| max.as_u64() / least)
+        };
+        let most = by_entries.min(usize::try_from(by_bytes).unwrap_or(usize::MAX)).clamp(1, MAX_SHARDS);
+        // One processor runs one thread at a time, which holds a lock for a moment.
+        let wanted = if processors == 1 { 1 } else { 4 * processors };
+        // Rounded down.
+        1 << wanted.min(most).ilog2()
     }
 
     /// Charges what the cache holds to an account, and gives back when others of the budget need it, at
@@ -322,7 +391,7 @@ impl<K, V, S> CacheBuilder<K, V, S> {
     ///     .account_ranked(budget.account("prices"), Rank::new(Rank::CACHE.get() + 1)) // dearer than other caches
     ///     .build()?;
     /// # assert!(prices.is_empty());
-    /// # Ok::<(), plimsoll::cache::CacheError>(())
+    /// # Ok::<(), plimsoll::cache::BuildError>(())
     /// ```
     pub fn account_ranked(mut self, account: Account, rank: Rank) -> Self {
         self.account = Some((account, rank));
@@ -353,7 +422,7 @@ impl<K, V, S> CacheBuilder<K, V, S> {
         self
     }
 
-    /// Sets the hash function. Default: [`Seeded`].
+    /// Sets the hash function. Default: [`DefaultHashBuilder`].
     ///
     /// # Examples
     ///
@@ -361,21 +430,26 @@ impl<K, V, S> CacheBuilder<K, V, S> {
     /// # use std::hash::RandomState;
     /// # use plimsoll::Cache;
     /// let by_user: Cache<String, u64, RandomState> =
-    ///     Cache::builder("by user").max_entries(100).hasher(RandomState::new()).build()?;
+    ///     Cache::builder("by user").max_entries(100).hash_builder(RandomState::new()).build()?;
     /// # assert!(by_user.is_empty());
-    /// # Ok::<(), plimsoll::cache::CacheError>(())
+    /// # Ok::<(), plimsoll::cache::BuildError>(())
     /// ```
-    pub fn hasher<T>(self, hasher: T) -> CacheBuilder<K, V, T> {
+    pub fn hash_builder<T>(self, hasher: T) -> CacheBuilder<K, V, T> {
         CacheBuilder {
             name: self.name,
             max_entries: self.max_entries,
             max_bytes: self.max_bytes,
             weigher: self.weigher,
             by_load: self.by_load,
+            listener: self.listener,
             reserve_per_load: self.reserve_per_load,
             ttl: self.ttl,
+            expire_by: self.expire_by,
             tti: self.tti,
+            refresh_after: self.refresh_after,
+            stale_if_error: self.stale_if_error,
             eviction: self.eviction,
+            shards: self.shards,
             account: self.account,
             clock: self.clock,
             hasher,
@@ -387,8 +461,8 @@ impl<K, V, S> CacheBuilder<K, V, S> {
     ///
     /// # Errors
     ///
-    /// [`CacheError`] if no bound is set, a time is below the clock's resolution, the bytes reserved for each load exceed the
-    /// bound, or loads cannot be weighed.
+    /// [`BuildError`] if no bound is set, a time is below the clock's resolution, the bytes reserved for each load exceed the
+    /// bound, loads cannot be weighed, or refreshes have no bound of staleness.
     ///
     /// # Examples
     ///
@@ -400,7 +474,7 @@ impl<K, V, S> CacheBuilder<K, V, S> {
     ///     "cache orders has no bound: give it max_entries() or max_bytes()"
     /// );
     /// ```
-    pub fn build(self) -> Result<Cache<K, V, S>, CacheError>
+    pub fn build(self) -> Result<Cache<K, V, S>, BuildError>
     where
         K: Hash + Eq + Send + 'static,
         V: Send + 'static,
@@ -408,21 +482,22 @@ impl<K, V, S> CacheBuilder<K, V, S> {
     {
         let cache = self.name;
         if self.max_entries.is_none() && self.max_bytes.is_none() {
-            return Err(CacheError::NoBound { cache });
+            return Err(BuildError::NoBound { cache });
         }
         for (what, time) in [("time to live", self.ttl), ("time to idle", self.tti)] {
             if let Some(time) = time.filter(|&time| time < RESOLUTION) {
-                return Err(CacheError::TooShort { cache, what, time, least: RESOLUTION });
+                return Err(BuildError::TooShort { cache, what, time, least: RESOLUTION });
             }
         }
+        self.check_refresh()?;
         if self.by_load && self.max_bytes.is_none() {
-            return Err(CacheError::NothingToWeigh { cache });
+            return Err(BuildError::NothingToWeigh { cache });
         }
         if self.by_load && !heap::is_installed() {
-            return Err(CacheError::NotTracked { cache });
+            return Err(BuildError::NotTracked { cache });
         }
         if let Some((size, limit)) = self.reserve_per_load.zip(self.max_bytes).filter(|(size, limit)| size > limit) {
-            return Err(CacheError::LoadExceedsBound { cache, size, limit });
+            return Err(BuildError::LoadExceedsBound { cache, size, limit });
         }
         self.warn_of_misuse();
         Ok(Cache::with(self))
@@ -467,6 +542,8 @@ impl<K, V, S> fmt::Debug for CacheBuilder<K, V, S> {
             .field("max_bytes", &self.max_bytes)
             .field("time_to_live", &self.ttl)
             .field("time_to_idle", &self.tti)
+            .field("refresh_after", &self.refresh_after)
+            .field("stale_if_error", &self.stale_if_error)
             .field("eviction", &self.eviction)
             .finish_non_exhaustive()
     }

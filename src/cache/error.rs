@@ -10,7 +10,8 @@ use crate::size::ByteSize;
 
 /// A key and a value that the cache did not take; [`into_entry`](Self::into_entry) gives them back.
 ///
-/// An earlier value of the key is gone, since it was to be replaced; but where the time to live was refused, it stays.
+/// The former value of the key is removed, because it was to be replaced. It stays if
+/// [`insert_with_ttl`](crate::Cache::insert_with_ttl) rejects the time to live that it was called with.
 ///
 /// # Examples
 ///
@@ -19,28 +20,28 @@ use crate::size::ByteSize;
 ///
 /// let pages: Cache<u64, String> = Cache::builder("pages").max_bytes(ByteSize::kib(4)).build()?;
 /// let refused = pages.insert(1, "x".repeat(100_000)).unwrap_err();
-/// println!("{}", refused.refusal()); // cache pages: an entry of 97.8 KiB is more than the 4.0 KiB it may hold
+/// println!("{}", refused.reason()); // cache pages: an entry of 97.8 KiB is more than the 4.0 KiB it may hold
 /// let (_key, page) = refused.into_entry();
 /// assert_eq!(page.len(), 100_000);
-/// # Ok::<(), plimsoll::cache::CacheError>(())
+/// # Ok::<(), plimsoll::cache::BuildError>(())
 /// ```
 #[derive(thiserror::Error)]
-#[error("{refusal}")]
+#[error("{reason}")]
 pub struct InsertError<K, V> {
     key: K,
     value: V,
     /// Not a `source`: the message is its own.
-    refusal: Refusal,
+    reason: RejectReason,
 }
 
 impl<K, V> InsertError<K, V> {
-    pub(super) const fn new(key: K, value: V, refusal: Refusal) -> Self {
-        Self { key, value, refusal }
+    pub(super) const fn new(key: K, value: V, reason: RejectReason) -> Self {
+        Self { key, value, reason }
     }
 
-    /// Tells why.
-    pub const fn refusal(&self) -> &Refusal {
-        &self.refusal
+    /// Returns why it was rejected.
+    pub const fn reason(&self) -> &RejectReason {
+        &self.reason
     }
 
     /// Gives back what was to be inserted.
@@ -61,16 +62,16 @@ impl<K, V> fmt::Debug for InsertError<K, V> {
 /// # Examples
 ///
 /// ```
-/// use plimsoll::{ByteSize, Cache, cache::Refusal};
+/// use plimsoll::{ByteSize, Cache, cache::RejectReason};
 ///
 /// let pages: Cache<u64, String> = Cache::builder("pages").max_bytes(ByteSize::kib(4)).build()?;
 /// let refused = pages.insert(1, "x".repeat(100_000)).unwrap_err();
-/// assert!(matches!(refused.refusal(), Refusal::TooLarge { limit, .. } if *limit == ByteSize::kib(4)));
-/// # Ok::<(), plimsoll::cache::CacheError>(())
+/// assert!(matches!(refused.reason(), RejectReason::TooLarge { limit, .. } if *limit == ByteSize::kib(4)));
+/// # Ok::<(), plimsoll::cache::BuildError>(())
 /// ```
 #[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum Refusal {
+pub enum RejectReason {
     /// The entry alone is larger than the cache may be. Nothing was evicted for it.
     #[error("cache {cache}: an entry of {size} is more than the {limit} it may hold")]
     #[non_exhaustive]
@@ -101,6 +102,37 @@ pub enum Refusal {
         /// `max_bytes` without the reserved bytes.
         available: ByteSize,
     },
+    /// The entry is large and new, and entries that were hit would have been evicted for it. Nothing was evicted. The cache
+    /// remembers the key for a while, and admits it at the next insert.
+    ///
+    /// Only [`Eviction::S3Fifo`](super::Eviction::S3Fifo) rejects entries for this reason.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use plimsoll::{ByteSize, Cache, cache::RejectReason};
+    ///
+    /// let pages: Cache<u64, Vec<u8>> = Cache::builder("pages").max_bytes(ByteSize::kib(64)).build()?;
+    /// for key in 0..50 {
+    ///     pages.insert(key, vec![0; 1_000])?;
+    ///     pages.get(&key);
+    /// }
+    /// let rejected = pages.insert(100, vec![0; 40_000]).unwrap_err();
+    /// assert!(matches!(rejected.reason(), RejectReason::NotAdmitted { .. }));
+    /// let (key, page) = rejected.into_entry();
+    /// pages.insert(key, page)?; // the second insert is admitted
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[error("cache {cache}: a new entry of {size} is more than {share}, and was not admitted over entries in use")]
+    #[non_exhaustive]
+    NotAdmitted {
+        /// The cache's name.
+        cache: &'static str,
+        /// The entry and its slot in the tables.
+        size: ByteSize,
+        /// The tenth of `max_bytes` up to which each new entry is admitted.
+        share: ByteSize,
+    },
     /// Other threads took the room that was made for the entry, again and again. It may fit later.
     #[error("cache {cache}: other threads took the room that was made for an entry of {size}")]
     #[non_exhaustive]
@@ -114,7 +146,9 @@ pub enum Refusal {
     /// release would have been enough, nothing was evicted.
     #[error(transparent)]
     Budget(BudgetExceeded),
-    /// The time to live is below what the clock can tell apart.
+    /// The time to live is below the clock's resolution: that of
+    /// [`insert_with_ttl`](crate::Cache::insert_with_ttl), or of the value by
+    /// [`expire_by`](crate::cache::CacheBuilder::expire_by).
     #[error("cache {cache}: a time to live of {ttl:?} is below the clock's resolution of {least:?}")]
     #[non_exhaustive]
     TimeToLive {
@@ -127,7 +161,7 @@ pub enum Refusal {
     },
 }
 
-debug_as_chain!(Refusal);
+debug_as_chain!(RejectReason);
 
 /// Why a load returned no value.
 ///
@@ -139,9 +173,9 @@ debug_as_chain!(Refusal);
 /// use plimsoll::{Cache, cache::LoadError};
 ///
 /// let orders: Cache<u64, String> = Cache::builder("orders").max_entries(100).build()?;
-/// let failed = orders.try_get_or_load(&1, || Err(std::io::Error::other("the table is locked"))).unwrap_err();
+/// let failed = orders.try_get_or_load(&1, |_| Err(std::io::Error::other("the table is locked"))).unwrap_err();
 /// assert!(matches!(&failed, LoadError::Load(cause) if cause.to_string() == "the table is locked"));
-/// # Ok::<(), plimsoll::cache::CacheError>(())
+/// # Ok::<(), plimsoll::cache::BuildError>(())
 /// ```
 #[derive(thiserror::Error)]
 #[non_exhaustive]
@@ -168,7 +202,8 @@ pub enum LoadError<E> {
     /// The loader asked for the key that it loads: itself, or by way of loads on other threads that wait for each other.
     #[error("the loader waits for the key that it loads")]
     Reentrant,
-    /// The async load that this caller started panicked while another waiter polled it. The next call loads again.
+    /// The async load that this caller started panicked while another waiter polled it. Or it was a refresh that panicked or
+    /// was cancelled by a write, after the stale value had expired. The next call loads again.
     #[error("the load panicked")]
     Panicked,
 }
@@ -200,6 +235,51 @@ impl<E> Clone for LoadError<E> {
     }
 }
 
+/// Why [`Cache::compute`](super::Cache::compute) changed nothing, or rejected the new value.
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::cache::{Change, ComputeError};
+/// use plimsoll::{ByteSize, Cache};
+///
+/// let pages: Cache<u64, String> = Cache::builder("pages").max_bytes(ByteSize::kib(4)).build()?;
+/// let rejected = pages.compute(&1, |_| Change::Put("x".repeat(100_000))).unwrap_err();
+/// if let ComputeError::Rejected(rejected) = rejected {
+///     let (_key, page) = rejected.into_entry();
+///     assert_eq!(page.len(), 100_000);
+/// }
+/// # Ok::<(), plimsoll::cache::BuildError>(())
+/// ```
+#[derive(thiserror::Error)]
+#[non_exhaustive]
+pub enum ComputeError<K, V> {
+    /// The cache did not take the new value, which the error returns. The former value is removed, as by
+    /// [`insert`](super::Cache::insert).
+    #[error("the computed value was rejected")]
+    Rejected(#[source] InsertError<K, V>),
+    /// The computation waits for itself: it computes its own key, directly or by computations and loads on other threads
+    /// that wait for each other. Nothing was changed.
+    #[error("cache {cache}: the computation waits for the key that it computes")]
+    #[non_exhaustive]
+    Reentrant {
+        /// The cache's name.
+        cache: &'static str,
+    },
+}
+
+/// Prints the message and its cause. Keys and values are not printed, because they may be secrets.
+// A derived `Debug` would print the variant, and `fmt_chain` requires `K: 'static`.
+impl<K, V> fmt::Debug for ComputeError<K, V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")?;
+        match self {
+            Self::Rejected(rejected) => write!(f, ": {rejected:?}"),
+            Self::Reentrant { .. } => Ok(()),
+        }
+    }
+}
+
 /// Why there is no cache.
 ///
 /// # Examples
@@ -216,7 +296,7 @@ impl<E> Clone for LoadError<E> {
 /// ```
 #[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum CacheError {
+pub enum BuildError {
     /// Neither entries nor bytes are bounded.
     #[error("cache {cache} has no bound: give it max_entries() or max_bytes()")]
     #[non_exhaustive]
@@ -255,6 +335,25 @@ pub enum CacheError {
         /// The cache's name.
         cache: &'static str,
     },
+    /// Values are to be [refreshed](super::CacheBuilder::refresh_after), and have no time to live: nothing bounds the age of
+    /// a value if its refresh fails.
+    #[error("cache {cache} is to refresh its values, and has neither time_to_live() nor expire_by()")]
+    #[non_exhaustive]
+    RefreshUnbounded {
+        /// The cache's name.
+        cache: &'static str,
+    },
+    /// Values expire before they are [refreshed](super::CacheBuilder::refresh_after).
+    #[error("cache {cache}: a refresh after {refresh_after:?} is not before the time to live of {time_to_live:?} ends")]
+    #[non_exhaustive]
+    RefreshTooLate {
+        /// The cache's name.
+        cache: &'static str,
+        /// The age after which a value is stale.
+        refresh_after: Duration,
+        /// The age after which it expires.
+        time_to_live: Duration,
+    },
     /// Loads cannot be weighed without a bound in bytes.
     #[error("cache {cache} is to weigh by what loads retain, and has no max_bytes()")]
     #[non_exhaustive]
@@ -264,4 +363,4 @@ pub enum CacheError {
     },
 }
 
-debug_as_chain!(CacheError);
+debug_as_chain!(BuildError);

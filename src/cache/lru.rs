@@ -17,7 +17,7 @@ use lru::LruCache;
 
 use crate::weigh::GROUP;
 
-use super::policy::{Policy, set_capacity};
+use super::policy::{Entry, Policy, Sizes, set_capacity};
 
 /// The policy.
 #[derive(Default)]
@@ -61,7 +61,7 @@ impl Policy for Lru {
     /// A node, which is an allocation of its own.
     const ENTRY: usize = size_of::<Node>();
 
-    fn insert(&mut self, index: u32, _hash: u32) {
+    fn insert(&mut self, index: u32, _new: Entry) {
         if self.numbers.len() == self.len {
             self.numbers.push(u32::try_from(self.len).unwrap_or(u32::MAX));
         }
@@ -80,7 +80,7 @@ impl Policy for Lru {
         }
     }
 
-    fn remove(&mut self, index: u32) {
+    fn remove(&mut self, index: u32, _size: u64) {
         let number = self.number(index);
         if let Some(order) = &mut self.order {
             order.pop(&number);
@@ -97,12 +97,12 @@ impl Policy for Lru {
         }
     }
 
-    fn victim(&mut self) -> Option<u32> {
+    fn victim(&mut self, _sizes: Sizes<'_>) -> Option<u32> {
         self.order.as_ref()?.peek_lru().map(|(_, &index)| index)
     }
 
     /// The new entry takes the number of the victim: nothing is allocated.
-    fn replace_victim(&mut self, index: u32, _before: u32, _hash: u32) {
+    fn replace_victim(&mut self, index: u32, _before: Entry, _new: Entry) {
         self.hit(index);
     }
 
@@ -212,7 +212,7 @@ mod tests {
                         capacity += 1;
                         lru.set_capacity(capacity);
                     }
-                    lru.insert(u32::try_from(slots.len()).unwrap_or(0), 0);
+                    lru.insert(u32::try_from(slots.len()).unwrap_or(0), Entry { hash: 0, size: 1 });
                     slots.push(next);
                     model.push(next);
                     next += 1;
@@ -221,7 +221,7 @@ mod tests {
                     let entry = slots.swap_remove(at);
                     model.retain(|&other| other != entry);
                     let (at, last) = (u32::try_from(at).unwrap_or(0), u32::try_from(slots.len()).unwrap_or(0));
-                    lru.remove(at);
+                    lru.remove(at, 1);
                     if at != last {
                         lru.renumber(last, at);
                     }
@@ -233,7 +233,7 @@ mod tests {
                     lru.hit(u32::try_from(at).unwrap_or(0));
                 }
             }
-            let victim = lru.victim().and_then(|at| slots.get(at as usize));
+            let victim = lru.victim(Sizes { weights: None, slot: 1 }).and_then(|at| slots.get(at as usize));
             assert_eq!(victim, model.first(), "turn {turn}");
             assert!(lru.numbers.len() <= lru.capacity, "turn {turn}");
         }

@@ -4,8 +4,9 @@ use crate::size::ByteSize;
 
 use super::Cache;
 use super::locked::{Locked, State};
-use super::removed::{MAX_VISITED, Places};
+use super::removed::{FirstPanic, MAX_VISITED, Places};
 use super::stats::Cause;
+use super::store::MAX_SLOTS;
 
 impl<K, V, S> Cache<K, V, S> {
     /// Removes expired entries among the next `limit` entries, and returns how many. `usize::MAX`: looks at all.
@@ -53,8 +54,7 @@ impl<K, V, S> Cache<K, V, S> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn evict_to(&self, bytes: ByteSize) -> ByteSize {
-        let held = self.inner.state.lock().store.bytes();
-        self.inner.evict_bytes(held.saturating_sub(bytes.as_u64()), Cause::Size)
+        self.inner.evict_to(bytes.as_u64())
     }
 
     /// Sets the highest number of entries, and evicts those beyond it, expired ones first. 0: the cache stores nothing from
@@ -71,7 +71,12 @@ impl<K, V, S> Cache<K, V, S> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn set_max_entries(&self, max: usize) {
-        self.set_limits(max == 0, |state| state.store.set_max_entries(max));
+        self.inner.bound.set_max_entries(max.min(MAX_SLOTS));
+        // The bound again: of two threads that set it, one has the last word here as there.
+        self.enforce_bound(max == 0, |state| {
+            let max = state.bound.max_entries();
+            state.store.set_max_entries(max, state.shards);
+        });
     }
 
     /// Sets the highest number of bytes, and evicts entries until it is kept, expired ones first. [`ByteSize::ZERO`]: the
@@ -86,23 +91,27 @@ impl<K, V, S> Cache<K, V, S> {
     /// let pages: Cache<u64, Vec<u8>> = Cache::builder("pages").max_bytes(ByteSize::mib(1)).build()?;
     /// pages.set_max_bytes(ByteSize::kib(512));
     /// assert_eq!(pages.stats().max_bytes, Some(ByteSize::kib(512)));
-    /// # Ok::<(), plimsoll::cache::CacheError>(())
+    /// # Ok::<(), plimsoll::cache::BuildError>(())
     /// ```
     pub fn set_max_bytes(&self, max: ByteSize) {
-        self.set_limits(max == ByteSize::ZERO, |state| state.max_bytes = max.as_u64());
+        self.inner.bound.set_max_bytes(max.as_u64());
+        self.enforce_bound(max == ByteSize::ZERO, |_state| ());
     }
 
-    fn set_limits(&self, stores_nothing: bool, set: impl FnOnce(&mut State<K, V>)) {
-        let mut state = self.inner.state.lock();
-        set(&mut state);
-        if stores_nothing {
-            state.in_flight.cancel_all();
+    fn enforce_bound(&self, stores_nothing: bool, set: impl Fn(&mut State<K, V>)) {
+        for shard in &self.inner.shards {
+            let mut state = shard.lock();
+            set(&mut state);
+            if stores_nothing {
+                state.in_flight.cancel_all();
+            }
+            let orphans = state.in_flight.take_orphans();
+            drop(state);
+            drop(orphans);
         }
-        let is_within = state.is_within_limits();
-        drop(state);
-        if !is_within {
+        if !self.inner.bound.excess().is_none() {
             self.inner.remove_expired(usize::MAX, u64::MAX);
-            self.inner.in_batches(State::enforce_limits);
+            self.inner.enforce_bound();
         }
     }
 
@@ -119,13 +128,19 @@ impl<K, V, S> Cache<K, V, S> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn clear(&self) {
-        let mut places = Places::<K, V, 0>::default();
-        let mut locked = self.inner.locked(&mut places);
-        let Locked { state, removed, .. } = &mut locked;
-        state.in_flight.cancel_all();
-        let slots = state.store.clear();
-        state.counters.cleared += slots.len() as u64;
-        removed.push_all(slots);
+        let mut panics = FirstPanic::default();
+        for shard in &self.inner.shards {
+            panics.contain(|| {
+                let mut places = Places::<K, V, 0>::new(self.inner.listener.as_ref());
+                let mut locked = Locked::new(shard.lock(), places.removed(), false);
+                let Locked { state, removed, .. } = &mut locked;
+                state.in_flight.cancel_all();
+                let slots = state.store.clear();
+                state.counters.cleared += slots.len() as u64;
+                removed.push_all(slots, Cause::Cleared);
+            });
+        }
+        panics.resume();
     }
 
     /// Removes all entries for which `keep` returns `false`, and cancels running loads. Expired entries are removed without
@@ -146,35 +161,44 @@ impl<K, V, S> Cache<K, V, S> {
     /// ```
     pub fn retain(&self, mut keep: impl FnMut(&K, &V) -> bool) {
         let now = self.inner.now();
-        let mut next = None;
-        self.inner.in_batches(|state, removed| {
-            let tick = state.store.tick(now);
-            let len = u32::try_from(state.store.len()).unwrap_or(u32::MAX);
-            if next.is_none() {
-                state.in_flight.cancel_all();
-            }
-            // Downward: the last entry, which moves to the slot of a removed one, has been visited.
-            let next = next.get_or_insert(len);
-            *next = len.min(*next);
-            let mut visits = MAX_VISITED;
-            while *next > 0 && visits > 0 && removed.free() > 0 {
-                let index = *next - 1;
-                let is_expired = state.store.is_expired(index, tick);
-                if is_expired {
-                    state.remove(index, Cause::Expired, removed);
-                } else if state.store.get(index).is_some_and(|slot| !keep(&slot.key, &slot.value)) {
-                    state.remove(index, Cause::Removed, removed);
+        // Loads that are running would bring back what `keep` has removed.
+        for shard in &self.inner.shards {
+            let mut state = shard.lock();
+            state.in_flight.cancel_all();
+            let orphans = state.in_flight.take_orphans();
+            drop(state);
+            drop(orphans);
+        }
+        let mut panics = FirstPanic::default();
+        for shard in 0..self.inner.shards.len() {
+            let mut next = None;
+            self.inner.in_batches(shard, &mut panics, |state, removed| {
+                let tick = state.store.tick(now);
+                let len = u32::try_from(state.store.len()).unwrap_or(u32::MAX);
+                // Downward: the last entry, which moves to the slot of a removed one, has been visited.
+                let next = next.get_or_insert(len);
+                *next = len.min(*next);
+                let mut visits = MAX_VISITED;
+                while *next > 0 && visits > 0 && removed.free() > 0 {
+                    let index = *next - 1;
+                    let is_expired = state.store.is_expired(index, tick);
+                    if is_expired {
+                        state.remove(index, Cause::Expired, removed);
+                    } else if state.store.get(index).is_some_and(|slot| !keep(&slot.key, &slot.value)) {
+                        state.remove(index, Cause::Removed, removed);
+                    }
+                    *next = index;
+                    visits -= 1;
                 }
-                *next = index;
-                visits -= 1;
-            }
-            *next == 0
-        });
+                *next == 0
+            });
+        }
+        panics.resume();
     }
 
     /// Calls `visit` with each entry that has not expired, in no order.
     ///
-    /// `visit` runs under the lock, which is held until the end, and must not use the cache.
+    /// `visit` runs under the lock of a shard, which is held until all its entries are visited, and must not use the cache.
     ///
     /// # Examples
     ///
@@ -189,12 +213,37 @@ impl<K, V, S> Cache<K, V, S> {
     /// ```
     pub fn for_each(&self, mut visit: impl FnMut(&K, &V)) {
         let now = self.inner.now();
-        let mut state = self.inner.state.lock();
-        let tick = state.store.tick(now);
-        for (index, slot) in (0..).zip(state.store.iter()) {
-            if !state.store.is_expired(index, tick) {
-                visit(&slot.key, &slot.value);
+        for shard in &self.inner.shards {
+            let mut state = shard.lock();
+            let tick = state.store.tick(now);
+            for (index, slot) in (0..).zip(state.store.iter()) {
+                if !state.store.is_expired(index, tick) {
+                    visit(&slot.key, &slot.value);
+                }
             }
         }
+    }
+
+    /// Returns the keys of all entries that have not expired, in no order. Other threads may change the cache while its
+    /// shards are read one after the other.
+    ///
+    /// `Clone` of the keys runs under the lock of a shard, which is held until all its keys are cloned.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::Cache;
+    /// let cache: Cache<u64, u64> = Cache::builder("cache").max_entries(10).build()?;
+    /// cache.insert(1, 10)?;
+    /// assert_eq!(cache.keys(), [1]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn keys(&self) -> Vec<K>
+    where
+        K: Clone,
+    {
+        let mut keys = Vec::with_capacity(self.len());
+        self.for_each(|key, _value| keys.push(key.clone()));
+        keys
     }
 }

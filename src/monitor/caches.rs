@@ -17,7 +17,7 @@ use crate::cache::{Cache, CacheStats};
 /// let monitor = Monitor::builder().cache(&orders).install()?;
 /// let report = monitor.start("4f1c9a").finish();
 /// if !report.caches.is_none_evicted() {
-///     println!("{} of {} were evicted under pressure", report.caches.evicted_pressure, orders.len());
+///     println!("{} of {} were evicted under pressure", report.caches.evictions_by_pressure, orders.len());
 /// }
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -29,17 +29,17 @@ pub struct CacheCounts {
     /// Requests that did not.
     pub misses: u64,
     /// Entries evicted to keep within the caches' own bounds.
-    pub evicted_size: u64,
+    pub evictions_by_size: u64,
     /// Entries freed because they had expired.
-    pub evicted_expired: u64,
+    pub expirations: u64,
     /// Entries evicted because the budget had no room.
-    pub evicted_pressure: u64,
+    pub evictions_by_pressure: u64,
 }
 
 impl CacheCounts {
     /// Whether nothing was evicted.
     pub const fn is_none_evicted(&self) -> bool {
-        self.evicted_size == 0 && self.evicted_expired == 0 && self.evicted_pressure == 0
+        self.evictions_by_size == 0 && self.expirations == 0 && self.evictions_by_pressure == 0
     }
 
     /// Of each field what `f` makes of both.
@@ -47,9 +47,9 @@ impl CacheCounts {
         Self {
             hits: f(self.hits, other.hits),
             misses: f(self.misses, other.misses),
-            evicted_size: f(self.evicted_size, other.evicted_size),
-            evicted_expired: f(self.evicted_expired, other.evicted_expired),
-            evicted_pressure: f(self.evicted_pressure, other.evicted_pressure),
+            evictions_by_size: f(self.evictions_by_size, other.evictions_by_size),
+            expirations: f(self.expirations, other.expirations),
+            evictions_by_pressure: f(self.evictions_by_pressure, other.evictions_by_pressure),
         }
     }
 
@@ -63,15 +63,15 @@ impl CacheCounts {
 
 impl From<CacheStats> for CacheCounts {
     fn from(stats: CacheStats) -> Self {
-        let CacheStats { hits, misses, evicted_size, evicted_expired, evicted_pressure, .. } = stats;
-        Self { hits, misses, evicted_size, evicted_expired, evicted_pressure }
+        let CacheStats { hits, misses, evictions_by_size, expirations, evictions_by_pressure, .. } = stats;
+        Self { hits, misses, evictions_by_size, expirations, evictions_by_pressure }
     }
 }
 
 impl fmt::Display for CacheCounts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { evicted_size, evicted_expired, evicted_pressure, .. } = self;
-        write!(f, "evicted size {evicted_size} expired {evicted_expired} pressure {evicted_pressure}")
+        let Self { evictions_by_size, expirations, evictions_by_pressure, .. } = self;
+        write!(f, "evicted size {evictions_by_size} expired {expirations} pressure {evictions_by_pressure}")
     }
 }
 

@@ -121,12 +121,12 @@ impl Members<'_> {
         known(f, "alarm_threshold", report.crossed)?;
         self.verdict(f)?;
         if report.caches != CacheCounts::default() {
-            let CacheCounts { hits, misses, evicted_size, evicted_expired, evicted_pressure } = report.caches;
+            let CacheCounts { hits, misses, evictions_by_size, expirations, evictions_by_pressure } = report.caches;
             property(f, "cache_hits", hits)?;
             property(f, "cache_misses", misses)?;
-            property(f, "evicted_size", evicted_size)?;
-            property(f, "evicted_expired", evicted_expired)?;
-            property(f, "evicted_pressure", evicted_pressure)?;
+            property(f, "evicted_size", evictions_by_size)?;
+            property(f, "evicted_expired", expirations)?;
+            property(f, "evicted_pressure", evictions_by_pressure)?;
         }
         if let Some(reserved) = report.reserved {
             property(f, "budget_reserved", reserved.bytes.as_u64())?;
@@ -283,7 +283,7 @@ mod tests {
             heap in option::of(heap()),
             lines in option::of((size(), size())),
             sizes in vec(option::of(size()), 5),
-            [hits, misses, evicted_size, evicted_expired, evicted_pressure, invocations, micros, refused] in
+            [hits, misses, evictions_by_size, expirations, evictions_by_pressure, invocations, micros, refused] in
                 [figure(), figure(), figure(), figure(), figure(), figure(), figure(), figure()],
             crossed in option::of(1..=100_u8),
             gauges in [option::of((name(), size())), option::of((name(), size())), option::of((name(), size()))],
@@ -304,7 +304,7 @@ mod tests {
             report.reserved =
                 sizes[3].map(|bytes| Reserved { bytes, room: report.highest_rss, pressure: Pressure::Critical });
             report.trimmed = sizes[4].map(|size| Trimmed::new(size, Duration::from_micros(micros)));
-            report.caches = CacheCounts { hits, misses, evicted_size, evicted_expired, evicted_pressure };
+            report.caches = CacheCounts { hits, misses, evictions_by_size, expirations, evictions_by_pressure };
             report.duration = Duration::from_micros(micros);
             (report.invocations, report.refused, report.crossed) = (invocations, refused, crossed);
             (report.gauges, report.accounts) = (gauges, accounts);

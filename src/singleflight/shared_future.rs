@@ -103,7 +103,8 @@ impl<T: Clone + Send + 'static> SharedFuture<T> {
             waker: None,
             polls: 0,
         };
-        Waiter { shared: Arc::new(Self { state: Mutex::new(state) }), id: Some(STARTER), begun: true }
+        let shared = Arc::new(Self { state: Mutex::new(state) });
+        Waiter { shared, id: Some(STARTER), begun: true, attaches: false }
     }
 
     /// Polls the future if there is a reason to, without waiting for it. Returns `true` once it has ended.
@@ -116,7 +117,13 @@ impl<T: Clone + Send + 'static> SharedFuture<T> {
 
     /// Returns a waiter that has not been polled.
     pub(crate) fn waiter(self: &Arc<Self>) -> Waiter<T> {
-        Waiter { shared: Arc::clone(self), id: None, begun: false }
+        Waiter { shared: Arc::clone(self), id: None, begun: false, attaches: false }
+    }
+
+    /// Returns a waiter that has not been polled. A detached future stays no longer than its waiters, this one among them.
+    pub(crate) fn attaching_waiter(self: &Arc<Self>) -> Waiter<T> {
+        self.state.lock().detached = false;
+        Waiter { shared: Arc::clone(self), id: None, begun: false, attaches: true }
     }
 
     /// Polls the future for waiter `driver`. Returns `true` if it has ended.
@@ -253,6 +260,20 @@ impl<T> SharedFuture<T> {
         let future = state.take_future();
         drop(state);
         drop(future.map(|future| Unwanted { _future: future, _ending: Ending::new(self, Abandonment::Stopped) }));
+    }
+
+    /// Detaches the future: it stays without waiters, until it is [abandoned](Self::abandon). For its starter, which leaves
+    /// next.
+    pub(crate) fn detach(&self) {
+        self.state.lock().detached = true;
+    }
+
+    /// Drops a future that nothing waits for and that is not detached.
+    fn drop_unwanted(&self) {
+        let mut state = self.state.lock();
+        let future = if state.is_unwanted() { state.take_future() } else { None };
+        drop(state);
+        drop(future.map(|future| Unwanted { _future: future, _ending: Ending::new(self, Abandonment::Left) }));
     }
 
     /// Ends the future, which this thread has taken out.
@@ -398,6 +419,8 @@ pub(crate) struct Waiter<T: Clone + Send + 'static> {
     id: Option<u64>,
     /// The caller has begun the future and has not started it.
     begun: bool,
+    /// The future was detached before. It is dropped with its last waiter, also if this is never polled.
+    attaches: bool,
 }
 
 impl<T: Clone + Send + 'static> Waiter<T> {
@@ -492,5 +515,8 @@ impl<T: Clone + Send + 'static> Future for Waiter<T> {
 impl<T: Clone + Send + 'static> Drop for Waiter<T> {
     fn drop(&mut self) {
         self.leave();
+        if self.attaches {
+            self.shared.drop_unwanted();
+        }
     }
 }

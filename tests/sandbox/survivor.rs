@@ -86,7 +86,7 @@ impl Survivor {
             Some("flood") => {
                 let (from, count) = (number("from")?, number("count")?);
                 for key in from..from + count {
-                    let found = self.values.try_get_or_load(&key, || Ok::<_, Infallible>(value(key).into()))?;
+                    let found = self.values.try_get_or_load(&key, |_| Ok::<_, Infallible>(value(key).into()))?;
                     if *found != *value(key) {
                         return Err(format!("the value of another key for {key}").into());
                     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use plimsoll::ByteSize;
-use plimsoll::cache::{LoadError, Refusal};
+use plimsoll::cache::{LoadError, RejectReason};
 
 use std::sync::atomic::Ordering::SeqCst;
 
@@ -36,7 +36,7 @@ impl Worker {
         let keys = &world.truth.orders;
         saw(&keys.asked);
         let (mut ran, written) = (false, keys.written(key));
-        let load = || {
+        let load = |_: &u32| {
             ran = true;
             let loading = keys.load(key, written);
             std::thread::yield_now();
@@ -55,7 +55,7 @@ impl Worker {
         };
         if ran && loaded.is_ok() {
             // Whether it was taken is not told here: what is there now was put in last.
-            let there = world.orders.contains(&(key as u32));
+            let there = world.orders.contains_key(&(key as u32));
             note(world, keys, key, loaded.as_ref().ok().filter(|_| there));
         }
         loaded_by(world, loaded, key, then, u64::MAX)
@@ -82,9 +82,9 @@ impl Worker {
             Ok(()) => version << 3,
             Err(error) => {
                 saw(&world.truth.seen.inserts_refused);
-                match error.refusal() {
-                    Refusal::TooLarge { .. } => assert!(len as u64 > ORDERS_MOST.as_u64()),
-                    Refusal::Budget(refused) => world.check_refusal(refused, &BY_ORDERS),
+                match error.reason() {
+                    RejectReason::TooLarge { .. } => assert!(len as u64 > ORDERS_MOST.as_u64()),
+                    RejectReason::Budget(refused) => world.check_refusal(refused, &BY_ORDERS),
                     other => panic!("{other:?}"),
                 }
                 3
@@ -113,14 +113,14 @@ impl Worker {
         let (name, keys) = (name(key), &world.truth.sessions);
         saw(&keys.asked);
         let (mut ran, written) = (false, keys.written(key));
-        let loaded = world.sessions.try_get_or_load(name.as_str(), || {
+        let loaded = world.sessions.try_get_or_load(name.as_str(), |_| {
             ran = true;
             let _loading = keys.load(key, written);
             std::thread::yield_now();
             load_item(world, keys, key, len, u64::MAX)
         });
         if ran && loaded.is_ok() {
-            let there = world.sessions.contains(name.as_str());
+            let there = world.sessions.contains_key(name.as_str());
             note(world, keys, key, loaded.as_ref().ok().filter(|_| there));
         }
         loaded_by(world, loaded, key, then, SESSIONS_IDLE)
@@ -140,7 +140,7 @@ impl Worker {
         let inserted = world.truth.sessions.write(key, || world.sessions.insert(name(key), item));
         if let Err(error) = &inserted {
             saw(&world.truth.seen.inserts_refused);
-            let Refusal::Budget(refused) = error.refusal() else { panic!("{error}") };
+            let RejectReason::Budget(refused) = error.reason() else { panic!("{error}") };
             world.check_refusal(refused, &BY_SESSIONS);
         }
         world.truth.note_latest(&world.truth.sessions, key, if inserted.is_ok() { version } else { 0 });

@@ -68,9 +68,9 @@ fn end(world: World) -> Vec<(&'static str, u64)> {
     for stats in [world.orders.stats(), world.sessions.stats()] {
         truth.seen.hits.fetch_add(stats.hits, SeqCst);
         truth.seen.misses.fetch_add(stats.misses, SeqCst);
-        truth.seen.expired.fetch_add(stats.evicted_expired, SeqCst);
-        truth.seen.evicted_for_size.fetch_add(stats.evicted_size, SeqCst);
-        truth.seen.evicted_for_others.fetch_add(stats.evicted_pressure, SeqCst);
+        truth.seen.expired.fetch_add(stats.expirations, SeqCst);
+        truth.seen.evicted_for_size.fetch_add(stats.evictions_by_size, SeqCst);
+        truth.seen.evicted_for_others.fetch_add(stats.evictions_by_pressure, SeqCst);
     }
     world.pins.lock().unwrap().clear();
     world.check();
@@ -129,8 +129,8 @@ pub fn alone(seed: u64) -> Ran {
             world.check();
             let (orders, sessions) = (world.orders.stats(), world.sessions.stats());
             digest.add(&[now, world.budget.reserved().as_u64(), world.budget.baseline().room.as_u64()]);
-            digest.add(&[orders.hits, orders.evicted_size, orders.evicted_expired, orders.bytes.as_u64()]);
-            digest.add(&[sessions.hits, sessions.evicted_pressure, sessions.evicted_expired, sessions.bytes.as_u64()]);
+            digest.add(&[orders.hits, orders.evictions_by_size, orders.expirations, orders.bytes.as_u64()]);
+            digest.add(&[sessions.hits, sessions.evictions_by_pressure, sessions.expirations, sessions.bytes.as_u64()]);
         }
         for worker in &mut workers {
             worker.leave(&world);

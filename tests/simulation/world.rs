@@ -30,7 +30,7 @@ pub const ORDERS_MOST: ByteSize = ByteSize::mib(2);
 /// What the model is expected to take. It takes half of that to one and a half times as much.
 pub const EXPECTED: ByteSize = ByteSize::mib(5);
 
-/// Seeded alike in each run: what is evicted depends on hashes, and a run must repeat.
+/// `DefaultHashBuilder` alike in each run: what is evicted depends on hashes, and a run must repeat.
 type Hashes = BuildHasherDefault<DefaultHasher>;
 pub type Orders = Cache<u32, Arc<Item>, Hashes>;
 pub type Sessions = Cache<String, Arc<Item>, Hashes>;
@@ -124,14 +124,7 @@ impl World {
     pub fn new(clock: &Clock, alone: bool, seed: u64) -> Self {
         let truth = Truth::new(clock.clone(), alone, seed);
         let budget = MemoryBudget::builder().limit(LIMIT).build().unwrap();
-        let orders: Orders = Cache::builder("orders")
-            .max_bytes_weighed(ORDERS_MOST, weigh)
-            .time_to_live(ms(ORDERS_TTL))
-            .account(budget.account("orders"))
-            .clock(clock.clone())
-            .hasher(Hashes::default())
-            .build()
-            .unwrap();
+        let orders = Self::orders(clock, &budget);
         let sessions: Sessions = Cache::builder("sessions")
             .max_entries(100)
             .max_bytes(ByteSize::kib(1500))
@@ -140,7 +133,7 @@ impl World {
             .reserve_per_load(ByteSize::kib(64))
             .account(budget.account("sessions"))
             .clock(clock.clone())
-            .hasher(Hashes::default())
+            .hash_builder(Hashes::default())
             .build()
             .unwrap();
         let model = Static::new(model(&truth).clock(clock.clone()));
@@ -193,6 +186,18 @@ impl World {
         world.learn();
         world.base = live();
         world
+    }
+
+    fn orders(clock: &Clock, budget: &MemoryBudget) -> Orders {
+        Cache::builder("orders")
+            .shards(4)
+            .max_bytes_weighed(ORDERS_MOST, weigh)
+            .time_to_live(ms(ORDERS_TTL))
+            .account(budget.account("orders"))
+            .clock(clock.clone())
+            .hash_builder(Hashes::default())
+            .build()
+            .unwrap()
     }
 
     /// Loads both resources once, to see what a generation takes beside its payload.
@@ -450,10 +455,11 @@ fn fonts(truth: &Arc<Truth>) -> FontsResource {
 fn check_cache(stats: &CacheStats, keys: &Keys) {
     assert!(stats.max_bytes.is_none_or(|most| stats.bytes <= most), "{stats:?}");
     assert!(stats.max_entries.is_none_or(|most| stats.entries <= most), "{stats:?}");
-    let gone = stats.removed + stats.cleared + stats.evicted_size + stats.evicted_expired + stats.evicted_pressure;
+    let gone =
+        stats.removed + stats.cleared + stats.evictions_by_size + stats.expirations + stats.evictions_by_pressure;
     assert_eq!(stats.inserts, gone + stats.entries as u64, "{stats:?}");
     assert_eq!(stats.hits + stats.misses, keys.asked.load(SeqCst), "{stats:?}");
-    assert_eq!(stats.loads, keys.loads.load(SeqCst), "{stats:?}");
+    assert_eq!(stats.load_successes, keys.loads.load(SeqCst), "{stats:?}");
     assert_eq!(stats.load_failures, keys.failures.load(SeqCst), "{stats:?}");
     assert_eq!(stats.loading, ByteSize::ZERO, "{stats:?}");
 }

@@ -37,6 +37,7 @@ pub fn is_load_error<V, E>(result: &Result<V, LoadError<E>>) -> bool {
 
 /// Returns `true` if the counters add up and no load has left bytes reserved.
 pub fn is_whole(stats: &CacheStats) -> bool {
-    let left = stats.removed + stats.cleared + stats.evicted_size + stats.evicted_expired + stats.evicted_pressure;
+    let left =
+        stats.removed + stats.cleared + stats.evictions_by_size + stats.expirations + stats.evictions_by_pressure;
     stats.inserts == left + stats.entries as u64 && stats.loading == ByteSize::ZERO
 }

@@ -10,54 +10,83 @@ use crate::heap;
 use crate::singleflight::{BoxFuture, Joined, SharedFuture, Waiter};
 
 use super::super::in_flight::{LoadId, Role};
+use super::super::inner::{Inner, KeyHash};
 use super::super::put::Loaded;
-use super::super::{Cache, Inner, LoadError};
+use super::super::{Cache, LoadError, ToKey};
+use super::refresh::Refreshed;
 use super::reservation::LoadReservation;
-use super::{Fault, Joining, Missed, Outcome};
+use super::{Fault, Joining, Miss, Missed, Outcome};
 
 /// A waiter of an in-flight load. Fields are dropped in their order, also if the `Drop` of the load panics: first the waiter
 /// leaves, then the entry is removed if there is no load any more.
-struct InFlightWaiter<'a, K, V, S, E>
+pub(super) struct InFlightWaiter<'a, K, V, S, E>
 where
+    K: Eq,
     V: Clone + Send + 'static,
     E: Send + Sync + 'static,
 {
-    waiter: Waiter<Outcome<V, E>>,
-    _entry: EntryGuard<'a, K, V, S, E>,
+    pub(super) waiter: Waiter<Outcome<V, E>>,
+    entry: EntryGuard<'a, K, V, S, E>,
 }
 
 /// Removes the entry of an abandoned load when it is dropped.
-struct EntryGuard<'a, K, V, S, E>
+pub(super) struct EntryGuard<'a, K, V, S, E>
 where
+    K: Eq,
     V: Clone + Send + 'static,
     E: Send + Sync + 'static,
 {
     inner: &'a Inner<K, V, S>,
-    hash: u32,
+    hash: KeyHash,
     id: LoadId,
     shared: Arc<SharedFuture<Outcome<V, E>>>,
 }
 
 impl<'a, K, V, S, E> InFlightWaiter<'a, K, V, S, E>
 where
+    K: Eq,
     V: Clone + Send + 'static,
     E: Send + Sync + 'static,
 {
-    fn new(inner: &'a Inner<K, V, S>, hash: u32, id: LoadId, waiter: Waiter<Outcome<V, E>>) -> Self {
+    pub(super) fn new(inner: &'a Inner<K, V, S>, hash: KeyHash, id: LoadId, waiter: Waiter<Outcome<V, E>>) -> Self {
         let shared = Arc::clone(waiter.shared());
-        Self { waiter, _entry: EntryGuard { inner, hash, id, shared } }
+        Self { waiter, entry: EntryGuard::new(inner, hash, id, shared) }
+    }
+
+    pub(super) const fn hash(&self) -> KeyHash {
+        self.entry.hash
+    }
+
+    pub(super) const fn id(&self) -> LoadId {
+        self.entry.id
+    }
+}
+
+impl<'a, K, V, S, E> EntryGuard<'a, K, V, S, E>
+where
+    K: Eq,
+    V: Clone + Send + 'static,
+    E: Send + Sync + 'static,
+{
+    pub(super) const fn new(
+        inner: &'a Inner<K, V, S>,
+        hash: KeyHash,
+        id: LoadId,
+        shared: Arc<SharedFuture<Outcome<V, E>>>,
+    ) -> Self {
+        Self { inner, hash, id, shared }
     }
 }
 
 impl<K, V, S, E> Drop for EntryGuard<'_, K, V, S, E>
 where
+    K: Eq,
     V: Clone + Send + 'static,
     E: Send + Sync + 'static,
 {
     fn drop(&mut self) {
         if self.shared.abandonment().is_some() {
-            let entry = self.inner.state.lock().in_flight.finish(self.hash, self.id);
-            drop(entry);
+            drop(self.inner.finish_failed(self.hash, self.id));
         }
     }
 }
@@ -73,19 +102,20 @@ where
     ///
     /// The future of the load belongs to all its waiters, and one of them, the driver, polls it. If the driver is
     /// cancelled, another waiter polls on: a cancelled caller neither loses nor repeats the load. If all waiters are
-    /// cancelled, the future is dropped, and the next caller loads again. Therefore it may borrow nothing. It does not keep
-    /// the cache alive.
+    /// cancelled, the future is dropped, and the next caller loads again. Therefore it may borrow nothing, not even
+    /// `key`, which the loader receives. It does not keep the cache alive.
     ///
     /// If a poll panics, the panic passes to the caller only if this caller started the load. Other waiters load again. A
     /// load that needs its runtime, such as a timer of tokio, may panic when this runtime ends.
     ///
-    /// Writes, cancelled loads, the time to live and error types: see [`try_get_or_load`](Self::try_get_or_load), which
-    /// does not share its loads with async callers.
+    /// Writes, cancelled loads, stale values, the time to live and error types: see
+    /// [`try_get_or_load`](Self::try_get_or_load), which does not share its loads with async callers.
     ///
     /// # Errors
     ///
     /// As [`try_get_or_load`](Self::try_get_or_load). [`LoadError::Reentrant`] inside a poll of the load itself.
-    /// [`LoadError::Panicked`] if the load of this caller panicked in a poll of another waiter.
+    /// [`LoadError::Panicked`] if the load of this caller panicked in a poll of another waiter, or if it is a refresh that
+    /// panicked, or was cancelled by a write, after the stale value had expired.
     ///
     /// # Cancel safety
     ///
@@ -113,19 +143,23 @@ where
     ///
     /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
     /// let cache: Cache<String, u64> = Cache::builder("lengths").max_entries(100).build()?;
-    /// let value = cache.try_get_or_load_async("four", || fetch("four".to_owned())).await?;
+    /// let value = cache.try_get_or_load_async("four", |id| fetch(id.to_owned())).await?;
     /// assert_eq!((value, cache.get("four")), (4, Some(4)));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// # }).unwrap();
     /// ```
-    pub async fn try_get_or_load_async<Q, E, L>(&self, key: &Q, load: impl FnOnce() -> L) -> Result<V, LoadError<E>>
+    pub async fn try_get_or_load_async<'k, Q, E, L>(
+        &self,
+        key: &'k Q,
+        load: impl FnOnce(&'k Q) -> L,
+    ) -> Result<V, LoadError<E>>
     where
         K: Borrow<Q>,
-        Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
+        Q: Hash + Eq + ToKey<K> + ?Sized,
         E: Send + Sync + 'static,
         L: Future<Output = Result<V, E>> + Send + 'static,
     {
-        self.get_or_load_async(key, |_| true, load).await
+        self.load_or_join::<Q, E, L, true>(key, |_| true, load).await
     }
 
     /// Returns the value of `key` unless it must be replaced; else loads a value by a future, which replaces it.
@@ -147,90 +181,130 @@ where
     /// let tokens: Cache<u64, (u64, &str)> = Cache::builder("tokens").max_entries(100).build()?;
     /// tokens.insert(1, (10, "first"))?;
     /// let now = 11;
-    /// let load = || async { Ok::<_, std::io::Error>((20, "second")) };
+    /// let load = |_| async { Ok::<_, std::io::Error>((20, "second")) };
     /// let token = tokens.try_get_or_load_if_async(&1, |(expires, _)| *expires <= now, load).await?;
     /// assert_eq!(token, (20, "second"));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// # }).unwrap();
     /// ```
-    pub async fn try_get_or_load_if_async<Q, E, L>(
+    pub async fn try_get_or_load_if_async<'k, Q, E, L>(
         &self,
-        key: &Q,
+        key: &'k Q,
         replace_if: impl Fn(&V) -> bool,
-        load: impl FnOnce() -> L,
+        load: impl FnOnce(&'k Q) -> L,
     ) -> Result<V, LoadError<E>>
     where
         K: Borrow<Q>,
-        Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
+        Q: Hash + Eq + ToKey<K> + ?Sized,
         E: Send + Sync + 'static,
         L: Future<Output = Result<V, E>> + Send + 'static,
     {
-        self.get_or_load_async(key, |value| !replace_if(value), load).await
+        self.load_or_join::<Q, E, L, false>(key, |value| !replace_if(value), load).await
     }
 
-    async fn get_or_load_async<Q, E, L>(
+    /// `REFRESHES`: a stale value is refreshed.
+    async fn load_or_join<'k, Q, E, L, const REFRESHES: bool>(
         &self,
-        key: &Q,
+        key: &'k Q,
         accept: impl Fn(&V) -> bool,
-        load: impl FnOnce() -> L,
+        load: impl FnOnce(&'k Q) -> L,
     ) -> Result<V, LoadError<E>>
     where
         K: Borrow<Q>,
-        Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
+        Q: Hash + Eq + ToKey<K> + ?Sized,
         E: Send + Sync + 'static,
         L: Future<Output = Result<V, E>> + Send + 'static,
     {
         let inner = &*self.inner;
         let hash = inner.hash(key);
-        let mut missed = match self.look(hash, key, &accept) {
+        let mut load = Some(load);
+        let mut missed = match self.look::<Q, REFRESHES>(hash, key, &accept) {
             Ok(value) => return Ok(value),
-            Err(missed) => missed,
+            Err(Miss::Load(missed)) => missed,
+            Err(Miss::Stale) => match self.refresh_async(hash, key, &mut load) {
+                Refreshed::Ready(refreshed) => return refreshed,
+                Refreshed::Waits(waiting) => {
+                    let refreshed = Self::wait_as_starter(waiting, key, &accept).await;
+                    // A write may have come.
+                    return refreshed.or_else(|error| inner.peek(hash, key).ok_or(error));
+                }
+                Refreshed::Load => Missed { absent_at: None },
+            },
         };
         loop {
             let waker = poll_fn(|cx| Poll::Ready(cx.waker().clone())).await;
             let begun = SharedFuture::<Outcome<V, E>>::begin(waker);
             let new = Arc::clone(begun.shared());
             let share = |_| Arc::clone(begun.shared());
-            let mut owned = Some(key.to_owned());
+            let mut owned = Some(key.to_key());
             let joined = inner.join(hash, key, &mut owned, missed, &accept, Some(new), share);
-            drop(owned);
-            match joined {
+            let (mut waiting, is_refresh) = match joined {
                 Joining::Ready(value) => return Ok(value),
                 Joining::Role(Role::Leader(id)) => {
                     let mut waiting = InFlightWaiter::new(inner, hash, id, begun);
-                    waiting.waiter.start(|| self.start(hash, key, id, missed, load));
-                    return match (&mut waiting.waiter).await {
-                        Joined::Complete(outcome) => outcome.map_err(LoadError::from),
-                        Joined::Abandoned => Err(LoadError::Panicked),
-                        Joined::Reentrant => Err(LoadError::Reentrant),
+                    drop(owned);
+                    let Some(load) = load.take() else {
+                        debug_assert!(
+                            false,
+                            "a caller that has started a refresh waits for it, and joins no other load"
+                        );
+                        return Err(LoadError::Panicked);
                     };
+                    waiting.waiter.start(|| self.start(hash, key, id, missed, load));
+                    return Self::wait_as_starter(waiting, key, &accept).await;
                 }
                 Joining::Role(Role::Follower(id, shared)) => {
                     drop(begun);
-                    let mut waiting = InFlightWaiter::new(inner, hash, id, shared.waiter());
-                    match (&mut waiting.waiter).await {
-                        Joined::Complete(outcome) => return outcome.map_err(LoadError::from),
-                        Joined::Reentrant => return Err(LoadError::Reentrant),
-                        // It panicked, or its waiters left before this one was polled.
-                        Joined::Abandoned => missed.absent_at = None,
-                    }
+                    (InFlightWaiter::new(inner, hash, id, shared.waiter()), false)
                 }
+                // Attached before user code runs: it may panic.
+                Joining::Role(Role::Refresh(id, shared)) => {
+                    (InFlightWaiter::new(inner, hash, id, shared.attaching_waiter()), true)
+                }
+            };
+            drop(owned);
+            match (&mut waiting.waiter).await {
+                // It started before this call, unless the loader of this caller is what runs. It may have expired.
+                Joined::Complete(Ok(_)) if is_refresh => missed.absent_at = None,
+                Joined::Complete(outcome) => return inner.or_expired(hash, key, &accept, outcome),
+                Joined::Reentrant => return Err(LoadError::Reentrant),
+                // It panicked, or its waiters left before this one was polled.
+                Joined::Abandoned => missed.absent_at = None,
             }
         }
     }
 
-    /// Makes the future of a load, which may outlive the caller.
-    fn start<Q, E, L>(
-        &self,
-        hash: u32,
+    /// Waits for the load that this caller has started.
+    async fn wait_as_starter<Q, E>(
+        mut waiting: InFlightWaiter<'_, K, V, S, E>,
         key: &Q,
+        accept: impl Fn(&V) -> bool,
+    ) -> Result<V, LoadError<E>>
+    where
+        K: Borrow<Q>,
+        Q: Eq + ?Sized,
+        E: Send + Sync + 'static,
+    {
+        let (inner, hash) = (waiting.entry.inner, waiting.entry.hash);
+        match (&mut waiting.waiter).await {
+            Joined::Complete(outcome) => inner.or_expired(hash, key, accept, outcome),
+            Joined::Abandoned => Err(LoadError::Panicked),
+            Joined::Reentrant => Err(LoadError::Reentrant),
+        }
+    }
+
+    /// Makes the future of a load, which may outlive the caller.
+    pub(super) fn start<'k, Q, E, L>(
+        &self,
+        hash: KeyHash,
+        key: &'k Q,
         id: LoadId,
         missed: Missed,
-        load: impl FnOnce() -> L,
+        load: impl FnOnce(&'k Q) -> L,
     ) -> BoxFuture<Outcome<V, E>>
     where
         K: Borrow<Q>,
-        Q: ToOwned<Owned = K> + ?Sized,
+        Q: ToKey<K> + ?Sized,
         E: Send + Sync + 'static,
         L: Future<Output = Result<V, E>> + Send + 'static,
     {
@@ -238,13 +312,12 @@ where
         let reservation = match LoadReservation::begin(&self.inner) {
             Ok(reservation) => reservation,
             Err(error) => {
-                let entry = self.inner.state.lock().in_flight.finish(hash, id);
-                drop(entry);
+                drop(self.inner.finish_failed(hash, id));
                 return Box::pin(ready(Err(self.inner.fault(error))));
             }
         };
         // The parts of the future are freed in its last poll.
-        let ((key, load), made) = heap::scope(|| (key.to_owned(), load()));
+        let ((key, load), made) = heap::scope(|| (key.to_key(), load(key)));
         let inner = Arc::downgrade(&self.inner);
         Box::pin(async move {
             let (loaded, polled) = heap::scope_async(load).await;

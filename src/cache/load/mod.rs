@@ -4,6 +4,8 @@
 //! creates the latch that it waits for.
 
 mod future;
+mod infallible;
+mod refresh;
 mod reservation;
 
 use std::borrow::Borrow;
@@ -17,9 +19,10 @@ use crate::size::ByteSize;
 use crate::unwind::contained;
 
 use super::in_flight::{InFlightEntry, LoadId, Role};
+use super::inner::{Inner, KeyHash};
 use super::put::Loaded;
 use super::store::{NEVER, Slot};
-use super::{Cache, Inner, LoadError};
+use super::{Cache, LoadError, ToKey};
 use reservation::{LoadReservation, NoRoom};
 
 /// Why a load brought no value: shared by its waiters.
@@ -39,14 +42,24 @@ pub(super) struct Missed {
     pub(super) absent_at: Option<u64>,
 }
 
+/// The reason why a lookup returned no value.
+#[derive(Clone, Copy)]
+pub(super) enum Miss {
+    /// There is no value that the caller accepts.
+    Load(Missed),
+    /// The value is stale.
+    Stale,
+}
+
 /// The leader of a blocking load. However it ends, also by a panic, its entry is removed and its latch opened.
 struct Leader<'a, K, V, S, E>
 where
+    K: Eq,
     V: Clone + Send + 'static,
     E: Send + Sync + 'static,
 {
     inner: &'a Inner<K, V, S>,
-    hash: u32,
+    hash: KeyHash,
     id: LoadId,
     /// The entry, once it is removed.
     finished: Option<InFlightEntry<K>>,
@@ -55,11 +68,12 @@ where
 
 impl<K, V, S, E> Drop for Leader<'_, K, V, S, E>
 where
+    K: Eq,
     V: Clone + Send + 'static,
     E: Send + Sync + 'static,
 {
     fn drop(&mut self) {
-        let entry = self.finished.take().or_else(|| self.inner.state.lock().in_flight.finish(self.hash, self.id));
+        let entry = self.finished.take().or_else(|| self.inner.finish_failed(self.hash, self.id));
         let latch = entry.as_ref().and_then(InFlightEntry::load::<Latch<Outcome<V, E>>>);
         if let Some(latch) = latch {
             latch.open(self.outcome.take());
@@ -76,13 +90,17 @@ where
     /// Returns the value of `key`, or loads it on this thread and stores it. Other blocking callers of the key wait for
     /// this load and get its outcome.
     ///
-    /// The value is returned even if the cache cannot store it. An error is not stored: the next caller loads again. If a
-    /// loader panics, one of its waiters loads. A loader may use the cache, and may load other keys.
+    /// The loader receives `key`. The value is returned even if the cache cannot store it. An error is not stored: the next
+    /// caller loads again. If a loader panics, one of its waiters loads. A loader may use the cache, and may load other keys.
     ///
     /// A load that was started before a write never overwrites it: [`insert`](Self::insert), [`remove`](Self::remove),
-    /// [`clear`](Self::clear) and [`retain`](Self::retain) cancel running loads. A cancelled load returns its value to its
-    /// caller and its waiters, and stores nothing; a caller after the write starts another load. Eviction cancels nothing.
-    /// The time to live counts from the start of the load. A load that takes longer returns its value and stores nothing.
+    /// [`compute`](Self::compute), [`clear`](Self::clear) and [`retain`](Self::retain) cancel running loads. A cancelled load
+    /// returns its value to its caller and its waiters, and stores nothing; a caller after the write starts another load.
+    /// Eviction cancels nothing. The time to live counts from the start of the load. A load that takes longer returns its
+    /// value and stores nothing.
+    ///
+    /// A stale value is refreshed, see [`refresh_after`](super::CacheBuilder::refresh_after). If the load fails, an expired
+    /// value may be returned, see [`stale_if_error`](super::CacheBuilder::stale_if_error).
     ///
     /// Callers with different error types, and callers of
     /// [`try_get_or_load_async`](Self::try_get_or_load_async), do not share a load. If both store a value, the load that
@@ -107,24 +125,33 @@ where
     /// # Examples
     ///
     /// ```
+    /// use std::io;
     /// use plimsoll::Cache;
     ///
+    /// fn fetch(id: &str) -> io::Result<u64> {
+    ///     Ok(id.len() as u64)
+    /// }
+    ///
     /// let cache: Cache<String, u64> = Cache::builder("lengths").max_entries(100).build()?;
-    /// let value = cache.try_get_or_load("four", || Ok::<_, std::io::Error>(4))?;
+    /// let value = cache.try_get_or_load("four", fetch)?;
     /// assert_eq!((value, cache.get("four")), (4, Some(4)));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     #[inline]
-    pub fn try_get_or_load<Q, E>(&self, key: &Q, load: impl FnOnce() -> Result<V, E>) -> Result<V, LoadError<E>>
+    pub fn try_get_or_load<'k, Q, E>(
+        &self,
+        key: &'k Q,
+        load: impl FnOnce(&'k Q) -> Result<V, E>,
+    ) -> Result<V, LoadError<E>>
     where
         K: Borrow<Q>,
-        Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
+        Q: Hash + Eq + ToKey<K> + ?Sized,
         E: Send + Sync + 'static,
     {
         let hash = self.inner.hash(key);
-        match self.look(hash, key, |_| true) {
+        match self.look::<Q, true>(hash, key, |_| true) {
             Ok(value) => Ok(value),
-            Err(missed) => self.load_absent(hash, key, missed, |_| true, load),
+            Err(miss) => self.load_missed(hash, key, miss, load),
         }
     }
 
@@ -149,96 +176,142 @@ where
     /// let token = tokens.try_get_or_load_if(
     ///     &1,
     ///     |(expires, _)| *expires <= now,
-    ///     || Ok::<_, std::io::Error>((20, "second")),
+    ///     |_| Ok::<_, std::io::Error>((20, "second")),
     /// )?;
     /// assert_eq!(token, (20, "second"));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn try_get_or_load_if<Q, E>(
+    pub fn try_get_or_load_if<'k, Q, E>(
         &self,
-        key: &Q,
+        key: &'k Q,
         replace_if: impl Fn(&V) -> bool,
-        load: impl FnOnce() -> Result<V, E>,
+        load: impl FnOnce(&'k Q) -> Result<V, E>,
     ) -> Result<V, LoadError<E>>
     where
         K: Borrow<Q>,
-        Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
+        Q: Hash + Eq + ToKey<K> + ?Sized,
         E: Send + Sync + 'static,
     {
         let hash = self.inner.hash(key);
         let accept = |value: &V| !replace_if(value);
-        match self.look(hash, key, accept) {
+        match self.look::<Q, false>(hash, key, accept) {
             Ok(value) => Ok(value),
-            Err(missed) => self.load_absent(hash, key, missed, accept, load),
+            Err(Miss::Load(missed)) => self.load_absent(hash, key, missed, accept, load),
+            Err(Miss::Stale) => self.load_absent(hash, key, Missed { absent_at: None }, accept, load),
         }
     }
 
-    /// The part after a miss. A function of its own, so that a hit is short.
+    /// The part after a lookup. A function of its own, so that a hit is short.
     #[inline(never)]
-    fn load_absent<Q, E>(
+    fn load_missed<'k, Q, E>(
         &self,
-        hash: u32,
-        key: &Q,
-        mut missed: Missed,
-        accept: impl Fn(&V) -> bool,
-        load: impl FnOnce() -> Result<V, E>,
+        hash: KeyHash,
+        key: &'k Q,
+        miss: Miss,
+        load: impl FnOnce(&'k Q) -> Result<V, E>,
     ) -> Result<V, LoadError<E>>
     where
         K: Borrow<Q>,
-        Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
+        Q: Hash + Eq + ToKey<K> + ?Sized,
+        E: Send + Sync + 'static,
+    {
+        match miss {
+            Miss::Load(missed) => self.load_absent(hash, key, missed, |_| true, load),
+            Miss::Stale => self.refresh(hash, key, load),
+        }
+    }
+
+    /// The part after a miss.
+    #[inline(never)]
+    fn load_absent<'k, Q, E>(
+        &self,
+        hash: KeyHash,
+        key: &'k Q,
+        mut missed: Missed,
+        accept: impl Fn(&V) -> bool,
+        load: impl FnOnce(&'k Q) -> Result<V, E>,
+    ) -> Result<V, LoadError<E>>
+    where
+        K: Borrow<Q>,
+        Q: Hash + Eq + ToKey<K> + ?Sized,
         E: Send + Sync + 'static,
     {
         let inner = &*self.inner;
         loop {
-            let mut owned = Some(key.to_owned());
+            let mut owned = Some(key.to_key());
             let latch = Latch::<Outcome<V, E>>::closed;
             let joined = inner.join(hash, key, &mut owned, missed, &accept, None, |leader| Arc::new(latch(leader)));
             drop(owned);
             match joined {
                 Joining::Ready(value) => return Ok(value),
                 Joining::Role(Role::Leader(id)) => {
-                    let mut leader = Leader { inner, hash, id, finished: None, outcome: None };
-                    let outcome = self.load_here(hash, key, id, missed, load, &mut leader.finished);
-                    // Cloned only for waiters that there are, which the leader knows after its entry is removed.
-                    if leader.finished.is_none() {
-                        leader.finished = inner.state.lock().in_flight.finish(hash, id);
-                    }
-                    if leader.finished.as_ref().is_some_and(InFlightEntry::is_shared) {
-                        leader.outcome = Some(outcome.clone());
-                    }
-                    drop(leader);
-                    return outcome.map_err(LoadError::from);
+                    let outcome = self.lead(hash, key, id, missed, load);
+                    return inner.or_expired(hash, key, &accept, outcome);
                 }
                 Joining::Role(Role::Follower(_, latch)) => match latch.wait() {
-                    Ok(Some(outcome)) => return outcome.map_err(LoadError::from),
+                    Ok(Some(outcome)) => return inner.or_expired(hash, key, &accept, outcome),
                     // The load panicked.
                     Ok(None) => missed.absent_at = None,
+                    Err(WouldDeadlock) => return Err(LoadError::Reentrant),
+                },
+                Joining::Role(Role::Refresh(_, latch)) => match latch.wait() {
+                    Ok(Some(Err(fault))) => return inner.or_expired(hash, key, &accept, Err(fault)),
+                    // The value has expired if it is not there.
+                    Ok(Some(Ok(_)) | None) => missed.absent_at = None,
                     Err(WouldDeadlock) => return Err(LoadError::Reentrant),
                 },
             }
         }
     }
 
-    /// Runs the loader and stores its value.
-    fn load_here<Q, E>(
+    /// Loads for all callers of the load.
+    #[inline]
+    fn lead<'k, Q, E>(
         &self,
-        hash: u32,
-        key: &Q,
+        hash: KeyHash,
+        key: &'k Q,
         id: LoadId,
         missed: Missed,
-        load: impl FnOnce() -> Result<V, E>,
+        load: impl FnOnce(&'k Q) -> Result<V, E>,
+    ) -> Outcome<V, E>
+    where
+        K: Borrow<Q>,
+        Q: Hash + Eq + ToKey<K> + ?Sized,
+        E: Send + Sync + 'static,
+    {
+        let inner = &*self.inner;
+        let mut leader = Leader { inner, hash, id, finished: None, outcome: None };
+        let outcome = self.load_here(hash, key, id, missed, load, &mut leader.finished);
+        // Cloned only for waiters that there are, which the leader knows after its entry is removed.
+        if leader.finished.is_none() {
+            leader.finished = inner.finish_failed(hash, id);
+        }
+        if leader.finished.as_ref().is_some_and(InFlightEntry::is_shared) {
+            leader.outcome = Some(outcome.clone());
+        }
+        outcome
+    }
+
+    /// Runs the loader and stores its value.
+    fn load_here<'k, Q, E>(
+        &self,
+        hash: KeyHash,
+        key: &'k Q,
+        id: LoadId,
+        missed: Missed,
+        load: impl FnOnce(&'k Q) -> Result<V, E>,
         finished: &mut Option<InFlightEntry<K>>,
     ) -> Outcome<V, E>
     where
         K: Borrow<Q>,
-        Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
+        Q: Hash + Eq + ToKey<K> + ?Sized,
     {
         let started = self.inner.now();
         let reservation = LoadReservation::begin(&self.inner).map_err(|error| self.inner.fault(error))?;
         let (loaded, retained) = if self.inner.by_load {
-            heap::scope(|| load().map(|value| (key.to_owned(), value)))
+            heap::scope(|| load(key).map(|value| (key.to_key(), value)))
         } else {
-            (load().map(|value| (key.to_owned(), value)), None)
+            (load(key).map(|value| (key.to_key(), value)), None)
         };
         let mut ended = Loaded::new(id, started, missed.absent_at, finished);
         self.inner.store_loaded(hash, loaded, retained, reservation, &mut ended)
@@ -257,7 +330,7 @@ impl<K: Eq, V: Clone, S> Inner<K, V, S> {
     #[expect(clippy::too_many_arguments, reason = "they are those of one call")]
     fn join<L: Send + Sync + 'static, Q>(
         &self,
-        hash: u32,
+        hash: KeyHash,
         key: &Q,
         owned: &mut Option<K>,
         missed: Missed,
@@ -270,46 +343,54 @@ impl<K: Eq, V: Clone, S> Inner<K, V, S> {
         Q: Eq + ?Sized,
     {
         let now = self.now();
-        let mut state = self.state.lock();
+        let mut state = self.shard(hash).lock();
         // Another load may have ended since the miss.
         if missed.absent_at != Some(state.arrivals)
-            && let Some(value) = state.store.peek(hash, key, now).filter(|value| accept(value))
+            && let Some(value) = state.store.peek(hash.hash, key, now).filter(|value| accept(value))
         {
             return Joining::Ready(value.clone());
         }
-        Joining::Role(state.in_flight.join(hash, key, owned, load, share))
+        if let Some(last) = self.refresh_after.and_then(|age| now.checked_sub(age)) {
+            // The caller would wait for a refresh that a freeze may have cut off.
+            state.in_flight.orphan_old(hash.hash, last);
+        }
+        let role = state.in_flight.join(hash.hash, key, owned, load, share);
+        let orphans = state.in_flight.take_orphans();
+        drop(state);
+        drop(orphans);
+        Joining::Role(role)
     }
 
     /// Stores a loaded value, with the weight that the load retained if this is what counts.
     fn store_loaded<E>(
         &self,
-        hash: u32,
+        hash: KeyHash,
         loaded: Result<(K, V), E>,
         retained: Option<HeapDelta>,
-        mut reservation: Option<LoadReservation<K, V, S>>,
+        reservation: Option<LoadReservation<K, V, S>>,
         ended: &mut Loaded<'_, K>,
     ) -> Outcome<V, E> {
         let (key, value) = match loaded {
             Ok(loaded) => loaded,
             Err(error) => {
-                let mut state = self.state.lock();
-                state.counters.load_failures += 1;
-                ended.finish(&mut state.in_flight, hash);
-                drop(state);
+                self.shard(hash).lock().counters.load_failures += 1;
+                ended.finish_failed(self, hash);
                 return Err(Fault::Load(Arc::new(error)));
             }
         };
         let retained = retained.map(|delta| usize::try_from(delta.retained.as_i64()).unwrap_or(0));
         let weight = retained.unwrap_or_else(|| self.weigh(&key, &value));
-        let mut slot = Some(Slot { key, value: value.clone(), hash, expires: NEVER });
-        ended.reserved = reservation.as_mut().and_then(|reservation| reservation.reserved.take());
-        // From here on the value itself counts.
-        drop(reservation);
+        let ttl = self.ttl(&key, &value);
+        let mut slot = Some(Slot { key, value: value.clone(), hash: hash.hash, expires: NEVER });
+        if let Some(reservation) = reservation {
+            // From here on the value itself counts.
+            (ended.reserved, ended.claimed) = reservation.into_parts();
+        }
         // A value that is not stored is dropped here, and returned below. So it is if the `Drop` of an evicted value panics,
         // which the panic hook has reported: the load did not panic.
-        let stored = contained(|| drop(self.put(&mut slot, weight, self.ttl, Some(ended))));
+        let stored = contained(|| drop(self.put(hash, &mut slot, weight, ttl, Some(ended))));
         if stored.is_none() && !ended.is_finished() {
-            ended.finish(&mut self.state.lock().in_flight, hash);
+            ended.finish_failed(self, hash);
         }
         Ok(value)
     }

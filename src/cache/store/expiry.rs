@@ -1,21 +1,17 @@
-//! Looking for expired entries, in passes of several batches.
+//! Looking for expired entries, in a pass that goes on from batch to batch.
 //!
-//! The store knows a tick before which no entry expires. A pass over all entries sets it to the lowest expiry of those that
-//! stay. Entries that come in during the pass count too, and a pass that began later makes the result void.
+//! The store knows a tick before which no entry expires. When a pass has come to its end, this is the lowest expiry of the
+//! entries that it has seen and of those that were inserted during the pass.
 
 use super::{NEVER, Store, Terms, number};
 
-/// A look at entries, in batches between which others may change the store.
-pub(in super::super) struct Pass {
-    number: u64,
-    /// The slot after the next one to look at.
+/// A pass over all entries, from the last slot to the first.
+#[derive(Default)]
+pub(super) struct Pass {
+    /// The slot after the next one to look at. 0: the pass has not begun, or has come to its end.
     next: u32,
-    /// The number of entries still to look at.
-    pub(in super::super) left: usize,
-    /// The lowest expiry of the entries that have not expired.
-    first_expiry: u32,
-    /// The pass looks at all entries.
-    is_complete: bool,
+    /// The lowest expiry of the entries that it has seen and left. `None`: it has not begun.
+    first_expiry: Option<u32>,
 }
 
 impl<K, V> Store<K, V> {
@@ -33,42 +29,31 @@ impl<K, V> Store<K, V> {
         self.first_expiry <= tick
     }
 
-    /// Begins a look at up to `limit` entries: at all of them, or at those after the last look.
-    pub(in super::super) fn begin_pass(&mut self, limit: usize) -> Pass {
-        self.passes += 1;
-        self.new_expiry = NEVER;
-        let is_complete = limit >= self.slots.len();
-        let next = if is_complete { number(self.slots.len()) } else { self.cursor };
-        Pass { number: self.passes, next, left: limit.min(self.slots.len()), first_expiry: NEVER, is_complete }
-    }
-
-    /// Returns the next entry of a pass that has expired, after at most `visits` entries. `None` with `pass.left` above 0:
-    /// the pass goes on.
-    pub(in super::super) fn next_expired(&mut self, pass: &mut Pass, visits: &mut usize, tick: u32) -> Option<u32> {
-        while pass.left > 0 && *visits > 0 {
-            if self.slots.is_empty() {
-                pass.left = 0;
-                break;
+    /// Returns the next entry of the pass that has expired, after at most `looks` entries. `None`: there was none among them,
+    /// or the pass has come to its end.
+    pub(in super::super) fn next_expired(&mut self, looks: &mut usize, tick: u32) -> Option<u32> {
+        loop {
+            if self.pass.next == 0
+                && let Some(first_expiry) = self.pass.first_expiry.take()
+            {
+                self.first_expiry = first_expiry.min(self.new_expiry);
+                return None;
             }
-            if pass.next == 0 || pass.next as usize > self.slots.len() {
-                pass.next = number(self.slots.len());
+            if *looks == 0 || self.slots.is_empty() {
+                return None;
             }
-            // Downward: the last entry, which moves to the slot of a removed one, has been checked.
-            pass.next -= 1;
-            pass.left -= 1;
-            *visits -= 1;
-            if !pass.is_complete {
-                self.cursor = pass.next;
+            if self.pass.first_expiry.is_none() {
+                self.pass = Pass { next: number(self.slots.len()), first_expiry: Some(NEVER) };
+                self.new_expiry = NEVER;
             }
-            let expires = self.expiry_of(pass.next);
+            // Downward: the last entry, which moves to the slot of a removed one, has been seen.
+            self.pass.next = self.pass.next.min(number(self.slots.len())) - 1;
+            *looks -= 1;
+            let expires = self.kept_until(self.pass.next);
             if expires <= tick {
-                return Some(pass.next);
+                return Some(self.pass.next);
             }
-            pass.first_expiry = pass.first_expiry.min(expires);
+            self.pass.first_expiry = self.pass.first_expiry.map(|first| first.min(expires));
         }
-        if pass.left == 0 && pass.is_complete && pass.number == self.passes {
-            self.first_expiry = pass.first_expiry.min(self.new_expiry);
-        }
-        None
     }
 }

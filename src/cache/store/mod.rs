@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   index: hash -> slot      slots: [key value hash expires | ..dense.. ]      policy: which slot is evicted next
-//!                            weights, idle_deadlines: one word a slot, only if needed
+//!                            weights, idle_deadlines, stale_from: one word a slot, only if needed
 //! ```
 //!
 //! The caller passes the time and checks the bounds. This module reads no clock, takes no lock and charges no account. Of
@@ -10,25 +10,29 @@
 //! caller, which drops them after it has released its lock.
 
 mod expiry;
+mod sizes;
+mod ticks;
 
 use std::borrow::Borrow;
 
-use crate::clock::RESOLUTION;
-
 use super::builder::Eviction;
 use super::index::Index;
-use super::policy::{Order, set_capacity};
+use super::policy::{Entry, Order, Sizes, set_capacity};
+use expiry::Pass;
+use ticks::{HALF, TICK, idle_deadline, whole_ticks};
+
+pub(super) use ticks::Ages;
 
 /// An entry.
 pub(super) struct Slot<K, V> {
     pub(super) key: K,
     pub(super) value: V,
     pub(super) hash: u32,
-    /// The tick from which on it is expired.
+    /// The tick from which on it is not kept: the tick from which on it is expired, and the grace of the store.
     pub(super) expires: u32,
 }
 
-/// The weight of a new entry, and the ticks from which on it is expired: by its age, and unless it is accessed.
+/// The weight of a new entry, and the ticks from which on it is not kept, expired unless it is accessed, and stale.
 ///
 /// An entry that is not stored yet has them next to its slot. A move of a slot reads 16 bytes at once, and a processor makes
 /// this wait if a part of them was just written.
@@ -37,6 +41,7 @@ pub(super) struct Terms {
     pub(super) weight: u32,
     pub(super) expires: u32,
     pub(super) idle_deadline: u32,
+    pub(super) stale_from: u32,
 }
 
 /// The tick that never comes.
@@ -45,12 +50,14 @@ pub(super) const NEVER: u32 = u32::MAX;
 /// The highest number of slots: slot numbers are words of 32 bits.
 pub(super) const MAX_SLOTS: usize = u32::MAX as usize - 1;
 
-/// The highest number of slots by which vectors shrink at once, under the lock.
+/// The highest number of slots by which the vectors of all shards shrink at once, under the lock.
 const MAX_FREED: usize = 8_192;
 
 /// The result of a lookup.
 pub(super) enum Lookup<'a, V> {
     Live(&'a V),
+    /// The value is there and has not expired. It is to be refreshed.
+    Stale,
     /// The entry in this slot has expired.
     Expired(u32),
     /// The value is there, and the caller does not accept it.
@@ -67,8 +74,14 @@ pub(super) struct Store<K, V> {
     weights: Option<Vec<u32>>,
     /// The tick from which on each entry is expired, unless it is accessed before. `None`: no entry expires by idleness.
     idle_deadlines: Option<Vec<u32>>,
+    /// The tick from which on each entry is stale. `None`: no entry is refreshed.
+    stale_from: Option<Vec<u32>>,
     /// The milliseconds without access after which an entry expires.
     idle: u64,
+    /// The milliseconds after which an entry is stale.
+    refresh_after: u64,
+    /// The ticks for which an entry is kept after its time to live.
+    grace: u32,
     index: Index,
     eviction: Eviction,
     order: Order,
@@ -78,42 +91,65 @@ pub(super) struct Store<K, V> {
     tables: u64,
     /// Bytes of a store with one entry of weight 0.
     min_bytes: u64,
+    /// The size of an entry of weight 0, for the policy.
+    slot_size: u64,
     max_entries: usize,
+    /// The highest number of slots by which the vectors shrink at once. The allocator then merges the small blocks that were
+    /// freed since it last did, also those of other shards.
+    max_freed: usize,
+    /// Up to this capacity the vectors grow exactly: a bit more than the shard's part of the entries.
+    share: usize,
     /// The time of tick zero.
     epoch: u64,
     /// No entry expires before this tick.
     first_expiry: u32,
     /// The lowest expiry of entries that came in since the present pass over all entries began.
     new_expiry: u32,
-    /// The number of passes that have begun.
-    passes: u64,
-    /// The slot after the next one that a pass over a part looks at.
-    cursor: u32,
+    pass: Pass,
 }
 
 impl<K, V> Store<K, V> {
-    /// `weighs`: entries have weights. `idle`: milliseconds without access after which an entry expires.
-    pub(super) fn new(eviction: Eviction, max_entries: usize, weighs: bool, idle: Option<u64>, now: u64) -> Self {
+    /// The least number of slots: fewer if they are large, because each shard has as many.
+    const MIN_SLOTS: usize = match 4_096 / size_of::<Slot<K, V>>() {
+        0 => 1,
+        slots if slots < 8 => slots,
+        _ => 8,
+    };
+
+    /// `weighs`: entries have weights.
+    pub(super) fn new(
+        eviction: Eviction,
+        max_entries: usize,
+        shards: usize,
+        weighs: bool,
+        ages: Ages,
+        now: u64,
+    ) -> Self {
         let mut store = Self {
             slots: Vec::new(),
             capacity: 0,
             weights: weighs.then(Vec::new),
-            idle_deadlines: idle.map(|_| Vec::new()),
-            idle: idle.map_or(0, |idle| idle.min(u64::from(HALF / 2) * TICK)),
+            idle_deadlines: ages.idle.map(|_| Vec::new()),
+            stale_from: ages.refresh_after.map(|_| Vec::new()),
+            idle: ages.idle.map_or(0, |idle| idle.min(u64::from(HALF / 2) * TICK)),
+            refresh_after: ages.refresh_after.unwrap_or(0).min(u64::from(HALF) * TICK),
+            grace: whole_ticks(ages.grace).min(HALF / 2),
             index: Index::default(),
             eviction,
             order: Order::new(eviction),
             weight: 0,
             tables: 0,
             min_bytes: 0,
+            slot_size: 1,
             max_entries: 0,
+            max_freed: (MAX_FREED / shards).max(512),
+            share: 0,
             epoch: now,
             first_expiry: NEVER,
             new_expiry: NEVER,
-            passes: 0,
-            cursor: 0,
+            pass: Pass::default(),
         };
-        store.set_max_entries(max_entries);
+        store.set_max_entries(max_entries, shards);
         store
     }
 
@@ -121,15 +157,18 @@ impl<K, V> Store<K, V> {
         self.slots.len()
     }
 
-    pub(super) fn max_entries(&self) -> usize {
-        self.max_entries
-    }
-
-    pub(super) fn set_max_entries(&mut self, max: usize) {
+    /// Sets the highest number of entries of all shards.
+    pub(super) fn set_max_entries(&mut self, max: usize, shards: usize) {
         self.max_entries = max.min(MAX_SLOTS);
+        // Of 1,000 entries for a shard, 32 more are one standard deviation.
+        let share = self.max_entries / shards;
+        self.share = if shards == 1 { share } else { share + share / 32 };
         let order = Order::new(self.eviction);
         let others = order.entry_bytes() + Index::default().growth();
         self.min_bytes = self.tables_with(&order, self.min_capacity()) + others as u64;
+        // The parts of many slots that are used up, without what is spare in the tables.
+        self.slot_size =
+            (self.tables_with(&order, 64) + Index::default().growth() as u64) / 64 + order.entry_bytes() as u64;
     }
 
     /// Bytes of the entries and of all tables.
@@ -190,13 +229,19 @@ impl<K, V> Store<K, V> {
     }
 
     fn tables_with(&self, order: &Order, capacity: usize) -> u64 {
-        let words = usize::from(self.weights.is_some()) + usize::from(self.idle_deadlines.is_some());
+        let words = [self.weights.is_some(), self.idle_deadlines.is_some(), self.stale_from.is_some()];
+        let words: usize = words.into_iter().map(usize::from).sum();
         let slot = size_of::<Slot<K, V>>() + words * size_of::<u32>();
         (capacity * slot + order.bytes(capacity)) as u64
     }
 
+    /// Returns `true` if one more entry needs no larger tables.
+    pub(super) const fn has_spare_slot(&self) -> bool {
+        self.slots.len() < self.capacity
+    }
+
     fn min_capacity(&self) -> usize {
-        self.max_entries.clamp(1, 8)
+        self.max_entries.clamp(1, Self::MIN_SLOTS)
     }
 
     /// The capacity after one more insertion: an eighth more if it is used up.
@@ -204,54 +249,24 @@ impl<K, V> Store<K, V> {
         if self.slots.len() < self.capacity {
             return self.capacity;
         }
-        (self.capacity + self.capacity / 8 + 4).min(self.max_entries).max(self.min_capacity())
+        let grown = if self.capacity < self.share {
+            (self.capacity + self.capacity / 8 + Self::MIN_SLOTS / 2).min(self.share)
+        } else {
+            // Above its share, by a smaller step: the other shards have as many spare slots.
+            self.capacity + self.capacity / 32 + Self::MIN_SLOTS / 2
+        };
+        // The bound may have been raised since.
+        grown.min(self.max_entries).max(self.min_capacity()).max(self.slots.len() + 1)
     }
 
     fn set_capacity(&mut self, capacity: usize) {
         set_capacity(&mut self.slots, capacity);
         self.weights.iter_mut().for_each(|weights| set_capacity(weights, capacity));
         self.idle_deadlines.iter_mut().for_each(|deadlines| set_capacity(deadlines, capacity));
+        self.stale_from.iter_mut().for_each(|ticks| set_capacity(ticks, capacity));
         self.order.set_capacity(capacity);
         self.capacity = capacity;
         self.tables = self.tables_of(capacity);
-    }
-
-    /// The tick of a moment. A tick lasts [`RESOLUTION`]. Before ticks run out, after 248 days, tick zero moves.
-    #[inline]
-    pub(super) fn tick(&mut self, now: u64) -> u32 {
-        let tick = now.saturating_sub(self.epoch) / TICK;
-        match u32::try_from(tick) {
-            Ok(tick) if tick <= HALF => tick,
-            _ => self.rebase_epoch(now),
-        }
-    }
-
-    #[cold]
-    fn rebase_epoch(&mut self, now: u64) -> u32 {
-        let passed = now.saturating_sub(self.epoch) / TICK;
-        self.epoch += passed * TICK;
-        let earlier = |tick: u32| u32::try_from(u64::from(tick).saturating_sub(passed)).unwrap_or(0);
-        for slot in self.slots.iter_mut().filter(|slot| slot.expires != NEVER) {
-            slot.expires = earlier(slot.expires);
-        }
-        for deadline in self.idle_deadlines.iter_mut().flatten() {
-            *deadline = earlier(*deadline);
-        }
-        self.first_expiry = if self.first_expiry == NEVER { NEVER } else { earlier(self.first_expiry) };
-        self.passes += 1; // a pass under way has ticks of the former count
-        ticks(now.saturating_sub(self.epoch))
-    }
-
-    /// The tick from which on an entry is expired that lives for `ttl` milliseconds from the moment `from`.
-    pub(super) fn expiry(&mut self, from: u64, ttl: u64) -> u32 {
-        // Up to a tick early, never late.
-        ticks(from.saturating_add(ttl.min(u64::from(HALF) * TICK)).saturating_sub(self.epoch))
-    }
-
-    /// The tick from which on an entry is expired that is accessed now and not again.
-    #[inline]
-    pub(super) fn idle_deadline(&self, now: u64) -> u32 {
-        if self.idle_deadlines.is_some() { idle_deadline(self.epoch, self.idle, now) } else { NEVER }
     }
 
     /// The slot of a key.
@@ -273,10 +288,17 @@ impl<K, V> Store<K, V> {
         self.slots.get(index as usize)
     }
 
-    /// Looks a key up, and records the access unless the entry has expired or `accept` rejects its value.
+    /// Looks a key up, and records the access unless the entry has expired or `accept` rejects its value. `REFRESHES`: a stale
+    /// entry is to be refreshed.
     #[expect(clippy::inline_always, reason = "a tenth of a hit: called, it returns its result in memory")]
     #[inline(always)]
-    pub(super) fn lookup<Q>(&mut self, hash: u32, key: &Q, now: u64, accept: impl FnOnce(&V) -> bool) -> Lookup<'_, V>
+    pub(super) fn lookup<Q, const REFRESHES: bool>(
+        &mut self,
+        hash: u32,
+        key: &Q,
+        now: u64,
+        accept: impl FnOnce(&V) -> bool,
+    ) -> Lookup<'_, V>
     where
         K: Borrow<Q>,
         Q: Eq + ?Sized,
@@ -285,7 +307,7 @@ impl<K, V> Store<K, V> {
         let tick = self.tick(now);
         // Each place is looked up once: this is what a hit costs.
         let Some(slot) = self.slots.get(index as usize) else { return Lookup::Absent };
-        if slot.expires <= tick {
+        if slot.expires <= tick + self.grace {
             return Lookup::Expired(index);
         }
         let mut deadline = self.idle_deadlines.as_mut().and_then(|deadlines| deadlines.get_mut(index as usize));
@@ -299,18 +321,13 @@ impl<K, V> Store<K, V> {
             **deadline = idle_deadline(self.epoch, self.idle, now).max(**deadline);
         }
         self.order.hit(index);
+        if REFRESHES
+            && let Some(ticks) = &self.stale_from
+            && ticks.get(index as usize).is_some_and(|&from| from <= tick)
+        {
+            return Lookup::Stale;
+        }
         Lookup::Live(&slot.value)
-    }
-
-    /// The value of a key, unless it has expired. Records nothing.
-    pub(super) fn peek<Q>(&mut self, hash: u32, key: &Q, now: u64) -> Option<&V>
-    where
-        K: Borrow<Q>,
-        Q: Eq + ?Sized,
-    {
-        let index = self.find(hash, key)?;
-        let tick = self.tick(now);
-        if self.is_expired(index, tick) { None } else { self.get(index).map(|slot| &slot.value) }
     }
 
     /// Records an access.
@@ -322,20 +339,6 @@ impl<K, V> Store<K, V> {
         {
             *deadline = idle_deadline.max(*deadline);
         }
-    }
-
-    /// Returns `true` if the entry has expired.
-    #[inline]
-    pub(super) fn is_expired(&self, index: u32, tick: u32) -> bool {
-        self.expiry_of(index) <= tick
-    }
-
-    /// The tick from which on the entry is expired, if no access comes before it.
-    #[inline]
-    fn expiry_of(&self, index: u32) -> u32 {
-        let expires = self.slots.get(index as usize).map_or(NEVER, |slot| slot.expires);
-        let deadline = self.idle_deadlines.as_ref().and_then(|deadlines| deadlines.get(index as usize));
-        deadline.map_or(expires, |&deadline| expires.min(deadline))
     }
 
     pub(super) fn weight(&self, index: u32) -> u32 {
@@ -359,7 +362,9 @@ impl<K, V> Store<K, V> {
             self.weight += u64::from(terms.weight);
         }
         self.idle_deadlines.iter_mut().for_each(|deadlines| deadlines.push(terms.idle_deadline));
-        self.order.insert(index, hash);
+        self.stale_from.iter_mut().for_each(|ticks| ticks.push(terms.stale_from));
+        let size = self.sizes().of(index);
+        self.order.insert(index, Entry { hash, size });
         let slots = &self.slots;
         self.index.insert(hash, index, |index| hash_in(slots, index));
         index
@@ -367,17 +372,22 @@ impl<K, V> Store<K, V> {
 
     /// Replaces the entry in slot `index` by one of the same key. Returns the former one.
     pub(super) fn replace(&mut self, index: u32, new: Slot<K, V>, terms: Terms) -> Option<Slot<K, V>> {
+        let size = self.sizes().of(index);
         let before = self.swap(index, new, terms)?;
+        if self.weights.is_some() {
+            self.order.resize(index, size, self.size_of(terms.weight));
+        }
         self.touch(index, terms.idle_deadline);
         Some(before)
     }
 
-    /// Moves an entry to the place of another, and returns that.
+    /// Moves an entry to the place of another, and returns that. The policy is not notified.
     fn swap(&mut self, index: u32, new: Slot<K, V>, terms: Terms) -> Option<Slot<K, V>> {
         self.note_expiry(terms);
         let slot = self.slots.get_mut(index as usize)?;
         let before = std::mem::replace(slot, new);
         slot.expires = terms.expires;
+        self.set_stale_from(index, terms.stale_from);
         self.reweigh(index, terms.weight);
         Some(before)
     }
@@ -398,7 +408,7 @@ impl<K, V> Store<K, V> {
 
     /// The slot that the policy evicts next. `None` only if there are no entries.
     pub(super) fn victim(&mut self) -> Option<u32> {
-        self.order.victim()
+        self.order.victim(Sizes { weights: self.weights.as_deref(), slot: self.slot_size })
     }
 
     /// Removes the victim. The last entry moves to its slot.
@@ -408,14 +418,15 @@ impl<K, V> Store<K, V> {
 
     /// Replaces the victim by an entry with a new key, and returns the victim. No other entry moves.
     pub(super) fn replace_victim(&mut self, victim: u32, new: Slot<K, V>, terms: Terms) -> Option<Slot<K, V>> {
-        let hash = new.hash;
+        let (hash, size) = (new.hash, self.sizes().of(victim));
         let before = self.swap(victim, new, terms)?;
         if let Some(deadlines) = &mut self.idle_deadlines
             && let Some(deadline) = deadlines.get_mut(victim as usize)
         {
             *deadline = terms.idle_deadline;
         }
-        self.order.replace_victim(victim, before.hash, hash);
+        let new_size = self.sizes().of(victim);
+        self.order.replace_victim(victim, Entry { hash: before.hash, size }, Entry { hash, size: new_size });
         let slots = &self.slots;
         self.index.replace(victim, before.hash, hash, |index| hash_in(slots, index));
         Some(before)
@@ -425,11 +436,12 @@ impl<K, V> Store<K, V> {
         let place = index as usize;
         let hash = self.slots.get(place)?.hash;
         let last = number(self.slots.len() - 1);
+        let size = self.sizes().of(index);
         self.index.remove(hash, index);
         if evicted {
-            self.order.evict(index, hash);
+            self.order.evict(index, Entry { hash, size });
         } else {
-            self.order.remove(index);
+            self.order.remove(index, size);
         }
         let slot = self.slots.swap_remove(place);
         if let Some(weights) = &mut self.weights {
@@ -437,6 +449,9 @@ impl<K, V> Store<K, V> {
         }
         if let Some(deadlines) = &mut self.idle_deadlines {
             deadlines.swap_remove(place);
+        }
+        if let Some(ticks) = &mut self.stale_from {
+            ticks.swap_remove(place);
         }
         if let Some(moved) = self.slots.get(place) {
             self.index.renumber(moved.hash, last, index);
@@ -451,12 +466,13 @@ impl<K, V> Store<K, V> {
         self.weight = 0;
         self.weights = self.weights.take().map(|_| Vec::new());
         self.idle_deadlines = self.idle_deadlines.take().map(|_| Vec::new());
+        self.stale_from = self.stale_from.take().map(|_| Vec::new());
         self.order = Order::new(self.eviction);
         self.index = Index::default();
         self.capacity = 0;
         self.tables = 0;
         self.first_expiry = NEVER;
-        self.cursor = 0;
+        self.pass = Pass::default();
         slots
     }
 
@@ -489,10 +505,9 @@ impl<K, V> Store<K, V> {
 
     /// Shrinks the vectors by one step, if they have the spare capacity. Returns `true` if it did.
     pub(super) fn shrink_step(&mut self) -> bool {
-        let can_shrink =
-            self.capacity - self.slots.len() >= MAX_FREED && self.capacity - MAX_FREED >= self.min_capacity();
+        let can_shrink = self.capacity >= self.slots.len().max(self.min_capacity()) + self.max_freed;
         if can_shrink {
-            self.set_capacity(self.capacity - MAX_FREED);
+            self.set_capacity(self.capacity - self.max_freed);
         }
         can_shrink
     }
@@ -514,7 +529,7 @@ impl<K, V> Store<K, V> {
                 too_large = middle;
             }
         }
-        let next = fits.max(self.capacity.saturating_sub(MAX_FREED));
+        let next = fits.max(self.capacity.saturating_sub(self.max_freed));
         if next < self.capacity {
             self.set_capacity(next);
         }
@@ -530,24 +545,6 @@ impl<K, V> Store<K, V> {
 /// The hash of the entry in a slot.
 fn hash_in<K, V>(slots: &[Slot<K, V>], index: u32) -> u32 {
     slots.get(index as usize).map_or(0, |slot| slot.hash)
-}
-
-/// Milliseconds in a tick.
-const TICK: u64 = RESOLUTION.subsec_millis() as u64;
-
-/// Half of the ticks there are. No time to live is longer, and tick zero moves here.
-const HALF: u32 = u32::MAX / 2;
-
-/// Whole ticks in `millis`.
-#[inline]
-fn ticks(millis: u64) -> u32 {
-    u32::try_from(millis / TICK).unwrap_or(NEVER).min(NEVER - 1)
-}
-
-/// Up to a tick early, never late.
-#[inline]
-fn idle_deadline(epoch: u64, idle: u64, now: u64) -> u32 {
-    ticks(now.saturating_add(idle).saturating_sub(epoch))
 }
 
 /// The number of a slot. There are never more than [`MAX_SLOTS`].

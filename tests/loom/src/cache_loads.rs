@@ -13,7 +13,7 @@ use loom::thread;
 use crate::singleflight::latch::Latch;
 use crate::singleflight::shared_future::{BoxFuture, Joined, SharedFuture, Waiter};
 use crate::sync::{Mutex, ThreadId};
-use in_flight::{InFlight, LoadId, Role};
+use in_flight::{Abandon, Detached, InFlight, LoadId, NewRefresh, Role, Running};
 
 const HASH: u32 = 7;
 const KEY: u8 = 1;
@@ -31,8 +31,8 @@ struct State {
 struct Cache {
     state: Mutex<State>,
     source: AtomicUsize,
-    /// Loads that run, by class.
-    running: [AtomicUsize; 2],
+    /// Loads that run, by class, and computations.
+    running: [AtomicUsize; 3],
 }
 
 impl Cache {
@@ -40,7 +40,7 @@ impl Cache {
         Arc::new(Self {
             state: Mutex::new(State::default()),
             source: AtomicUsize::new(1),
-            running: [AtomicUsize::new(0), AtomicUsize::new(0)],
+            running: [AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0)],
         })
     }
 
@@ -112,7 +112,7 @@ impl Cache {
                     }
                     return value.unwrap_or(0);
                 }
-                Role::Follower(_, latch) => match latch.wait() {
+                Role::Follower(_, latch) | Role::Refresh(_, latch) => match latch.wait() {
                     Ok(Some(value)) => return value,
                     Ok(None) => {}
                     Err(_) => unreachable!("no load waits"),
@@ -152,7 +152,7 @@ impl Cache {
                 });
                 Call { cache: this, id, waiter }
             }
-            Role::Follower(id, shared) => Call { cache: this, id, waiter: shared.waiter() },
+            Role::Follower(id, shared) | Role::Refresh(id, shared) => Call { cache: this, id, waiter: shared.waiter() },
         })
     }
 }
@@ -285,7 +285,7 @@ impl Cache {
                 }
                 value
             }
-            Role::Follower(_, latch) => {
+            Role::Follower(_, latch) | Role::Refresh(_, latch) => {
                 drop(state);
                 latch.wait().unwrap().unwrap()
             }
@@ -319,5 +319,173 @@ fn cancelled_waiters_leave_no_entry_and_no_second_load() {
         drop(first);
         other.join().unwrap();
         assert_fresh(&cache, 1);
+    });
+}
+
+impl Cache {
+    /// Adds 10 to the value, as a computation does.
+    fn add_ten(&self) {
+        let id = loop {
+            let mut state = self.state.lock();
+            let share = |leader: ThreadId| StdArc::new(Latch::<()>::closed(leader));
+            match state.in_flight.join(HASH, &KEY, &mut Some(KEY), None, share) {
+                Role::Leader(id) => {
+                    state.in_flight.begin_again(HASH, id);
+                    break id;
+                }
+                Role::Follower(_, latch) | Role::Refresh(_, latch) => {
+                    drop(state);
+                    latch.wait().unwrap();
+                }
+            }
+        };
+        loop {
+            let present = self.state.lock().stored;
+            assert_eq!(self.running[2].fetch_add(1, SeqCst), 0, "one computation at a time");
+            let value = present.unwrap_or(0) + 10;
+            self.running[2].fetch_sub(1, SeqCst);
+            let mut state = self.state.lock();
+            if state.in_flight.begin_again(HASH, id) {
+                continue;
+            }
+            let entry = state.in_flight.finish(HASH, id).unwrap();
+            state.in_flight.cancel(HASH, &KEY);
+            state.stored = Some(value);
+            drop(state);
+            if let Some(latch) = entry.load::<Latch<()>>() {
+                latch.open(Some(()));
+            }
+            return;
+        }
+    }
+}
+
+/// Runs two computations next to `other`, and checks the value at the end.
+fn add_twenty_next_to(other: fn(&Cache), expected: &'static [Time]) {
+    model(move || {
+        let cache = Cache::new();
+        let threads: Vec<_> = (0..2)
+            .map(|_| {
+                let cache = Arc::clone(&cache);
+                thread::spawn(move || cache.add_ten())
+            })
+            .collect();
+        other(&cache);
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        let state = cache.state.lock();
+        assert!(state.in_flight.is_empty(), "an entry was left");
+        assert!(expected.contains(&state.stored.unwrap()), "{:?}", state.stored);
+    });
+}
+
+/// The load brings 1, or is cancelled.
+#[test]
+fn computations_next_to_a_load_lose_nothing() {
+    add_twenty_next_to(|cache| _ = cache.get_or_load(false), &[20, 21]);
+}
+
+#[test]
+fn computations_next_to_a_write_lose_nothing() {
+    add_twenty_next_to(|cache| cache.write(100), &[100, 110, 120]);
+}
+
+impl<T: Send> Abandon for SharedFuture<T> {
+    fn abandon(&self) {
+        Self::abandon(self);
+    }
+}
+
+/// Counts the futures of refreshes that are there.
+struct Alive(Arc<AtomicUsize>);
+
+impl Alive {
+    fn new(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, SeqCst);
+        Self(Arc::clone(count))
+    }
+}
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, SeqCst);
+    }
+}
+
+impl Cache {
+    /// Starts a refresh that needs two polls, or polls the running refresh.
+    fn refresh(cache: &Arc<Self>, count: &Arc<AtomicUsize>) {
+        let mut begun = SharedFuture::<Time>::begin(Waker::noop().clone());
+        let mut state = cache.state.lock();
+        match state.in_flight.running::<SharedFuture<Time>, u8>(HASH, &KEY) {
+            Running::None => {
+                let shared = StdArc::clone(begun.shared());
+                let new = NewRefresh { key: KEY, load: Some(StdArc::clone(&shared) as _) };
+                let id = state.in_flight.start_refresh::<SharedFuture<Time>>(HASH, new);
+                drop(state);
+                let (load, alive) = (Arc::clone(cache), Alive::new(count));
+                begun.start(|| {
+                    let (mut polls, alive) = (0, alive);
+                    Box::pin(std::future::poll_fn(move |cx| {
+                        assert!(alive.0.load(SeqCst) > 0);
+                        polls += 1;
+                        if polls == 1 {
+                            cx.waker().wake_by_ref();
+                            return Poll::Pending;
+                        }
+                        let value = load.source.load(SeqCst);
+                        drop(load.store::<SharedFuture<Time>>(id, Some(value)));
+                        Poll::Ready(value)
+                    }))
+                });
+                let place = Box::new(Detached::new(StdArc::clone(&shared) as _, 0));
+                let mut state = cache.state.lock();
+                if state.in_flight.detach(HASH, id, place) {
+                    shared.detach();
+                }
+                drop(state);
+                drop(begun);
+                if shared.abandonment().is_some() {
+                    let entry = cache.state.lock().in_flight.finish(HASH, id);
+                    drop(entry);
+                }
+            }
+            Running::Detached(_, shared) => {
+                drop(state);
+                shared.poll_if_woken();
+            }
+            // Another thread polls it for the first time.
+            Running::Other => drop(state),
+        }
+    }
+
+    fn drop_orphans(&self) {
+        let orphans = self.state.lock().in_flight.take_orphans();
+        drop(orphans);
+    }
+}
+
+#[test]
+fn detached_refresh_ends_with_its_entry_or_by_a_write() {
+    model(|| {
+        let (cache, count) = (Cache::new(), Arc::new(AtomicUsize::new(0)));
+        let refreshing = thread::spawn({
+            let (cache, count) = (Arc::clone(&cache), Arc::clone(&count));
+            move || {
+                Cache::refresh(&cache, &count);
+                Cache::refresh(&cache, &count);
+            }
+        });
+        cache.remove(2);
+        cache.drop_orphans();
+        Cache::refresh(&cache, &count);
+        refreshing.join().unwrap();
+        let mut state = cache.state.lock();
+        assert!(state.stored.is_none_or(|stored| stored >= 2), "{:?} was read before the change", state.stored);
+        // The entry of the key is evicted.
+        state.in_flight.orphan(HASH);
+        assert!(state.in_flight.is_empty() && !state.in_flight.has_detached(HASH), "an entry was left");
+        drop(state);
+        cache.drop_orphans();
+        assert_eq!(count.load(SeqCst), 0, "a future was left");
     });
 }

@@ -5,6 +5,7 @@
 mod alarm_cases;
 mod books_cases;
 mod budget;
+mod cache_bound;
 mod cache_loads;
 mod heap;
 mod in_flight_cases;

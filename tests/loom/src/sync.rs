@@ -61,6 +61,14 @@ macro_rules! twin {
             pub(crate) fn fetch_and(&self, value: $value, order: Ordering) -> $value {
                 fenced(order, || self.0.fetch_and(value, order))
             }
+            pub(crate) fn fetch_update(
+                &self,
+                ok: Ordering,
+                failed: Ordering,
+                next: impl FnMut($value) -> Option<$value>,
+            ) -> Result<$value, $value> {
+                fenced(ok, || self.0.fetch_update(ok, failed, next))
+            }
             pub(crate) fn compare_exchange_weak(
                 &self,
                 old: $value,
