@@ -47,7 +47,7 @@ fn requests(criterion: &mut Criterion) {
             fresh
         };
         group.bench_function("insert-evict", |b| b.iter(|| timed.insert(fresh(), 0)));
-        group.bench_function("load-evict", |b| b.iter(|| timed.try_get_or_load(&(fresh() << 32), || Ok::<_, ()>(0))));
+        group.bench_function("load-evict", |b| b.iter(|| timed.try_get_or_load(&(fresh() << 32), |_| Ok::<_, ()>(0))));
         group.finish();
     }
 }

@@ -50,7 +50,7 @@ impl Store for Ours {
         drop(self.0.insert(key, value));
     }
     fn load(&self, key: u64) -> u64 {
-        self.0.try_get_or_load(&key, || Ok::<_, ()>(key)).unwrap_or(0)
+        self.0.try_get_or_load(&key, |_| Ok::<_, ()>(key)).unwrap_or(0)
     }
 }
 

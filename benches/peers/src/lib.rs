@@ -11,6 +11,8 @@ pub mod heap;
 pub mod lazy;
 mod random;
 pub mod stream;
+pub mod strings;
+pub mod traces;
 
 pub use random::Random;
 

@@ -1,17 +1,14 @@
 //! Replays request traces and prints hit ratios: this crate's policies, the peers, and Belady's optimum.
 //!
-//! `cargo run --release --bin cache_traces -- <folder>`, where the folder holds `*.ctr.zst` files: zstd around "CTR1", a
-//! byte that says whether objects have sizes, three zero bytes, the number of objects, their sizes if they have any, and
-//! the requested object numbers in four byte planes; numbers are little-endian words of 32 bits. Traces without sizes
-//! are replayed, at 1, 5 and 20 % of their objects.
+//! `cargo run --release --bin cache_traces -- <folder>` reads the files that [`traces`](plimsoll_peers::traces) describes. Traces without sizes are replayed, at 1, 5 and 20 % of their objects.
 
 use std::collections::BTreeMap;
 use std::error::Error;
-use std::io::Read;
 use std::path::Path;
 use std::process::ExitCode;
 
 use plimsoll_peers::cache::{LruMutex, MiniMoka, Moka, Ours, OursLru, Quick, replay};
+use plimsoll_peers::traces::{self, Trace};
 
 type Replay = fn(usize, &[u32]) -> f64;
 
@@ -42,14 +39,8 @@ fn main() -> ExitCode {
 }
 
 fn replay_all(folder: &Path) -> Result<(), Box<dyn Error>> {
-    let mut files: Vec<_> =
-        std::fs::read_dir(folder)?.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>()?;
-    files.retain(|file| file.to_string_lossy().ends_with(".ctr.zst"));
-    files.sort();
     let (mut sums, mut count, mut worst) = ([0.0; KINDS.len()], 0_u32, f64::INFINITY);
-    for file in files {
-        let Some((objects, requests)) = read(&file)? else { continue };
-        let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    for Trace { name, objects, requests, .. } in traces::read_all(folder, |sized| !sized)? {
         for percent in PERCENT {
             let entries = (objects * percent / 100).max(1);
             let ratios = KINDS.map(|(_, replay)| replay(entries, &requests));
@@ -66,26 +57,6 @@ fn replay_all(folder: &Path) -> Result<(), Box<dyn Error>> {
         KINDS.iter().zip(sums).map(|((name, _), sum)| format!("{name} {:.4}", sum / f64::from(count))).collect();
     println!("mean of {count}: {}\nworst of plimsoll beside lru: {worst:+.4}", means.join("  "));
     Ok(())
-}
-
-/// How many keys there are, and which is asked for, one after the other.
-type Requests = (usize, Vec<u32>);
-
-/// The number of objects and the requests; `None` where objects have sizes.
-fn read(file: &Path) -> Result<Option<Requests>, Box<dyn Error>> {
-    let malformed = || format!("{} is no trace", file.display());
-    let mut bytes = Vec::new();
-    ruzstd::decoding::StreamingDecoder::new(std::fs::File::open(file)?)?.read_to_end(&mut bytes)?;
-    let (head, rest) = bytes.split_at_checked(12).ok_or_else(malformed)?;
-    let [b'C', b'T', b'R', b'1', sized, _, _, _, objects @ ..] = head else { return Err(malformed().into()) };
-    if *sized != 0 {
-        return Ok(None);
-    }
-    let objects = u32::from_le_bytes(objects.try_into()?) as usize;
-    let planes: Vec<&[u8]> = rest.chunks(rest.len() / 4).collect();
-    let [a, b, c, d] = planes.as_slice() else { return Err(malformed().into()) };
-    let words = a.iter().zip(*b).zip(c.iter().zip(*d));
-    Ok(Some((objects, words.map(|((&a, &b), (&c, &d))| u32::from_le_bytes([a, b, c, d])).collect())))
 }
 
 /// What one could do who knew the future: the object next asked for the latest goes.

@@ -57,7 +57,7 @@ fn read_times(rounds: u32) -> [f64; 3] {
     let kinds = [(u64::MAX, 0), (u64::MAX, 48), (15, 0)];
     let caches = kinds.map(|(mask, shift)| {
         let hasher = Identity { hash: 0, mask };
-        let built = Cache::builder("identity").max_entries(2 * KEYS as usize).hasher(hasher).build();
+        let built = Cache::builder("identity").max_entries(2 * KEYS as usize).hash_builder(hasher).build();
         let cache = built.unwrap_or_else(|error| unreachable!("{error}"));
         (0..KEYS).for_each(|key| drop(cache.insert(key << shift, key)));
         (cache, shift)

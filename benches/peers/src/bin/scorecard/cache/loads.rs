@@ -5,7 +5,7 @@ mod executor;
 #[path = "../../../../../../tests/support/load_stress.rs"]
 mod load_stress;
 #[path = "../../../../../../tests/support/random.rs"]
-mod random;
+pub(super) mod random;
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -63,11 +63,11 @@ trait ReadThrough: Sync {
 
 impl ReadThrough for Cache<u8, u64> {
     fn get_or_read(&self, key: u8, read: impl FnOnce() -> u64) -> u64 {
-        self.try_get_or_load(&key, || Ok::<_, Down>(read())).unwrap_or(u64::MAX)
+        self.try_get_or_load(&key, |_| Ok::<_, Down>(read())).unwrap_or(u64::MAX)
     }
 
     fn get_or_read_async(&self, key: u8, read: impl FnOnce() -> u64 + Send + 'static) -> u64 {
-        block_on(self.try_get_or_load_async(&key, || async { Ok::<_, Down>(read()) })).unwrap_or(u64::MAX)
+        block_on(self.try_get_or_load_async(&key, |_| async { Ok::<_, Down>(read()) })).unwrap_or(u64::MAX)
     }
 
     fn insert(&self, key: u8, value: u64) {
@@ -178,7 +178,7 @@ struct Shared(Cache<u8, u64>);
 
 impl Loads for Shared {
     fn blocking(&self, key: u8, load: impl FnOnce() -> Result<u64, Down>) -> Option<u64> {
-        self.0.try_get_or_load(&key, load).ok()
+        self.0.try_get_or_load(&key, |_| load()).ok()
     }
 
     fn polled<L>(&self, key: u8, load: impl FnOnce() -> L + 'static) -> impl Future<Output = Option<u64>> + 'static
@@ -186,7 +186,7 @@ impl Loads for Shared {
         L: Future<Output = Result<u64, Down>> + Send + 'static,
     {
         let cache = self.0.clone();
-        async move { cache.try_get_or_load_async(&key, load).await.ok() }
+        async move { cache.try_get_or_load_async(&key, |_| load()).await.ok() }
     }
 
     fn evict(&self) {

@@ -129,15 +129,17 @@ fn reader_wait(rounds: u32) -> f64 {
             let built = builder.account(budget.account("boxes")).build();
             let cache: Cache<u64, Box<[u8]>> = built.unwrap_or_else(|error| unreachable!("{error}"));
             let mut key = 0;
-            while cache.stats().evicted_pressure + cache.stats().evicted_size == 0 {
+            while cache.stats().evictions_by_pressure + cache.stats().evictions_by_size == 0 {
                 drop(cache.insert(key, vec![0; BOX].into()));
                 key += 1;
             }
             let neighbor = budget.account("neighbor");
             let all = neighbor.try_reserve(budget.available());
             let before = cache.stats().bytes;
-            let wait =
-                longest_wait(|| _ = black_box(cache.contains(&1)), || black_box(neighbor.try_reserve(WANTED)).is_ok());
+            let wait = longest_wait(
+                || _ = black_box(cache.contains_key(&1)),
+                || black_box(neighbor.try_reserve(WANTED)).is_ok(),
+            );
             let is_right = all.is_ok() && cache.stats().bytes.saturating_add(WANTED) <= before;
             if is_right { wait } else { f64::NAN }
         };
