@@ -75,7 +75,7 @@ impl Function {
         let answer = |object: Object| {
             let file = self.buckets.locate(&object)?;
             let version = Version::of(&object, &file, unusual)?;
-            let summary = self.digests.try_get_or_load(&version, || {
+            let summary = self.digests.try_get_or_load(&version, |_| {
                 let _reserved = self.in_the_making.try_reserve(IN_THE_MAKING)?;
                 let digest = digest::digest(event::open(&object, &file)?);
                 let digest = digest.map_err(|error| event::broken_read(&object, error))?;
