@@ -55,7 +55,7 @@ pub(super) type Weigher<K, V> = Box<dyn Fn(&K, &V) -> usize + Send + Sync>;
 /// The highest number of shards.
 const MAX_SHARDS: usize = 1_024;
 
-/// The least part of the bounds for each shard.
+/// The least part of the bounds for each shard, also in inline keys and values.
 const ENTRIES_PER_SHARD: usize = 128;
 const BYTES_PER_SHARD: u64 = 1 << 20;
 const SLOTS_PER_SHARD: u64 = 64;
@@ -320,8 +320,8 @@ impl<K, V, S> CacheBuilder<K, V, S> {
     ///
     /// The bounds apply to all shards together, and a key that hashes to a full shard takes room of another. More shards
     /// let more threads use the cache at once, and cost some hits, because each shard evicts by the order of its own entries.
-    /// Default: four for each processor, but at least 128 entries and 1 MiB of the bounds for each shard. Caches with
-    /// [`Eviction::Lru`] have one, because its order is exact.
+    /// Default: four for each processor, but at least 128 entries, 1 MiB, and the bytes of 64 slots of the bounds for each
+    /// shard. Caches with [`Eviction::Lru`] have one, because its order is exact.
     ///
     /// # Examples
     ///

@@ -27,7 +27,7 @@ pub(super) use super::removal::RemovalCause as Cause;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CacheStats {
-    /// The cache's name.
+    /// The name of the cache.
     pub name: &'static str,
     /// Entries there now, those that have expired and were not yet freed among them.
     pub entries: usize,
