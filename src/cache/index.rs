@@ -4,12 +4,16 @@
 //! and without a call of `Hash`. hashbrown itself doubles when removals have used it up (hashbrown #602), although it holds
 //! no more entries; here it is refilled in place while an eighth is free.
 
-use hashbrown::{HashTable, TryReserveError};
+use std::sync::LazyLock;
 
-use crate::weigh::GROUP;
+use hashbrown::{HashTable, TryReserveError};
 
 /// The highest number of entries that are moved to a smaller table: under a millisecond, with the lock of the cache.
 const MAX_MOVED: usize = 32_768;
+
+/// Bytes of the first table. Measured, because it depends on the release of hashbrown, the target and its features.
+static FIRST_BYTES: LazyLock<usize> =
+    LazyLock::new(|| HashTable::<u32>::with_capacity(Index::LEAST).allocation_size());
 
 /// A table of slot numbers.
 #[derive(Default)]
@@ -133,10 +137,9 @@ impl Index {
         self.enter(slots, hash_of);
     }
 
-    /// Bytes of the next larger table: a number and a control byte for each bucket, and a group of control bytes more.
+    /// Bytes of the next larger table: twice the buckets, with a number and a control byte each. The rest stays.
     fn grown_bytes(&self) -> usize {
-        let buckets = if self.full == 0 { Self::LEAST + 1 } else { 2 * self.table.num_buckets() };
-        (size_of::<u32>() + 1) * buckets + GROUP
+        if self.full == 0 { *FIRST_BYTES } else { self.bytes + (size_of::<u32>() + 1) * self.table.num_buckets() }
     }
 }
 
@@ -155,17 +158,18 @@ mod tests {
     }
 
     #[test]
-    #[cfg_attr(miri, ignore = "releases of hashbrown differ in how they compare control bytes under Miri")]
     fn what_it_says_it_will_grow_by_is_what_it_grows_by() {
         let mut index = Index::default();
         let mut grown = 0;
-        for at in 0..100_000 {
+        let entries = if cfg!(miri) { 100 } else { 100_000 };
+        for at in 0..entries {
             let (before, growth) = (index.bytes(), index.growth());
             index.insert(hash_of(at), at, hash_of);
             assert_eq!(index.bytes(), before + growth, "at {at}");
             grown += usize::from(growth > 0);
         }
-        assert!((10..20).contains(&grown), "grown {grown} times");
+        // The first has 8 buckets.
+        assert_eq!(grown, if cfg!(miri) { 5 } else { 15 });
     }
 
     #[test]
