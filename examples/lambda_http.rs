@@ -24,5 +24,5 @@ async fn words(request: Request) -> Result<String, Error> {
 #[tokio::main]
 async fn main() -> Result<(), Error> {
     let monitor = Monitor::install_from_env(); // plimsoll
-    lambda_http::run(monitor.http().layer(service_fn(words))).await // plimsoll
+    lambda_http::run(monitor.http().heads_only().layer(service_fn(words))).await // plimsoll
 }

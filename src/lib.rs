@@ -74,7 +74,7 @@ pub use clock::{Clock, ManualClock};
 pub use env::{EnvError, InitializationType, LambdaEnv, LimitSource, MemoryLimit};
 pub use heap::TrackingAllocator;
 #[cfg(feature = "tower")]
-pub use integration::{AdmissionLayer, HasRequestId, OverMemory, ReportLayer};
+pub use integration::{AdmissionLayer, HasRequestId, OverMemory, Overloaded, ReportLayer};
 pub use lazy::{AsyncLazyResource, LazyError, LazyResource, Pinned};
 pub use monitor::Monitor;
 pub use size::{ByteDelta, ByteSize, ParseByteSizeError};

@@ -22,8 +22,9 @@ use axum::Router;
 use axum::body::Body;
 use axum::routing::get;
 use http::{Request, Response, StatusCode};
+use http_body_util::BodyExt as _;
 use plimsoll::integration::{HttpLayer, HttpService};
-use plimsoll::monitor::{Label, Outcome, ReportPolicy};
+use plimsoll::monitor::{Label, Outcome};
 use plimsoll::{AdmissionLayer, ByteSize, MemoryBudget, Monitor, TrackingAllocator};
 use runtime_api::{Call, RuntimeApi};
 use serde_json::{Value, json};
@@ -41,7 +42,8 @@ fn monitor() -> (Monitor, Reports) {
     let noted = Arc::clone(&reports);
     let monitor = Monitor::builder()
         .memory_size(ByteSize::mib(1024))
-        .report(ReportPolicy::Off)
+        .print_reports(false)
+        .report_share(100)
         .on_report(move |report| {
             let (id, label) = (report.id.to_string(), report.label.to_string());
             noted.lock().expect("no panic here").push((id, label, report.outcome));
@@ -68,9 +70,11 @@ fn router() -> Router {
     Router::new().route("/", get(async || "home")).nest("/orders", orders)
 }
 
-/// Sends one request to `service` and returns the status of the response.
+/// Sends one request to `service`, reads the body of the response, and returns its status.
 async fn send(service: Router, request: Request<Body>) -> StatusCode {
-    service.oneshot(request).await.expect("a router does not fail").status()
+    let (head, body) = service.oneshot(request).await.expect("a router does not fail").into_parts();
+    body.collect().await.expect("a body in memory");
+    head.status
 }
 
 #[tokio::test]
@@ -89,7 +93,9 @@ async fn label_of_a_router_layer_is_the_matched_route() {
 async fn label_around_a_whole_router_is_the_path() {
     let (monitor, reports) = monitor();
     let response = monitor.http().layer(router()).oneshot(request("/orders/4711?c=d")).await;
-    assert_eq!(response.expect("a router does not fail").status(), StatusCode::OK);
+    let body = response.expect("a router does not fail").into_body();
+    assert_eq!(reported(&reports), [], "the request ends with its body");
+    assert_eq!(body.collect().await.unwrap().to_bytes(), "an order");
     assert_eq!(reported(&reports), [finished("-", "/orders/4711")]);
 }
 
@@ -134,7 +140,7 @@ async fn id_of_a_lambda_invocation_wins_over_the_header() {
     request.headers_mut().insert("x-request-id", "chosen".parse().unwrap());
     let request = lambda_http::RequestExt::with_lambda_context(request, context);
     let hello = service_fn(async |_: lambda_http::Request| Ok::<_, Infallible>("hello"));
-    assert_eq!(monitor.http().layer(hello).oneshot(request).await, Ok("hello"));
+    assert_eq!(monitor.http().heads_only().layer(hello).oneshot(request).await, Ok("hello"));
     assert_eq!(reported(&reports), [finished("8476a536-e9f4-11e8-9739-2dfe598c3fcd", "/")]);
 }
 
@@ -153,7 +159,7 @@ async fn request_and_response_pass_through_unchanged() {
         request.header("cookie", "c").header("cookie", "d").extension(4711_u32).body(vec![0, 255]).unwrap()
     };
     let plain = echo.oneshot(request()).await.unwrap();
-    let reported_once = monitor.http().layer(echo).oneshot(request()).await.unwrap();
+    let reported_once = monitor.http().heads_only().layer(echo).oneshot(request()).await.unwrap();
     assert_eq!((plain.status(), plain.headers()), (reported_once.status(), reported_once.headers()));
     assert_eq!(plain.extensions().get(), Some(&Some(4711_u32)));
     assert_eq!(reported_once.extensions().get(), Some(&Some(4711_u32)));
@@ -165,7 +171,7 @@ async fn request_and_response_pass_through_unchanged() {
 async fn error_of_the_inner_service_passes_through() {
     let (monitor, reports) = monitor();
     let broken = service_fn(|_: Request<()>| ready(Err::<Response<()>, _>("broken")));
-    assert_eq!(monitor.http().layer(broken).oneshot(Request::new(())).await.unwrap_err(), "broken");
+    assert_eq!(monitor.http().heads_only().layer(broken).oneshot(Request::new(())).await.unwrap_err(), "broken");
     assert_eq!(reported(&reports), [finished("-", "/")]);
 }
 
@@ -184,7 +190,7 @@ fn readiness_is_that_of_the_inner_service() {
         }
     }
     let (monitor, reports) = monitor();
-    let mut service = monitor.http().layer(Never);
+    let mut service = monitor.http().heads_only().layer(Never);
     assert_eq!(service.poll_ready(&mut Context::from_waker(Waker::noop())), Poll::Ready(Err("worn out")));
     assert_eq!(reported(&reports), []);
 }
@@ -192,7 +198,7 @@ fn readiness_is_that_of_the_inner_service() {
 #[tokio::test]
 async fn service_that_becomes_ready_later_is_waited_for() {
     let (monitor, reports) = monitor();
-    let limited = ServiceBuilder::new().layer(monitor.http()).concurrency_limit(1);
+    let limited = ServiceBuilder::new().layer(monitor.http().heads_only()).concurrency_limit(1);
     let mut service = limited.service_fn(async |_: Request<()>| Ok::<_, Infallible>(()));
     let first = service.ready().await.unwrap().call(Request::new(()));
     let mut second = service.clone();
@@ -214,7 +220,8 @@ fn poll_once<F: Future>(future: F) -> Poll<F::Output> {
 #[test]
 fn request_that_is_dropped_is_unfinished() {
     let (monitor, reports) = monitor();
-    let mut hanging = monitor.http().layer(service_fn(|_: Request<()>| pending::<Result<(), Infallible>>()));
+    let mut hanging =
+        monitor.http().heads_only().layer(service_fn(|_: Request<()>| pending::<Result<(), Infallible>>()));
     assert!(poll_once(hanging.call(Request::new(()))).is_pending());
     drop(hanging.call(Request::new(())));
     assert_eq!(reported(&reports), [unfinished("/"), unfinished("/")]);
@@ -224,7 +231,7 @@ fn request_that_is_dropped_is_unfinished() {
 #[test]
 fn request_that_panics_in_the_call_is_unfinished() {
     let (monitor, reports) = monitor();
-    let mut panicking = monitor.http().layer(service_fn(|request: Request<()>| {
+    let mut panicking = monitor.http().heads_only().layer(service_fn(|request: Request<()>| {
         assert!(request.headers().contains_key("x"), "no header");
         ready(Ok::<_, Infallible>(()))
     }));
@@ -258,7 +265,9 @@ async fn concurrent_requests_have_their_own_ids_and_labels() {
         })
         .collect();
     for call in calls {
-        assert_eq!(call.await.unwrap().unwrap().status(), StatusCode::OK);
+        let response = call.await.unwrap().unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+        response.into_body().collect().await.unwrap();
     }
     let mut reports = reported(&reports);
     reports.sort_by_key(|(id, ..)| id.parse::<usize>().ok());
@@ -274,7 +283,8 @@ async fn layer_fits_other_layers_in_both_orders() {
         .answer_with(|over| axum::response::IntoResponse::into_response(over.to_string()));
     assert_eq!(send(router().layer(admission.clone()).layer(http.clone()), request("/")).await, StatusCode::OK);
     assert_eq!(send(router().layer(http.clone()).layer(admission), request("/")).await, StatusCode::OK);
-    let built = ServiceBuilder::new().layer(http).service_fn(async |_: Request<()>| Ok::<_, Infallible>(()));
+    let built =
+        ServiceBuilder::new().layer(http.heads_only()).service_fn(async |_: Request<()>| Ok::<_, Infallible>(()));
     assert_eq!(built.oneshot(Request::new(())).await, Ok(()));
     assert_eq!(reported(&reports).len(), 3);
 }
@@ -332,7 +342,7 @@ async fn invoke(run: impl Future<Output = Result<(), lambda_http::Error>>) -> St
 async fn lambda_http_run_reports_the_invocation_and_the_path() {
     let (monitor, reports) = monitor();
     let hello = service_fn(async |_: lambda_http::Request| Ok::<_, Infallible>("hello"));
-    let body = invoke(lambda_http::run(monitor.http().layer(hello))).await;
+    let body = invoke(lambda_http::run(monitor.http().heads_only().layer(hello))).await;
     let answer: Value = serde_json::from_str(&body).unwrap();
     assert_eq!((&answer["statusCode"], &answer["body"]), (&200.into(), &"hello".into()));
     assert_eq!(reported(&reports), [finished("request-0", "/orders/4711")]);

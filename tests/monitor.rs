@@ -58,7 +58,7 @@ support::tests! {
 }
 
 fn builder() -> MonitorBuilder {
-    Monitor::builder().memory_size(ByteSize::mib(1024)).report(ReportPolicy::Off)
+    Monitor::builder().memory_size(ByteSize::mib(1024)).print_reports(false)
 }
 
 fn quiet() -> Monitor {
@@ -481,14 +481,14 @@ fn the_line_reads_as_documented() {
         let monitor = Monitor::builder().memory_size(ByteSize::mib(128)).install().unwrap();
         board::holder("sessions").set(ByteSize::kib(512));
         let sessions = Block::new(600 << 10);
-        assert!(!invoke(&monitor, || drop(Block::new(40 << 20))).alerts().any(|alert| alert == Alert::NearLimit));
+        assert!(!invoke(&monitor, || drop(Block::new(39 << 20))).alerts().any(|alert| alert == Alert::NearLimit));
         drop(monitor.start("cut\nshort"));
         drop(sessions);
     });
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
     let lines: Vec<_> = ended.stderr.lines().collect();
     assert_eq!(lines.len(), 2, "{lines:?}");
-    assert!(lines[0].starts_with("plimsoll r heap 0.6 peak 40.6 of 116 MiB (34 %) "), "{}", lines[0]);
+    assert!(lines[0].starts_with("plimsoll r heap 0.6 peak 39.6 of 116 MiB (34 %) "), "{}", lines[0]);
     assert!(lines[0].contains(" +0 B | sessions 0.5 unattributed 0.1"), "{}", lines[0]);
     if cfg!(target_os = "linux") {
         assert!(lines[0].ends_with(" | fits=128MB?"), "{}", lines[0]);

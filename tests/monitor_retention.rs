@@ -98,9 +98,11 @@ fn trims_keep_to_their_share_of_the_time() {
             }
         }
         assert!(trims > 0 && trims < 300, "{trims} trims, {spent} of {worked} us");
+        // Another may need the pages.
         let never_ending = monitor.start("never ending");
-        assert!((0..50).all(|_| invoke(&monitor, || pits = pitted()).trimmed.is_none()), "another may need the pages");
-        drop(never_ending);
+        let trims = (0..50).filter(|_| invoke(&monitor, || pits = pitted()).trimmed.is_some()).count();
+        let took = never_ending.finish().duration;
+        assert!(trims as u64 <= took.as_secs() + 1, "{trims} trims in {took:?}");
     });
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
 }

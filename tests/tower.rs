@@ -8,7 +8,7 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
-use plimsoll::monitor::{Outcome, ReportPolicy, RequestId};
+use plimsoll::monitor::{Outcome, RequestId};
 use plimsoll::{ByteSize, HasRequestId, Monitor, ReportLayer, TrackingAllocator};
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 
@@ -31,7 +31,8 @@ fn monitor() -> (Monitor, Reports) {
     let noted = Arc::clone(&reports);
     let monitor = Monitor::builder()
         .memory_size(ByteSize::mib(1024))
-        .report(ReportPolicy::Off)
+        .print_reports(false)
+        .report_share(100)
         .on_report(move |report| {
             noted.lock().expect("no panic here").push((report.id.to_string(), report.outcome));
         })

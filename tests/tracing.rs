@@ -193,7 +193,7 @@ fn a_crossed_line_or_an_alert_is_a_warning() {
     assert_eq!((events[0].0, events[0].2["alarm_threshold"].as_str()), (Level::WARN, "90u"));
     assert_eq!(events[0].2["gauges"], "a?b 2.0 MiB, c 1.0 KiB");
 
-    let builder = Monitor::builder().memory_size(ByteSize::mib(128)).report(ReportPolicy::Off).on_report(event);
+    let builder = Monitor::builder().memory_size(ByteSize::mib(128)).print_reports(false).on_report(event);
     let monitor = builder.build().unwrap();
     let refuse = || {
         heap::set_limit(ByteSize::mib(64)).unwrap();

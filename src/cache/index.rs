@@ -12,8 +12,7 @@ use hashbrown::{HashTable, TryReserveError};
 const MAX_MOVED: usize = 32_768;
 
 /// Bytes of the first table. Measured, because it depends on the release of hashbrown, the target and its features.
-static FIRST_BYTES: LazyLock<usize> =
-    LazyLock::new(|| HashTable::<u32>::with_capacity(Index::LEAST).allocation_size());
+static FIRST_BYTES: LazyLock<usize> = LazyLock::new(|| HashTable::<u32>::with_capacity(Index::LEAST).allocation_size());
 
 /// A table of slot numbers.
 #[derive(Default)]

@@ -1,5 +1,6 @@
 //! Records that must be written when nothing may be allocated: in the allocator, and in a signal handler.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use crate::log::{Head, Level, MAX_RECORD};
@@ -49,6 +50,11 @@ impl InFlightRequest {
         IN_FLIGHT.set_label(&mut self.0, label);
     }
 
+    /// Sets the most bytes that the request held so far.
+    pub(crate) fn set_peak(&self, peak: ByteSize) {
+        IN_FLIGHT.set_peak(&self.0, peak.as_u64());
+    }
+
     /// Takes the request out of the table before the guard is dropped.
     pub(crate) fn end(&mut self) {
         IN_FLIGHT.end(&mut self.0);
@@ -68,6 +74,15 @@ pub(super) fn clear_after_fork() {
 
 /// The most that the live heap grew in any one invocation, in bytes.
 static LARGEST_GROWTH: AtomicUsize = AtomicUsize::new(0);
+
+/// What makes metrics of an alarm: JSON members, before and after the time in milliseconds. Set once.
+static ALARM_METRICS: OnceLock<[Box<str>; 2]> = OnceLock::new();
+
+/// Adds members to the alarm, each after a comma: what comes before and after the time in milliseconds. The first call
+/// counts.
+pub(crate) fn set_alarm_metrics(members: [Box<str>; 2]) {
+    let _is_set_already = ALARM_METRICS.set(members);
+}
 
 /// Records how much the live heap grew in an invocation.
 pub(crate) fn record_growth(growth: ByteSize) {
@@ -97,6 +112,9 @@ pub(super) fn write_alarm(alarm: &Alarm) -> bool {
         Head::new("alarm", Level::Error)
     ));
     line.put(format_args!(r#","requested":{requested},"heap":{heap}"#));
+    if let Some([before, after]) = ALARM_METRICS.get() {
+        put_field(&mut line, format_args!("{before}{}{after}", os::coarse_wall_ms()));
+    }
     put_requests(&mut line, *now_ms);
     put_holders(&mut line, *heap, MAX_FRAMES);
     put_field(&mut line, format_args!(r#","largest_growth":{}"#, LARGEST_GROWTH.load(Relaxed)));
@@ -115,8 +133,8 @@ pub(super) fn put_requests<const LEN: usize>(line: &mut Line<LEN>, now_ms: u64) 
     if count == 0 {
         return;
     }
-    // The peak begins again with each request that is alone, so it is this one's own.
-    let peak = (count == 1).then(|| LEDGER.peak(None).at_most);
+    // If the request is alone, the peak of the process has begun with it.
+    let peak = (count == 1).then(|| LEDGER.peak(None).at_most as u64);
     put_field(line, format_args!(r#","requests_in_flight":{count}"#));
     line.put_whole(1, |line| {
         let mut before = r#","requests":["#;
@@ -136,7 +154,7 @@ pub(super) fn put_requests<const LEN: usize>(line: &mut Line<LEN>, now_ms: u64) 
     });
 }
 
-fn put_request<const LEN: usize>(line: &mut Line<LEN>, request: &Request<WORDS>, now_ms: u64, peak: Option<usize>) {
+fn put_request<const LEN: usize>(line: &mut Line<LEN>, request: &Request<WORDS>, now_ms: u64, peak: Option<u64>) {
     line.put(format_args!(r#"{{"request_id":""#));
     put_text(line, request.id.bytes());
     if request.label.bytes().next().is_some() {
@@ -144,7 +162,7 @@ fn put_request<const LEN: usize>(line: &mut Line<LEN>, request: &Request<WORDS>,
         put_text(line, request.label.bytes());
     }
     line.put(format_args!(r#"","age_ms":{}"#, now_ms.saturating_sub(request.started_ms)));
-    if let Some(peak) = peak {
+    if let Some(peak) = Some(request.peak).filter(|peak| *peak > 0).or(peak) {
         line.put(format_args!(r#","peak":{peak}"#));
     }
     line.put(format_args!("}}"));

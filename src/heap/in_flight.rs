@@ -72,6 +72,8 @@ struct Entry<const WORDS: usize> {
     number: AtomicU64,
     /// Milliseconds of the coarse monotonic clock.
     started_ms: AtomicU64,
+    /// The most bytes that the request held so far; 0 if they are not known. Changes while the entry is in use.
+    peak: AtomicU64,
     id: Text<WORDS>,
     label: Text<WORDS>,
 }
@@ -83,6 +85,7 @@ impl<const WORDS: usize> Entry<WORDS> {
                 version: AtomicU64::new(FREE),
                 number: AtomicU64::new(0),
                 started_ms: AtomicU64::new(0),
+                peak: AtomicU64::new(0),
                 id: Text::new(),
                 label: Text::new(),
             }
@@ -98,6 +101,7 @@ impl<const WORDS: usize> Entry<WORDS> {
         let request = Request {
             number: self.number.load(Acquire),
             started_ms: self.started_ms.load(Acquire),
+            peak: self.peak.load(Acquire),
             id: self.id.load(),
             label: self.label.load(),
         };
@@ -113,6 +117,8 @@ pub(crate) struct Request<const WORDS: usize> {
     pub(crate) number: u64,
     /// Milliseconds of the coarse monotonic clock.
     pub(crate) started_ms: u64,
+    /// The most bytes that it held so far; 0 if they are not known.
+    pub(crate) peak: u64,
     pub(crate) id: ShortText<WORDS>,
     pub(crate) label: ShortText<WORDS>,
 }
@@ -169,6 +175,7 @@ impl<const N: usize, const WORDS: usize> InFlightTable<N, WORDS> {
             if is_claimed {
                 entry.number.store(number, Release);
                 entry.started_ms.store(now_ms, Release);
+                entry.peak.store(0, Release);
                 entry.id.store(id);
                 entry.label.store(label);
                 entry.version.store(version | IN_USE, Release);
@@ -186,6 +193,13 @@ impl<const N: usize, const WORDS: usize> InFlightTable<N, WORDS> {
         entry.label.store(label);
         ticket.version += NEXT;
         entry.version.store(ticket.version, Release);
+    }
+
+    /// Sets the most bytes that a request held so far.
+    pub(crate) fn set_peak(&self, ticket: &Ticket, peak: u64) {
+        if let Some(entry) = self.entry(ticket) {
+            entry.peak.store(peak, Release);
+        }
     }
 
     /// Takes a request out of the table. A second call has no effect.

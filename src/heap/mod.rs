@@ -55,6 +55,7 @@ mod holders_json;
 mod in_flight;
 mod kept;
 mod ledger;
+mod meter;
 #[cfg(not(feature = "profile"))]
 mod no_profile;
 #[cfg(not(feature = "profile"))]
@@ -76,10 +77,11 @@ pub(crate) use abort_report::install as install_abort_report;
 pub(crate) use alarm::check_now;
 pub use alarm::{AlarmThresholds, AlarmThresholdsError, highest_crossed_threshold, set_alarm_thresholds};
 pub use allocator::TrackingAllocator;
-pub(crate) use emergency_log::{InFlightRequest, MAX_TEXT, record_growth};
+pub(crate) use emergency_log::{InFlightRequest, MAX_TEXT, record_growth, set_alarm_metrics};
 pub use holders::{HeapSite, Holders};
 pub(crate) use holders::{growing_sites, record_baseline, split_of_heap};
 pub(crate) use holders_json::{Extent, SiteJson, build_id};
+pub(crate) use meter::{Meter, MeterReading};
 pub use scope::{HeapDelta, assert_peak, scope, scope_async};
 
 use crate::error_chain::debug_as_chain;

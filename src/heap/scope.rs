@@ -1,5 +1,6 @@
 //! What a piece of work allocates: exact sums of the thread that runs it, followed across polls for a future.
 
+use std::cell::Cell;
 use std::fmt;
 use std::future::Future;
 use std::panic::Location;
@@ -180,24 +181,47 @@ fn no_books(caller: &Location<'_>) -> ! {
     panic!("{caller}: heap peak unknown: {}, or this thread has no slot", super::NotInstalled)
 }
 
+thread_local! {
+    /// How many scopes are open on this thread.
+    static DEPTH: Cell<u32> = const { Cell::new(0) };
+}
+
 /// An open scope on one slot. Dropped in a panic, it leaves the outer scope as if this one had not measured.
-struct Open<'a> {
+pub(super) struct Open<'a> {
     slot: &'a Slot,
     net: isize,
     allocated: u64,
     /// The highest `net` the outer scope had seen.
     outer_top: isize,
+    /// How many scopes are open on the thread, this one included.
+    depth: u32,
 }
 
 impl<'a> Open<'a> {
-    fn new(slot: &'a Slot) -> Self {
+    pub(super) fn new(slot: &'a Slot) -> Self {
         LEDGER.close(slot);
-        let open = Self { slot, net: slot.net(), allocated: slot.allocated(), outer_top: slot.top() };
+        let depth = DEPTH.get() + 1;
+        DEPTH.set(depth);
+        let open = Self { slot, net: slot.net(), allocated: slot.allocated(), outer_top: slot.top(), depth };
         slot.set_top(open.net);
         open
     }
 
-    fn delta(&self) -> HeapDelta {
+    /// Returns what was measured so far and begins again; `None`, without effect, if another scope is open within.
+    #[cfg(feature = "http")]
+    pub(super) fn restart(&mut self) -> Option<HeapDelta> {
+        if DEPTH.get() != self.depth {
+            return None;
+        }
+        LEDGER.close(self.slot);
+        let delta = self.delta();
+        self.outer_top = self.outer_top.max(self.slot.top());
+        (self.net, self.allocated) = (self.slot.net(), self.slot.allocated());
+        self.slot.set_top(self.net);
+        Some(delta)
+    }
+
+    pub(super) fn delta(&self) -> HeapDelta {
         let allocated = self.slot.allocated().wrapping_sub(self.allocated);
         let retained = self.slot.net().wrapping_sub(self.net) as i64;
         let peak = self.slot.top().wrapping_sub(self.net);
@@ -212,6 +236,7 @@ impl<'a> Open<'a> {
 
 impl Drop for Open<'_> {
     fn drop(&mut self) {
+        DEPTH.set(self.depth - 1);
         self.slot.set_top(self.outer_top.max(self.slot.top()));
     }
 }

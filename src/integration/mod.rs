@@ -4,7 +4,8 @@
 //!   `lambda_http`, hyper. With the feature `axum` its reports name the matched route.
 //! * `tower`: `ReportLayer` reports each request of any other tower service; `AdmissionLayer` lets in only those that
 //!   have memory promised.
-//! * `tracing`: each report as an event, `tracing::event`.
+//! * `metrics`: figures of requests and of the process for Prometheus, `MonitorBuilder::emit_metrics`.
+//! * `tracing`: reports as events, `MonitorBuilder::emit_tracing`.
 //! * `lambda`: the same layers on `lambda_runtime`, the final picture at its shutdown, `lambda::final_picture`, and a
 //!   small snapshot for `SnapStart`, `lambda::snap_start`.
 //!
@@ -14,11 +15,19 @@
 #[cfg(feature = "tower")]
 mod admission;
 #[cfg(feature = "http")]
+mod body;
+#[cfg(feature = "http")]
 mod http;
 #[cfg(feature = "lambda")]
 pub mod lambda;
+#[cfg(feature = "metrics")]
+mod metrics;
+#[cfg(feature = "tower")]
+mod overloaded;
 #[cfg(feature = "tower")]
 mod report;
+#[cfg(feature = "tower")]
+mod reported;
 #[cfg(feature = "tracing")]
 pub mod tracing;
 
@@ -27,6 +36,10 @@ pub use admission::{
     AdmissionError, AdmissionFuture, AdmissionLayer, AdmissionService, ByAnswer, ByError, OverMemory, Refuse,
 };
 #[cfg(feature = "http")]
-pub use http::{HttpLayer, HttpService};
+pub use body::{RequestBody, ResponseBody};
+#[cfg(feature = "http")]
+pub use http::{HeadsOnly, HttpLayer, HttpResponseFuture, HttpService, WithBodies};
+#[cfg(feature = "tower")]
+pub use overloaded::Overloaded;
 #[cfg(feature = "tower")]
 pub use report::{HasRequestId, ReportLayer, ReportService, ResponseFuture};

@@ -9,7 +9,8 @@ use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::monitor::{Invocation, Monitor, RequestId};
+use super::reported::Reported;
+use crate::monitor::{InScope, Label, Monitor, Outcome, RequestId};
 use crate::unwind::contained;
 
 /// A request that carries its id.
@@ -45,6 +46,9 @@ pub trait HasRequestId {
 /// Returns the id of a request.
 type IdOf<R> = Arc<dyn Fn(&R) -> RequestId + Send + Sync>;
 
+/// Returns the label of a request.
+type LabelOf<R> = Arc<dyn Fn(&R) -> Label + Send + Sync>;
+
 /// Reports the memory of each request, of type `R`, of a tower service.
 ///
 /// For HTTP services there is a layer that knows their requests: `Monitor::http` (feature `http`). For `lambda_runtime`:
@@ -60,18 +64,22 @@ type IdOf<R> = Arc<dyn Fn(&R) -> RequestId + Send + Sync>;
 /// # }
 /// ```
 ///
+/// Each request is measured: its call, the polls of its future and the drop of that. Tasks that it spawns count in a
+/// [`RequestScope`](crate::monitor::RequestScope) only. Those that get a [full report](crate::monitor::MonitorBuilder::report_share)
+/// are reported as finished after a response or an error, as unfinished if their future panics or is dropped before that.
+///
 /// On `lambda_runtime` the inner service is done when the response was posted, so hooks and report add nothing to the
-/// time that the caller waits; they are billed. Every request is reported: as finished after a response or an error, as
-/// unfinished if its future panics or is dropped before that.
+/// time that the caller waits; they are billed.
 ///
 /// The layer adds no error: readiness, responses and errors are those of the inner service.
 ///
 /// # Performance
 ///
-/// [`Monitor::start`] and [`Invocation::finish`], some 20 microseconds a request, and no allocation.
+/// Some 300 nanoseconds and one allocation for each request, and 15 microseconds for those with a full report.
 pub struct ReportLayer<R> {
     monitor: Monitor,
     id: IdOf<R>,
+    label: LabelOf<R>,
 }
 
 impl<R> ReportLayer<R> {
@@ -97,13 +105,32 @@ impl<R> ReportLayer<R> {
     /// # }
     /// ```
     pub fn with_id(monitor: &Monitor, id: impl Fn(&R) -> RequestId + Send + Sync + 'static) -> Self {
-        Self { monitor: monitor.clone(), id: Arc::new(id) }
+        Self { monitor: monitor.clone(), id: Arc::new(id), label: Arc::new(|_| Label::default()) }
+    }
+
+    /// Sets how a request gets its label. Default: no label. A panic in `label` leaves the label empty, if panics unwind.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::{Monitor, ReportLayer, monitor::{Label, RequestId}};
+    /// struct Job { number: u64, kind: &'static str }
+    ///
+    /// # fn layer(monitor: &Monitor) {
+    /// let layer = ReportLayer::with_id(monitor, |job: &Job| RequestId::from(job.number.to_string()))
+    ///     .label_by(|job| Label::new(job.kind));
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn label_by(mut self, label: impl Fn(&R) -> Label + Send + Sync + 'static) -> Self {
+        self.label = Arc::new(label);
+        self
     }
 }
 
 impl<R> Clone for ReportLayer<R> {
     fn clone(&self) -> Self {
-        Self { monitor: self.monitor.clone(), id: Arc::clone(&self.id) }
+        Self { monitor: self.monitor.clone(), id: Arc::clone(&self.id), label: Arc::clone(&self.label) }
     }
 }
 
@@ -167,8 +194,9 @@ where
     fn call(&mut self, request: R) -> Self::Future {
         // Before the inner call, which may do all its work right there.
         let id = contained(|| (self.layer.id)(&request)).unwrap_or_else(|| RequestId::new(""));
-        let invocation = self.layer.monitor.start(id);
-        ResponseFuture::new(invocation, self.inner.call(request))
+        let label = contained(|| (self.layer.label)(&request)).unwrap_or_default();
+        let reported = Reported::start(&self.layer.monitor, id, label, None);
+        ResponseFuture::new(reported, || self.inner.call(request))
     }
 }
 
@@ -188,35 +216,46 @@ pin_project! {
     /// let response: ResponseFuture<_> = service.call("4711".to_owned());
     /// drop(response); // reported as unfinished
     /// ```
-    pub struct ResponseFuture<F> {
+    pub struct ResponseFuture<F: Future> {
+        // Dropped first, because its drop is measured.
         #[pin]
-        inner: F,
+        inner: InScope<F>,
         // `None` after the report.
-        invocation: Option<Invocation>,
+        reported: Option<Reported>,
     }
 }
 
-impl<F> ResponseFuture<F> {
-    pub(super) const fn new(invocation: Invocation, inner: F) -> Self {
-        Self { inner, invocation: Some(invocation) }
+impl<F: Future> ResponseFuture<F> {
+    /// Calls the service, which counts for the request.
+    pub(super) fn new(reported: Reported, call: impl FnOnce() -> F) -> Self {
+        let scope = reported.scope().clone();
+        let inner = scope.in_scope(call);
+        Self { inner: scope.instrument(inner), reported: Some(reported) }
     }
 }
 
 impl<F: Future> Future for ResponseFuture<F> {
     type Output = F::Output;
 
+    /// # Panics
+    ///
+    /// Panics if it is polled after its end.
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let this = self.project();
-        let response = ready!(this.inner.poll(cx));
-        if let Some(invocation) = this.invocation.take() {
-            let _printed = invocation.finish();
+        let polled = this.inner.poll(cx);
+        if let Some(reported) = &this.reported {
+            reported.note_peak();
+        }
+        let response = ready!(polled);
+        if let Some(reported) = this.reported.take() {
+            reported.end(Outcome::Finished);
         }
         Poll::Ready(response)
     }
 }
 
-impl<F> fmt::Debug for ResponseFuture<F> {
+impl<F: Future> fmt::Debug for ResponseFuture<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ResponseFuture").field("invocation", &self.invocation).finish_non_exhaustive()
+        f.debug_struct("ResponseFuture").field("reported", &self.reported).finish_non_exhaustive()
     }
 }

@@ -7,7 +7,7 @@ use ::tracing::field;
 
 use crate::board::Clean;
 use crate::clock::micros;
-use crate::monitor::{InvocationReport, LeakVerdict};
+use crate::monitor::{InvocationReport, LeakVerdict, MonitorBuilder};
 use crate::size::{ByteDelta, ByteSize};
 
 /// The target of the events, for filters.
@@ -26,6 +26,9 @@ macro_rules! emit {
             concurrent = $report.concurrent,
             invocations = $report.invocations,
             label = Some($report.label.as_str()).filter(|label| !label.is_empty()),
+            own_allocated = bytes($report.own.map(|own| own.allocated)),
+            own_net = $report.own.map(|own| own.net.as_i64()),
+            own_peak = bytes($report.own.map(|own| own.peak)),
             heap_live = bytes($report.heap.map(|heap| heap.live)),
             heap_peak = bytes($report.heap.map(|heap| heap.peak.at_most)),
             heap_percent = $report.percent(),
@@ -55,31 +58,39 @@ macro_rules! emit {
     }};
 }
 
+impl MonitorBuilder {
+    /// Emits each report that the [policy](Self::report) selects as an [event](event()) of `tracing`, in the place of its
+    /// line on standard error.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # #[global_allocator] static GLOBAL: plimsoll::TrackingAllocator = plimsoll::TrackingAllocator::new();
+    /// # fn main() -> Result<(), plimsoll::monitor::BuildError> {
+    /// let monitor = plimsoll::Monitor::builder().emit_tracing().install()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn emit_tracing(self) -> Self {
+        self.print_reports(false).on_report(event)
+    }
+}
+
 /// Emits the report as one event with a field for each figure: an observer for a
-/// [monitor](crate::monitor::MonitorBuilder::on_report).
+/// [monitor](crate::monitor::MonitorBuilder::on_report). [`MonitorBuilder::emit_tracing`] is all that most programs need.
 ///
 /// The level is `INFO`, and `WARN` if there is an [alert](InvocationReport::alerts) or an alarm threshold is crossed. Sizes
 /// are in bytes, and what is not known has no field:
 ///
 /// ```text
 /// request_id label outcome duration_us concurrent invocations
+/// own_allocated own_net own_peak                                    of a request under a layer
 /// heap_live heap_peak heap_percent heap_growth heap_unattributed allocations_refused
 /// memory_size rss rss_peak rss_highest fits_mb alarm_threshold
 /// budget_reserved budget_room budget_pressure budget_drift          with a budget
 /// verdict trimmed evicted                                           where there is one, where there were any
 /// resources                                                         with resources, in words
 /// alerts growing_sites gauges reserved                              if there are any, in words
-/// ```
-///
-/// ```no_run
-/// # #[global_allocator] static GLOBAL: plimsoll::TrackingAllocator = plimsoll::TrackingAllocator::new();
-/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// use plimsoll::{Monitor, integration::tracing, monitor::ReportPolicy};
-///
-/// // The event is in the place of the line.
-/// let monitor = Monitor::builder().report(ReportPolicy::Off).on_report(tracing::event).install()?;
-/// # Ok(())
-/// # }
 /// ```
 ///
 /// The event belongs to the span that is entered on the thread which ends the invocation, if one is. Allocates nothing

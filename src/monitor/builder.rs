@@ -16,17 +16,20 @@ use crate::log::{self, LogFormat};
 use crate::os;
 use crate::size::ByteSize;
 
+use super::activity::Activity;
 use super::caches::Caches;
-use super::invocation::{Before, Seen, State};
+use super::labels::Labels;
 use super::leak::Retention;
+use super::maintenance::Schedule;
+use super::observers::{Hook, Observers};
 use super::policy::{self, ReportPolicy};
 use super::profile::Profile;
-use super::report::InvocationReport;
 use super::resources::Resources;
 use super::startup::{extensions, foreign_account};
+use super::state::{Before, Seen, State};
 use super::trim::TrimPolicy;
 use super::window::Window;
-use super::{Hook, Monitor, Observer, Shared};
+use super::{Monitor, Shared};
 
 /// An error returned by [`MonitorBuilder::build`] and [`MonitorBuilder::install`]: a setting of the program is invalid.
 ///
@@ -91,14 +94,21 @@ pub struct MonitorBuilder {
     require_allocator: bool,
     window: usize,
     clock: Clock,
-    hooks: Vec<Hook>,
-    observers: Vec<Observer>,
+    pub(super) hooks: Vec<Hook>,
+    pub(super) observers: Observers,
+    pub(super) prints: bool,
+    pub(super) report_share: Option<u8>,
+    /// What makes metrics of an alarm.
+    pub(super) alarm_metrics: Option<[Box<str>; 2]>,
     budget: Option<MemoryBudget>,
     trim: TrimPolicy,
     retaining_over: ByteSize,
     resources: Vec<(&'static dyn Resource, Account)>,
     caches: Caches,
 }
+
+/// See [`MonitorBuilder::report_share`].
+const DEFAULT_REPORT_SHARE: u8 = 1;
 
 impl Default for MonitorBuilder {
     fn default() -> Self {
@@ -113,7 +123,10 @@ impl Default for MonitorBuilder {
             window: 256,
             clock: Clock::system(),
             hooks: Vec::new(),
-            observers: Vec::new(),
+            observers: Observers::default(),
+            prints: true,
+            report_share: None,
+            alarm_metrics: None,
             budget: None,
             trim: TrimPolicy::off(),
             retaining_over: ByteSize::mib(16),
@@ -279,43 +292,6 @@ impl MonitorBuilder {
         self
     }
 
-    /// Adds what to do at the end of an invocation that leaves none in flight, before the report: sweep a cache, say.
-    ///
-    /// Hooks run in the order of their adding, on the thread that ends the invocation, after the answer was sent but
-    /// within what is billed; another may begin meanwhile. A panic in one is caught where panics unwind; the others run.
-    ///
-    /// # Examples
-    ///
-    /// ```no_run
-    /// # use plimsoll::{Cache, Monitor};
-    /// let orders: Cache<String, u64> = Cache::builder("orders").max_entries(1_000).build()?;
-    /// let swept = orders.clone();
-    /// let monitor = Monitor::builder().at_end(move || _ = swept.remove_expired(1_000)).install()?;
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn at_end(mut self, hook: impl Fn() + Send + Sync + 'static) -> Self {
-        self.hooks.push(Box::new(hook));
-        self
-    }
-
-    /// Adds who is shown every report, whatever the policy prints: to send figures on, say. Called on the thread that
-    /// ends the invocation, before the line is printed. A panic in it is caught where panics unwind. One that ends an
-    /// invocation of this monitor itself is called for that one too.
-    ///
-    /// # Examples
-    ///
-    /// ```no_run
-    /// # use plimsoll::Monitor;
-    /// let monitor = Monitor::builder()
-    ///     .on_report(|report| println!("{:?} {:?}", report.duration, report.rss))
-    ///     .install()?;
-    /// # Ok::<(), plimsoll::monitor::BuildError>(())
-    /// ```
-    pub fn on_report(mut self, observer: impl Fn(&InvocationReport) + Send + Sync + 'static) -> Self {
-        self.observers.push(Box::new(observer));
-        self
-    }
-
     /// Sets when free pages are given back, with [`os::trim`]; `true` for what suits most:
     /// [`TrimPolicy::new`]. Default: never. A trim takes milliseconds where there is much to give back, and the next
     /// invocation faults it in again. Reports tell each: see [`InvocationReport::trimmed`]. Not ruled by this, nor told,
@@ -381,8 +357,9 @@ impl MonitorBuilder {
 
     /// Watches a [cache](crate::cache): reports what it evicted and why, and its hits and misses, per invocation.
     ///
-    /// Costs the cache's lock at each report. It frees nothing: see [`at_end`](Self::at_end) for a sweep. The cache lives
-    /// as long as a clone of the monitor.
+    /// At most once a second the end of an invocation frees up to 1,000 of its expired entries: see
+    /// [`Monitor::run_maintenance`]. Costs the locks of the cache at each full report. The cache lives as long as a clone of the
+    /// monitor.
     ///
     /// # Examples
     ///
@@ -393,7 +370,7 @@ impl MonitorBuilder {
     /// static ORDERS: LazyLock<Cache<String, u64>> =
     ///     LazyLock::new(|| Cache::builder("orders").max_entries(1_000).build().expect("it has a bound"));
     ///
-    /// let monitor = Monitor::builder().cache(&ORDERS).at_end(|| _ = ORDERS.remove_expired(1_000)).install()?;
+    /// let monitor = Monitor::builder().cache(&ORDERS).install()?;
     /// let report = monitor.start("4f1c9a").finish();
     /// println!("{} hits, {}", report.caches.hits, report.caches);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -514,7 +491,10 @@ impl MonitorBuilder {
             trimmed: false,
             arenas_bound: std::env::var_os("MALLOC_ARENA_MAX").is_some(),
         };
-        let Self { clock, hooks, observers, budget, caches, .. } = self;
+        // On Lambda there is one request at a time, and each is billed for milliseconds.
+        let activity = Activity::new(self.report_share.unwrap_or(if on_lambda { 100 } else { DEFAULT_REPORT_SHARE }));
+        let now = self.clock.now();
+        let Self { clock, hooks, observers, prints, alarm_metrics, budget, caches, .. } = self;
         Monitor {
             shared: Arc::new(Shared {
                 thresholds,
@@ -524,6 +504,11 @@ impl MonitorBuilder {
                 clock,
                 hooks,
                 observers,
+                prints,
+                alarm_metrics: Mutex::new(alarm_metrics),
+                activity,
+                schedule: Schedule::new(now),
+                labels: Labels::new(),
                 budget,
                 retention,
                 resources,

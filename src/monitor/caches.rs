@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::cache::{Cache, CacheStats};
+use crate::unwind::contained;
 
 /// What the watched caches did in an invocation, in sum.
 ///
@@ -75,9 +76,32 @@ impl fmt::Display for CacheCounts {
     }
 }
 
-/// What tells the figures of each.
+/// A cache of any type.
+trait Watched: Send + Sync {
+    fn stats(&self) -> CacheStats;
+
+    fn remove_expired(&self, limit: usize);
+}
+
+impl<K, V, S> Watched for Cache<K, V, S>
+where
+    K: Send + 'static,
+    V: Send + 'static,
+    S: Send + Sync + 'static,
+{
+    fn stats(&self) -> CacheStats {
+        Self::stats(self)
+    }
+
+    fn remove_expired(&self, limit: usize) {
+        // What it frees is the user's, and may panic.
+        contained(|| Self::remove_expired(self, limit));
+    }
+}
+
+/// The watched caches.
 #[derive(Default)]
-pub(super) struct Caches(Vec<Box<dyn Fn() -> CacheStats + Send + Sync>>);
+pub(super) struct Caches(Vec<Box<dyn Watched>>);
 
 impl Caches {
     pub(super) fn watch<K, V, S>(&mut self, cache: &Cache<K, V, S>)
@@ -86,12 +110,16 @@ impl Caches {
         V: Send + 'static,
         S: Send + Sync + 'static,
     {
-        let cache = cache.clone();
-        self.0.push(Box::new(move || cache.stats()));
+        self.0.push(Box::new(cache.clone()));
     }
 
     pub(super) fn stats(&self) -> impl Iterator<Item = CacheStats> {
-        self.0.iter().map(|stats| stats())
+        self.0.iter().map(|cache| cache.stats())
+    }
+
+    /// Frees up to `limit` expired entries of each.
+    pub(super) fn remove_expired(&self, limit: usize) {
+        self.0.iter().for_each(|cache| cache.remove_expired(limit));
     }
 
     /// What all of them did since they were made.

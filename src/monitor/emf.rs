@@ -3,15 +3,28 @@
 //! [embedded metric format]: https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/CloudWatch_Embedded_Metric_Format_Specification.html
 
 use std::fmt;
+use std::sync::Arc;
 
-use crate::env::{EnvError, LambdaEnv};
+use parking_lot::Mutex;
+
+use crate::env::{EnvError, LambdaEnv, MemoryLimit};
 use crate::error_chain::debug_as_chain;
 use crate::log::{Escaped, MAX_RECORD};
 use crate::os;
 use crate::size::quotable;
 
 use super::json::{Members, Metric, metrics};
+use super::request::Request;
 use super::{InvocationReport, MonitorBuilder};
+
+/// The most values of a metric in a line: CloudWatch's own bound.
+const MAX_VALUES: usize = 100;
+
+/// The longest line, in bytes: a record and the values of its requests.
+const MAX_LINE: usize = 2 * MAX_RECORD;
+
+/// The shortest time between two lines of a service that works on several requests, in milliseconds.
+const PAUSE_MS: u64 = 100;
 
 /// The longest namespace (CloudWatch's own bound) and function name (Lambda's is 140), in bytes.
 const LONGEST_NAME: usize = 255;
@@ -19,6 +32,12 @@ const LONGEST_NAME: usize = 255;
 /// Writes reports to standard output as CloudWatch's embedded metric format, one line and one system call each.
 ///
 /// On Lambda that is all it takes for metrics, and for alarms on them: no call to CloudWatch, no agent, no waiting.
+///
+/// On Lambda each request is a line unless another is in flight. In a service with many requests there are at most ten lines in a
+/// second, and further ones for alerts and refused allocations. A line then has `request_peak` as an array: the own peaks of
+/// the requests since the line before, or 100 of them, chosen at random.
+///
+/// The alarm before a kill has the metrics `alarms`, `rss` and `heap`, because an invocation that is killed writes no report.
 ///
 /// | metric | unit | of the invocation |
 /// |---|---|---|
@@ -28,8 +47,10 @@ const LONGEST_NAME: usize = 255;
 /// | `heap_peak`, `heap_live` | Bytes | peak heap, and live heap at its end |
 /// | `allocations_refused` | Count | allocations refused since the report before |
 /// | `alerts` | Count | [alerts](super::Alert) that it is the first to show; their names are in `alert_names` |
-/// | `budget_utilization` | Percent | what is reserved of what may be; with a [budget](MonitorBuilder::budget) |
+/// | `budget_utilization` | Percent | what is reserved of what may be, at most 100; with a [budget](MonitorBuilder::budget) that has room |
 /// | `leak_per_invocation` | Bytes | what each leaves behind, by the [verdict](super::LeakVerdict); 0 while it does not grow |
+/// | `requests` | Count | requests since the line before, this one included |
+/// | `request_peak` | Bytes | the own peak of each: see [`RequestHeap`](super::RequestHeap) |
 /// | `resources_failed` | Count | watched resources whose load failed; with [resources](MonitorBuilder::resource) |
 ///
 /// The first two are named as Lambda Insights names them, as are the properties `total_memory`, `request_id`, `duration`
@@ -144,25 +165,128 @@ impl Emf {
 
     /// Writes the report's line to standard output with one system call.
     pub fn write(&self, report: &InvocationReport) {
-        let mut line = os::Line::<MAX_RECORD>::new();
-        // Names are bounded and all else are numbers, so it fits. Half a line would only be noise in the log.
-        if line.put(format_args!("{}", self.line(report))) {
-            line.write_stdout();
-        }
+        write(&self.line(report));
     }
 
     /// Gives the line, without a line's end: for who sends it elsewhere, to the CloudWatch agent for one.
     ///
     /// Its time is that of this call.
     pub fn line<'a>(&'a self, report: &'a InvocationReport) -> impl fmt::Display + 'a {
-        Line { emf: self, report, at: os::coarse_wall_ms() }
+        let mut requests = Requests::default();
+        requests.count(report.own.map(|own| own.peak.as_u64()));
+        Line { emf: self, report, requests, at: os::coarse_wall_ms() }
+    }
+
+    /// Returns the members that make metrics of an alarm: what comes before and after the time in milliseconds.
+    fn alarm_metrics(&self) -> [Box<str>; 2] {
+        let Self { namespace, function_name, .. } = self;
+        let before = r#","alarms":1,"_aws":{"Timestamp":"#;
+        let after = format!(
+            r#","CloudWatchMetrics":[{{"Namespace":"{}","Dimensions":[["FunctionName"]],"Metrics":[{}]}}]}},"FunctionName":"{}""#,
+            Escaped(namespace),
+            r#"{"Name":"alarms","Unit":"Count"},{"Name":"rss","Unit":"Bytes"},{"Name":"heap","Unit":"Bytes"}"#,
+            Escaped(function_name)
+        );
+        [before.into(), (after + "\"").into()]
+    }
+}
+
+fn write(text: &impl fmt::Display) {
+    let mut line = os::Line::<MAX_LINE>::new();
+    // Names are bounded and all else are numbers, so it fits. Half a line would only be noise in the log.
+    if line.put(format_args!("{text}")) {
+        line.write_stdout();
+    }
+}
+
+/// The requests since the last line.
+#[derive(Clone, Copy, Debug)]
+struct Requests {
+    count: u64,
+    /// Requests of which the peak is known.
+    measured: u64,
+    /// Their peaks, or of more than that a random choice.
+    peaks: [u64; MAX_VALUES],
+    random: u64,
+}
+
+impl Default for Requests {
+    fn default() -> Self {
+        Self { count: 0, measured: 0, peaks: [0; MAX_VALUES], random: 0x9E37_79B9_7F4A_7C15 }
+    }
+}
+
+impl Requests {
+    fn count(&mut self, peak: Option<u64>) {
+        self.count += 1;
+        let Some(peak) = peak else { return };
+        let number = self.measured;
+        self.measured += 1;
+        // Reservoir sampling: each has the same chance to be among them.
+        let place = if number < MAX_VALUES as u64 { number } else { self.next_random() % self.measured };
+        if let Some(value) = usize::try_from(place).ok().and_then(|place| self.peaks.get_mut(place)) {
+            *value = peak;
+        }
+    }
+
+    /// Xorshift.
+    const fn next_random(&mut self) -> u64 {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        self.random
+    }
+
+    fn values(&self) -> &[u64] {
+        let len = usize::try_from(self.measured).unwrap_or(usize::MAX).min(MAX_VALUES);
+        self.peaks.get(..len).unwrap_or_default()
+    }
+}
+
+/// Counts requests, and writes a line for them with a report.
+struct Writer {
+    emf: Emf,
+    on_lambda: bool,
+    state: Mutex<Written>,
+}
+
+#[derive(Default)]
+struct Written {
+    requests: Requests,
+    /// Milliseconds of the coarse monotonic clock.
+    last_ms: Option<u64>,
+}
+
+impl Writer {
+    fn count(&self, request: &Request) {
+        self.state.lock().requests.count(request.own.map(|own| own.peak.as_u64()));
+    }
+
+    fn report(&self, report: &InvocationReport) {
+        let now = os::coarse_monotonic_ms();
+        let is_single = self.on_lambda && !report.concurrent;
+        let is_urgent = report.refused > 0 || report.alerts().next().is_some();
+        let mut state = self.state.lock();
+        let has_paused = state.last_ms.is_none_or(|last| now.saturating_sub(last) >= PAUSE_MS);
+        if !is_single && !is_urgent && !has_paused {
+            return;
+        }
+        state.last_ms = Some(now);
+        let random = state.requests.random;
+        let requests = std::mem::replace(&mut state.requests, Requests { random, ..Requests::default() });
+        drop(state);
+        write(&Line { emf: &self.emf, report, requests, at: os::coarse_wall_ms() });
     }
 }
 
 impl MonitorBuilder {
-    /// Writes every report as metrics for CloudWatch, whatever the policy prints: see [`Emf`].
-    pub fn emf(self, emf: Emf) -> Self {
-        self.on_report(move |report| emf.write(report))
+    /// Writes reports as metrics for CloudWatch, whatever the policy prints: see [`Emf`].
+    pub fn emf(mut self, emf: Emf) -> Self {
+        self.alarm_metrics = Some(emf.alarm_metrics());
+        let state = Mutex::default();
+        let writer = Arc::new(Writer { emf, on_lambda: MemoryLimit::is_on_lambda(), state });
+        let counter = Arc::clone(&writer);
+        self.on_request(move |request| counter.count(request)).on_each_report(move |report| writer.report(report))
     }
 }
 
@@ -190,6 +314,7 @@ fn named(what: &'static str, name: &str) -> Result<Box<str>, EmfError> {
 struct Line<'a> {
     emf: &'a Emf,
     report: &'a InvocationReport,
+    requests: Requests,
     /// Milliseconds since 1970.
     at: u64,
 }
@@ -203,9 +328,21 @@ impl fmt::Display for Line<'_> {
             let comma = if index == 0 { "" } else { "," };
             write!(f, r#"{comma}{{"Name":"{name}","Unit":"{unit}"}}"#)?;
         }
+        f.write_str(r#",{"Name":"requests","Unit":"Count"}"#)?;
+        let peaks = self.requests.values();
+        if !peaks.is_empty() {
+            f.write_str(r#",{"Name":"request_peak","Unit":"Bytes"}"#)?;
+        }
         write!(f, r#"]}}]}},"FunctionName":"{}""#, Escaped(function_name))?;
         if let Some(version) = function_version {
             write!(f, r#","function_version":"{}""#, Escaped(version))?;
+        }
+        write!(f, r#","requests":{}"#, self.requests.count)?;
+        match peaks {
+            [] => (),
+            [peak] => write!(f, r#","request_peak":{peak}"#)?,
+            // `Debug` puts a blank after each comma, which JSON allows.
+            peaks => write!(f, r#","request_peak":{peaks:?}"#)?,
         }
         write!(f, "{}}}", Members(self.report))
     }

@@ -8,7 +8,8 @@ use crate::heap::{self, HeapSite, SiteJson};
 use crate::log::{Head, Level};
 use crate::size::{ByteDelta, ByteSize};
 
-use super::{CacheCounts, InvocationHeap, InvocationReport, LeakVerdict, Trimmed};
+use super::window::Percentiles;
+use super::{CacheCounts, InvocationHeap, InvocationReport, LabelStats, LeakVerdict, Trimmed};
 
 /// A report as one JSON record: the members that all records have, then [`Members`].
 pub(super) struct Record<'a>(pub(super) &'a InvocationReport);
@@ -67,26 +68,29 @@ pub(super) fn metrics(report: &InvocationReport) -> impl Iterator<Item = Metric>
     let used = report.peak_rss.max(report.rss).map(|rss| rss.saturating_add(report.share));
     let watched = report.resources;
     let heap = |metric: fn(&InvocationHeap) -> Metric| report.heap.as_ref().map(metric);
-    let metrics = [
-        used.zip(report.thresholds)
-            .map(|(used, thresholds)| Metric::percent("memory_utilization", used, thresholds.memory_size())),
-        used.map(|used| Metric {
-            name: "used_memory_max",
-            unit: "Megabytes",
-            value: Number::Whole(used.as_u64().div_ceil(1 << 20)),
-        }),
-        report
-            .heap
-            .zip(report.thresholds)
-            .map(|(heap, thresholds)| Metric::percent("heap_utilization", heap.peak.at_most, thresholds.capacity())),
-        heap(|heap| Metric::bytes("heap_peak", heap.peak.at_most)),
-        heap(|heap| Metric::bytes("heap_live", heap.live)),
-        report.heap.map(|_| Metric::count("allocations_refused", report.refused)),
-        Some(Metric::count("alerts", report.alerts().count() as u64)),
-        report.reserved.map(|reserved| Metric::percent("budget_utilization", reserved.bytes, reserved.room)),
-        leak(report.verdict).map(|leak| Metric::bytes("leak_per_invocation", leak)),
-        (!watched.is_empty()).then(|| Metric::count("resources_failed", watched.failed as u64)),
-    ];
+    let metrics =
+        [
+            used.zip(report.thresholds)
+                .map(|(used, thresholds)| Metric::percent("memory_utilization", used, thresholds.memory_size())),
+            used.map(|used| Metric {
+                name: "used_memory_max",
+                unit: "Megabytes",
+                value: Number::Whole(used.as_u64().div_ceil(1 << 20)),
+            }),
+            report.heap.zip(report.thresholds).map(|(heap, thresholds)| {
+                Metric::percent("heap_utilization", heap.peak.at_most, thresholds.capacity())
+            }),
+            heap(|heap| Metric::bytes("heap_peak", heap.peak.at_most)),
+            heap(|heap| Metric::bytes("heap_live", heap.live)),
+            report.heap.map(|_| Metric::count("allocations_refused", report.refused)),
+            Some(Metric::count("alerts", report.alerts().count() as u64)),
+            // Not known without room, and at most 100 if more is reserved than there is room for.
+            report.reserved.filter(|reserved| reserved.room > ByteSize::ZERO).map(|reserved| {
+                Metric::percent("budget_utilization", reserved.bytes.min(reserved.room), reserved.room)
+            }),
+            leak(report.verdict).map(|leak| Metric::bytes("leak_per_invocation", leak)),
+            (!watched.is_empty()).then(|| Metric::count("resources_failed", watched.failed as u64)),
+        ];
     metrics.into_iter().flatten()
 }
 
@@ -111,6 +115,14 @@ impl Members<'_> {
         write!(f, r#","invocations":{}"#, report.invocations)?;
         let micros = micros(report.duration);
         write!(f, r#","duration":{}.{:03}"#, micros / 1000, micros % 1000)?;
+        if let Some(own) = report.own {
+            property(f, "own_allocated", own.allocated.as_u64())?;
+            property(f, "own_net", own.net.as_i64())?;
+            property(f, "own_peak", own.peak.as_u64())?;
+        }
+        if report.of_label.requests > report.of_label.not_available {
+            write!(f, r#","of_label":{}"#, LabelJson(&report.of_label))?;
+        }
         known(f, "total_memory", report.thresholds.map(|thresholds| thresholds.memory_size().as_u64() >> 20))?;
         known(f, "heap_growth", report.heap.map(|heap| heap.growth.as_i64()))?;
         known(f, "heap_unattributed", report.heap.map(|heap| heap.unattributed.as_u64()))?;
@@ -155,6 +167,19 @@ impl Members<'_> {
             f.write_char('}')?;
         }
         Ok(())
+    }
+}
+
+/// The sums of a label as a JSON object, in at most 300 bytes.
+pub(super) struct LabelJson<'a>(pub(super) &'a LabelStats);
+
+impl fmt::Display for LabelJson<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let LabelStats { label, requests, not_available, allocated, net, peak } = self.0;
+        write!(f, r#"{{"label":"{label}","requests":{requests},"not_available":{not_available}"#)?;
+        write!(f, r#","allocated":{},"net":{}"#, allocated.as_u64(), net.as_i64())?;
+        let Percentiles { p50, p95, p99, max } = peak.map(ByteSize::as_u64);
+        write!(f, r#","peak":{{"p50":{p50},"p95":{p95},"p99":{p99},"max":{max}}}}}"#)
     }
 }
 

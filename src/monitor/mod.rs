@@ -28,23 +28,31 @@
 //! An HTTP service or a Lambda function does not call `start` and `finish`; a layer does: see
 //! [`integration`](crate::integration). With the feature `emf` reports become CloudWatch metrics: see `Emf`.
 
+mod activity;
 mod alert;
 mod builder;
 mod caches;
 #[cfg(feature = "emf")]
 mod emf;
 mod growth;
+mod histogram;
 mod invocation;
 mod json;
+mod labels;
 mod leak;
+mod maintenance;
+mod observers;
 mod policy;
 mod profile;
 mod report;
+mod request;
 mod request_id;
+mod request_scope;
 mod resources;
 mod restore;
 mod snapshot;
 mod startup;
+mod state;
 mod trim;
 mod window;
 
@@ -68,21 +76,28 @@ pub use caches::CacheCounts;
 #[cfg(feature = "emf")]
 pub use emf::{Emf, EmfError};
 pub use invocation::Invocation;
+pub use labels::LabelStats;
 pub use leak::{LeakVerdict, Remedy};
 pub use policy::{ParsePolicyError, REPORT_VARIABLE, ReportPolicy};
 pub use report::{InvocationHeap, InvocationReport, Outcome, Reserved};
+pub use request::Request;
 pub use request_id::{Label, RequestId};
+pub use request_scope::{InScope, RequestHeap, RequestScope};
 pub use resources::ResourceCounts;
 pub use snapshot::Snapshot;
 pub use trim::{TrimPolicy, Trimmed};
 pub use window::Percentiles;
 
+use activity::{Activity, Ended};
 use caches::Caches;
-use invocation::{Seen, State};
+use labels::Labels;
 use leak::Retention;
+use maintenance::Schedule;
+use observers::{Hook, Observers};
 use profile::Profile;
 use resources::Resources;
-use trim::Ended;
+use state::{Seen, State};
+use trim::TrimInput;
 
 /// Watches the memory of a process from invocation to invocation, and reports.
 ///
@@ -113,8 +128,8 @@ pub struct Monitor {
     shared: Arc<Shared>,
 }
 
-type Hook = Box<dyn Fn() + Send + Sync>;
-type Observer = Box<dyn Fn(&InvocationReport) + Send + Sync>;
+/// Expired entries that maintenance frees in each cache at the end of an invocation: some 100 microseconds.
+const MAX_SWEPT: usize = 1000;
 
 /// The number of installed monitors that are alive.
 static INSTALLED: AtomicUsize = AtomicUsize::new(0);
@@ -128,10 +143,16 @@ struct Shared {
     policy: ReportPolicy,
     profile: Profile,
     clock: Clock,
-    /// Called at the end of each invocation that leaves none in flight, before the report.
+    /// Called at each maintenance.
     hooks: Vec<Hook>,
-    /// Shown every report.
-    observers: Vec<Observer>,
+    observers: Observers,
+    /// The reports that are due are written as lines.
+    prints: bool,
+    /// What makes metrics of an alarm, until the monitor is installed.
+    alarm_metrics: Mutex<Option<[Box<str>; 2]>>,
+    activity: Activity,
+    schedule: Schedule,
+    labels: Labels,
     budget: Option<MemoryBudget>,
     retention: Retention,
     resources: Resources,
@@ -228,6 +249,8 @@ impl Monitor {
         for warning in shared.take_startup_warnings().into_iter().chain(profile_warning) {
             warn(format_args!("{warning}"));
         }
+        let alarm_metrics = shared.alarm_metrics.lock().unwrap_or_else(PoisonError::into_inner).take();
+        alarm_metrics.into_iter().for_each(heap::set_alarm_metrics);
         if let Some(thresholds) = &shared.thresholds {
             // Fails without the tracking allocator. There was a warning about it.
             let _no_alarm = heap::set_alarm_thresholds(thresholds);
@@ -242,8 +265,8 @@ impl Monitor {
     /// [`finish`](Invocation::finish) reports it as unfinished.
     ///
     /// If no other invocation is in flight, the peaks of heap and rss are reset, and are this invocation's own. Else they
-    /// are the environment's, and the report is marked as concurrent. While an invocation is in flight no hook runs and nothing is
-    /// trimmed at the end of the others.
+    /// are the environment's, and the report is marked as concurrent. What runs in [`Invocation::scope`] is measured for
+    /// itself in either case.
     ///
     /// # Performance
     ///
@@ -258,6 +281,55 @@ impl Monitor {
     /// ```
     pub fn start(&self, id: impl Into<RequestId>) -> Invocation {
         Invocation::start(Arc::clone(&self.shared), id.into())
+    }
+
+    /// Starts an invocation of a layer.
+    #[cfg(feature = "tower")]
+    pub(crate) fn start_sampled(&self, id: RequestId, label: Label) -> Invocation {
+        Invocation::start_sampled(Arc::clone(&self.shared), id, label)
+    }
+
+    /// Returns what the requests with each label did to the heap, the label with the highest peak first.
+    ///
+    /// Up to 64 labels are kept, from the first request on; further ones are summed as `(other)`. They take 2.5 KiB each.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # let monitor = plimsoll::Monitor::install_from_env();
+    /// for label in monitor.labels() {
+    ///     println!("{label}");
+    /// }
+    /// ```
+    pub fn labels(&self) -> Vec<LabelStats> {
+        self.shared.labels.stats()
+    }
+
+    /// Runs the [hooks](MonitorBuilder::at_end), frees expired entries of the watched [caches](MonitorBuilder::cache),
+    /// and returns free pages to the kernel if the [trim policy](MonitorBuilder::trim) says so. Returns that trim.
+    ///
+    /// The end of an invocation does this if it leaves none in flight, and else once a second at most, in 1 % of the time.
+    /// So a service needs this method for a thread or task of its own only: to keep the work out of its requests, or to
+    /// run it while there are none. The monitor starts no thread.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # let monitor = plimsoll::Monitor::install_from_env();
+    /// use std::{thread, time::Duration};
+    ///
+    /// thread::spawn(move || {
+    ///     loop {
+    ///         thread::sleep(Duration::from_secs(10));
+    ///         let _trimmed = monitor.run_maintenance();
+    ///     }
+    /// });
+    /// ```
+    pub fn run_maintenance(&self) -> Option<Trimmed> {
+        let shared = &self.shared;
+        shared.clock.refresh();
+        let _this_is_it = shared.schedule.claim(shared.clock.now());
+        shared.run_maintenance(usize::MAX)
     }
 
     /// Reads the figures now, for the large picture. Sorts the window: some 12 microseconds at its default length.
@@ -334,6 +406,29 @@ impl Shared {
         }
     }
 
+    /// Runs the maintenance at the end of an invocation, if it is due. `is_idle_due`: also if none is left in flight.
+    fn maintain(&self, ended: &Ended, is_idle_due: bool) -> Option<Trimmed> {
+        let is_claimed = self.schedule.claim(self.clock.now());
+        if is_claimed {
+            return self.run_maintenance(MAX_SWEPT);
+        }
+        if is_idle_due && ended.is_last {
+            self.run_hooks();
+            return self.trim_if_due();
+        }
+        None
+    }
+
+    /// Calls the hooks, frees up to `max_swept` expired entries of each cache, and trims if that is due.
+    fn run_maintenance(&self, max_swept: usize) -> Option<Trimmed> {
+        let running = Stopwatch::start();
+        self.run_hooks();
+        self.caches.remove_expired(max_swept);
+        let trimmed = self.trim_if_due();
+        self.schedule.done(self.clock.now(), running.elapsed());
+        trimmed
+    }
+
     /// Gives pages back where the policy says so.
     fn trim_if_due(&self) -> Option<Trimmed> {
         let beyond = |rss: Option<os::Rss>| {
@@ -345,13 +440,17 @@ impl Shared {
         }
         let rss = os::rss().ok();
         let lowest = self.thresholds.and_then(|thresholds| Some(thresholds.threshold(thresholds.percents().min()?)));
-        let ended = Ended {
+        let input = TrimInput {
             beyond: beyond(rss),
             // Without a limit no distance is a share of it, and only a policy without a distance trims.
             capacity: self.thresholds.map_or(ByteSize::MAX, |thresholds| thresholds.capacity()),
             is_over: lowest.zip(rss).is_some_and(|(lowest, rss)| rss.total > lowest),
         };
-        if !self.state().trimmer.is_due(&ended) {
+        let mut state = self.state();
+        state.trimmer.set_worked(self.activity.worked());
+        let is_due = state.trimmer.is_due(&input);
+        drop(state);
+        if !is_due {
             return None;
         }
         let started = Stopwatch::start();
@@ -359,13 +458,29 @@ impl Shared {
         let duration = started.elapsed();
         let after = os::rss().ok();
         let trimmed = Trimmed::new(given_back, duration);
-        self.state().trimmer.done(ended.beyond, beyond(after), &trimmed);
+        self.state().trimmer.done(input.beyond, beyond(after), &trimmed);
         Some(trimmed)
     }
 
-    fn show(&self, report: &InvocationReport) {
-        for observer in &self.observers {
+    /// Shows a report to its observers, and prints it.
+    fn show(&self, report: &InvocationReport, is_due: bool) {
+        for observer in &self.observers.all {
             contained(|| observer(report));
+        }
+        if !is_due {
+            return;
+        }
+        for observer in &self.observers.due {
+            contained(|| observer(report));
+        }
+        if self.prints {
+            report.print();
+        }
+    }
+
+    fn show_request(&self, request: &Request) {
+        for observer in &self.observers.requests {
+            contained(|| observer(request));
         }
     }
 

@@ -13,8 +13,12 @@ use crate::size::{ByteDelta, ByteSize};
 use super::alert::{Alert, Alerts};
 use super::caches::CacheCounts;
 use super::json;
+use super::labels::LabelStats;
+#[cfg(test)]
+use super::labels::Labels;
 use super::leak::LeakVerdict;
 use super::request_id::{Label, RequestId};
+use super::request_scope::RequestHeap;
 use super::resources::ResourceCounts;
 use super::trim::Trimmed;
 
@@ -37,10 +41,12 @@ const SMALLEST_MB: u64 = 128;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Outcome {
-    /// With [`Invocation::finish`](super::Invocation::finish).
+    /// With [`Invocation::finish`](super::Invocation::finish), or with the end of the response.
     Finished,
     /// Its guard was dropped: the work was cancelled, returned early or panicked.
     Unfinished,
+    /// A layer has ended it, because it held more memory than its limit.
+    Overloaded,
 }
 
 impl fmt::Display for Outcome {
@@ -54,6 +60,7 @@ impl Outcome {
         match self {
             Self::Finished => "finished",
             Self::Unfinished => "unfinished",
+            Self::Overloaded => "overloaded",
         }
     }
 }
@@ -104,7 +111,12 @@ pub struct InvocationReport {
     pub label: Label,
     /// The kind of its end.
     pub outcome: Outcome,
-    /// The heap; `None` without the [tracking allocator](crate::TrackingAllocator).
+    /// What the request itself did to the heap. `None` if nothing of it was measured, without the
+    /// [tracking allocator](crate::TrackingAllocator), and if a part of it ran while 128 other threads allocated.
+    pub own: Option<RequestHeap>,
+    /// The sums of all requests with this label, this one included.
+    pub of_label: LabelStats,
+    /// The heap of the process; `None` without the [tracking allocator](crate::TrackingAllocator).
     pub heap: Option<InvocationHeap>,
     /// The resident set size at the end; `None` if the platform has no such figure.
     pub rss: Option<ByteSize>,
@@ -203,6 +215,22 @@ impl InvocationReport {
         Some(ByteDelta::between(reserved.bytes, heap.live))
     }
 
+    /// Returns the reserved bytes in percent of what may be reserved, from 0 to 100. `None` without a budget, and if its
+    /// room is zero.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # let monitor = plimsoll::Monitor::install_from_env();
+    /// let report = monitor.start("4f1c9a").finish();
+    /// assert!(report.budget_percent().is_none_or(|percent| percent <= 100.0));
+    /// ```
+    #[expect(clippy::cast_precision_loss, reason = "exact up to 2^53 bytes")]
+    pub fn budget_percent(&self) -> Option<f64> {
+        let Reserved { bytes, room, .. } = self.reserved.filter(|reserved| reserved.room > ByteSize::ZERO)?;
+        Some(100.0 * bytes.min(room).as_u64() as f64 / room.as_u64() as f64)
+    }
+
     /// Returns the peak heap in percent of the capacity, rounded down; the peak rss without the tracking allocator. `None`
     /// if either is not known.
     ///
@@ -232,6 +260,8 @@ impl InvocationReport {
             id: RequestId::new("r"),
             label: Label::default(),
             outcome: Outcome::Finished,
+            own: None,
+            of_label: Labels::new().of(&Label::default()),
             heap: None,
             rss: None,
             peak_rss: None,
@@ -324,8 +354,11 @@ impl fmt::Display for InvocationReport {
         if self.concurrent {
             f.write_str(" | concurrent: peaks are the environment's")?;
         }
-        if self.outcome == Outcome::Unfinished {
-            f.write_str(" | unfinished")?;
+        if let Some(own) = self.own {
+            write!(f, " | own {own}")?;
+        }
+        if self.outcome != Outcome::Finished {
+            write!(f, " | {}", self.outcome)?;
         }
         if let Some(trimmed) = self.trimmed {
             write!(f, " | {trimmed}")?;

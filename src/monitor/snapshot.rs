@@ -13,7 +13,8 @@ use crate::log::{self, Head, Level, LogFormat, MAX_RECORD};
 use crate::os;
 use crate::size::{ByteDelta, ByteSize};
 
-use super::json::known;
+use super::json::{LabelJson, known};
+use super::labels::LabelStats;
 use super::leak::LeakVerdict;
 use super::report::Reserved;
 use super::window::Percentiles;
@@ -24,6 +25,12 @@ const WIDTH: u64 = 50;
 
 /// Allocation sites in the table.
 const SITES: usize = 10;
+
+/// Labels in the table.
+const LABELS: usize = 10;
+
+/// Labels of a JSON record, of at most 300 bytes each.
+const JSON_LABELS: usize = 4;
 
 /// The entries of a JSON record.
 const SHOWN: Extent = Extent { sites: SITES, frames: 8, named_frames: 0 };
@@ -64,10 +71,13 @@ pub struct Snapshot {
     pub verdict: LeakVerdict,
     /// Invocations reported so far; the percentiles are of the last of them.
     pub invocations: u64,
-    /// The peak heap of the invocations in the window; their peak rss without the tracking allocator.
+    /// The peak heap of those reported invocations in the window that were alone; their peak rss without the tracking
+    /// allocator. All zero if none was alone: see [`labels`](Self::labels).
     pub peaks: Percentiles<ByteSize>,
-    /// Durations of the invocations in the window, in whole microseconds.
+    /// Durations of the reported invocations in the window, in whole microseconds.
     pub durations: Percentiles<Duration>,
+    /// What the requests with each label did to the heap, as [`Monitor::labels`](super::Monitor::labels) returns it.
+    pub labels: Vec<LabelStats>,
     /// The share of the memory size that the environment's own processes take.
     share: ByteSize,
 }
@@ -76,6 +86,7 @@ impl Snapshot {
     pub(super) fn take(shared: &Shared) -> Self {
         // Before the lock is taken, because it can take milliseconds.
         let holders = Holders::read();
+        let labels = shared.labels.stats();
         let books = heap::stats().ok();
         let rss = os::rss().ok().map(|rss| rss.total);
         let mut state = shared.state();
@@ -90,9 +101,10 @@ impl Snapshot {
             resources: shared.resources.statuses().collect(),
             caches: shared.caches.stats().collect(),
             verdict: state.verdict,
-            invocations: state.window.count(),
-            peaks: state.window.percentiles(|sample| sample.peak).map(ByteSize::bytes),
-            durations: state.window.percentiles(|sample| sample.micros).map(Duration::from_micros),
+            invocations: shared.activity.ended(),
+            peaks: state.window.percentiles(|sample| sample.is_own_peak.then_some(sample.peak)).map(ByteSize::bytes),
+            durations: state.window.percentiles(|sample| Some(sample.micros)).map(Duration::from_micros),
+            labels,
             share: shared.share,
         }
     }
@@ -149,10 +161,17 @@ impl fmt::Display for Snapshot {
         if self.verdict != LeakVerdict::Unknown {
             writeln!(f, "  what invocations leave: {}", self.verdict)?;
         }
-        let Percentiles { p50, p95, p99, max } = self.peaks;
-        let what = if self.peak.is_some() { "heap" } else { "rss" };
-        write!(f, "  {} invocations: peak {what} p50 {p50} p95 {p95}", self.invocations)?;
-        writeln!(f, " p99 {p99} max {max}")?;
+        write!(f, "  {} invocations", self.invocations)?;
+        if self.peaks == Percentiles::default() {
+            writeln!(f)?;
+        } else {
+            let Percentiles { p50, p95, p99, max } = self.peaks;
+            let what = if self.peak.is_some() { "heap" } else { "rss" };
+            writeln!(f, ": peak {what} p50 {p50} p95 {p95} p99 {p99} max {max}")?;
+        }
+        for label in self.measured_labels().take(LABELS) {
+            writeln!(f, "  {label}")?;
+        }
         let Percentiles { p50, p95, p99, max } = self.durations.map(micros);
         writeln!(f, "  duration us p50 {p50} p95 {p95} p99 {p99} max {max}")?;
         if let Some(fits) = self.fits_mb() {
@@ -164,6 +183,11 @@ impl fmt::Display for Snapshot {
 }
 
 impl Snapshot {
+    /// Returns the labels with requests of which the heap is available.
+    fn measured_labels(&self) -> impl Iterator<Item = &LabelStats> {
+        self.labels.iter().filter(|label| label.requests > label.not_available)
+    }
+
     /// Writes a bar for each size, against the memory size; without a memory limit, the sizes alone.
     fn fmt_bars(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let rows = [
@@ -265,6 +289,10 @@ impl fmt::Display for Record<'_> {
         {
             write!(f, r#","{name}":{{"p50":{p50},"p95":{p95},"p99":{p99},"max":{max}}}"#)?;
         }
-        Ok(())
+        f.write_str(r#","labels":["#)?;
+        for (index, label) in snapshot.measured_labels().take(JSON_LABELS).enumerate() {
+            write!(f, "{}{}", if index == 0 { "" } else { "," }, LabelJson(label))?;
+        }
+        f.write_str("]")
     }
 }

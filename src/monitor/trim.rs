@@ -7,7 +7,7 @@ use crate::clock::micros;
 use crate::size::ByteSize;
 
 /// When the monitor gives free pages back to the kernel, with [`os::trim`](crate::os::trim): at the end of an
-/// invocation that leaves none in flight, after the hooks.
+/// invocation that leaves none in flight, or once a second while there is always one, after the hooks.
 ///
 /// `true` is [`TrimPolicy::new`], `false` is [`TrimPolicy::off`]: see [`MonitorBuilder::trim`](super::MonitorBuilder::trim).
 ///
@@ -56,7 +56,7 @@ impl TrimPolicy {
         Self(None)
     }
 
-    /// At every end that leaves no invocation in flight, whatever it takes.
+    /// Each time that it is asked, whatever it takes.
     pub const fn each() -> Self {
         Self(Some(Settings { beyond_heap: 0, share_of_time: None }))
     }
@@ -130,7 +130,7 @@ impl fmt::Display for Trimmed {
 
 /// How things stand at the end of an invocation.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Ended {
+pub(super) struct TrimInput {
     /// Anonymous rss less live heap, in bytes; `None` where it is not known.
     pub(super) beyond: Option<u64>,
     pub(super) capacity: ByteSize,
@@ -142,7 +142,7 @@ pub(super) struct Ended {
 #[derive(Debug)]
 pub(super) struct Trimmer {
     policy: TrimPolicy,
-    /// Time of all invocations and of all trims, in microseconds.
+    /// Time of all invocations and of all trims, in microseconds. What ran at the same time counts once.
     worked: u64,
     spent: u64,
     /// What the last trim left beyond the heap, or less by now, in bytes.
@@ -163,26 +163,26 @@ impl Trimmer {
         self.policy.0.is_none()
     }
 
-    /// Counts an invocation's time. Everyone's, not only that of those which leave none in flight.
-    pub(super) const fn worked(&mut self, micros: u64) {
-        self.worked = self.worked.saturating_add(micros);
+    /// Sets the time of all invocations so far.
+    pub(super) fn set_worked(&mut self, worked: Duration) {
+        self.worked = micros(worked);
     }
 
     /// Whether to give pages back now.
-    pub(super) fn is_due(&mut self, ended: &Ended) -> bool {
+    pub(super) fn is_due(&mut self, input: &TrimInput) -> bool {
         let Some(settings) = self.policy.0 else { return false };
-        if let Some(beyond) = ended.beyond {
+        if let Some(beyond) = input.beyond {
             self.useless = self.useless.min(beyond);
         }
-        let over = ended.capacity.percent(settings.beyond_heap).as_u64();
-        let hope = ended.beyond.map(|beyond| beyond - self.useless);
+        let over = input.capacity.percent(settings.beyond_heap).as_u64();
+        let hope = input.beyond.map(|beyond| beyond - self.useless);
         if over > 0 && hope.is_none_or(|hope| hope < over) {
             return false;
         }
         let takes = (hope.unwrap_or(0) >> 20).saturating_mul(self.pace);
         let allowed = |percent: u32| u128::from(self.worked) * u128::from(percent) / 100;
         let has_time = |percent| u128::from(self.spent) + u128::from(takes) <= allowed(percent);
-        settings.share_of_time.is_none_or(has_time) || (ended.is_over && over > 0)
+        settings.share_of_time.is_none_or(has_time) || (input.is_over && over > 0)
     }
 
     /// Books a trim: what lay beyond the heap before and after it, and what it took.
@@ -206,15 +206,16 @@ mod tests {
 
     const MIB: u64 = 1 << 20;
 
-    fn ended(beyond: u64) -> Ended {
-        Ended { beyond: Some(beyond), capacity: ByteSize::mib(100), is_over: false }
+    fn ended(beyond: u64) -> TrimInput {
+        TrimInput { beyond: Some(beyond), capacity: ByteSize::mib(100), is_over: false }
     }
 
     /// Which of the invocations, that each leave so many MiB beyond the heap, trim; each trim takes `takes`.
     fn trims(policy: TrimPolicy, micros: u64, beyond: &[u64], left: u64, takes: u64) -> Vec<usize> {
-        let mut trimmer = Trimmer::new(policy);
+        let (mut trimmer, mut worked) = (Trimmer::new(policy), Duration::ZERO);
         let due = |beyond: &u64| {
-            trimmer.worked(micros);
+            worked += Duration::from_micros(micros);
+            trimmer.set_worked(worked);
             let due = trimmer.is_due(&ended(beyond * MIB));
             if due {
                 let given_back = ByteSize::mib(beyond.saturating_sub(left));
@@ -256,7 +257,7 @@ mod tests {
             let (micros, mut spent) = (5_000, 0);
             let mut trimmer = Trimmer::new(TrimPolicy::new().share_of_time(percent));
             for number in 1..=5_000_u64 {
-                trimmer.worked(micros);
+                trimmer.set_worked(Duration::from_micros(number * micros));
                 if trimmer.is_due(&ended(30 * MIB)) {
                     trimmer.done(
                         Some(30 * MIB),
@@ -271,15 +272,15 @@ mod tests {
             let most = (5_000 * micros * u64::from(percent) / 100).min(5_000 * takes);
             assert!(spent >= most * 9 / 10, "and make use of it: {spent} of {most}");
         }
-        assert!(trims(TrimPolicy::new().share_of_time(0), u64::MAX, &[90; 5], 0, 1).is_empty());
+        assert!(trims(TrimPolicy::new().share_of_time(0), 1 << 40, &[90; 5], 0, 1).is_empty());
         assert_eq!(trims(TrimPolicy::off().share_of_time(1000), 0, &[90; 2], 0, 1_000_000), [0, 1]);
     }
 
     #[test]
     fn over_the_alarm_threshold_the_time_is_not_asked() {
         let mut trimmer = Trimmer::new(TrimPolicy::new().share_of_time(0));
-        assert!(trimmer.is_due(&Ended { is_over: true, ..ended(30 * MIB) }));
-        assert!(!trimmer.is_due(&Ended { is_over: true, ..ended(9 * MIB) }), "but there must be something to win");
-        assert!(!trimmer.is_due(&Ended { beyond: None, ..ended(0) }));
+        assert!(trimmer.is_due(&TrimInput { is_over: true, ..ended(30 * MIB) }));
+        assert!(!trimmer.is_due(&TrimInput { is_over: true, ..ended(9 * MIB) }), "but there must be something to win");
+        assert!(!trimmer.is_due(&TrimInput { beyond: None, ..ended(0) }));
     }
 }

@@ -5,6 +5,8 @@
 pub(super) struct Sample {
     /// Peak heap in bytes.
     pub(super) peak: u64,
+    /// `false` if others were in flight: then it is the peak of all of them.
+    pub(super) is_own_peak: bool,
     /// Duration in microseconds.
     pub(super) micros: u64,
 }
@@ -79,10 +81,10 @@ impl Window {
         self.count >= self.samples.len() as u64
     }
 
-    /// One figure's distribution; zeros while there is no sample.
-    pub(super) fn percentiles(&mut self, figure: impl Fn(&Sample) -> u64) -> Percentiles<u64> {
+    /// One figure's distribution over the samples that have it; zeros if there are none.
+    pub(super) fn percentiles(&mut self, figure: impl Fn(&Sample) -> Option<u64>) -> Percentiles<u64> {
         let held = if self.is_full() { self.samples.len() } else { self.next() };
-        let sorted = sort(&mut self.scratch, self.samples.iter().take(held).map(figure));
+        let sorted = sort(&mut self.scratch, self.samples.iter().take(held).filter_map(figure));
         let rank = |percent: usize| {
             let rank = (sorted.len() * percent).div_ceil(100);
             sorted.get(rank.saturating_sub(1)).copied().unwrap_or(0)
@@ -122,7 +124,7 @@ mod tests {
     use super::*;
 
     fn sample(peak: u64) -> Sample {
-        Sample { peak, micros: 0 }
+        Sample { peak, micros: 0, is_own_peak: !peak.is_multiple_of(3) }
     }
 
     /// The twin: keep all, cut to the last ones, sort.
@@ -132,7 +134,7 @@ mod tests {
             let mut window = Window::new(len);
             let mut all = Vec::new();
             let mut next = 12345_u64;
-            assert_eq!(window.percentiles(|sample| sample.peak), Percentiles::default());
+            assert_eq!(window.percentiles(|sample| Some(sample.peak)), Percentiles::default());
             for step in 0..400_usize {
                 next = next.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(99);
                 all.push(next >> 40);
@@ -141,7 +143,7 @@ mod tests {
                 let mut sorted = last.to_vec();
                 sorted.sort_unstable();
                 let at = |percent: usize| sorted[(sorted.len() * percent).div_ceil(100).max(1) - 1];
-                let told = window.percentiles(|sample| sample.peak);
+                let told = window.percentiles(|sample| Some(sample.peak));
                 assert_eq!((told.p50, told.p95, told.max), (at(50), at(95), at(100)), "{len} at {step}");
                 let median = |part: &[u64]| {
                     let mut part = part.to_vec();
@@ -152,6 +154,9 @@ mod tests {
                     let half = len / 2;
                     (median(&last[..half]), median(&last[half..2 * half]))
                 });
+                sorted.retain(|peak| !peak.is_multiple_of(3));
+                let highest = sorted.last().copied().unwrap_or(0);
+                assert_eq!(window.percentiles(|sample| sample.is_own_peak.then_some(sample.peak)).max, highest);
                 assert_eq!(window.halves(|sample| sample.peak), halves, "{len} at {step}");
             }
             assert_eq!(window.count(), 400);

@@ -12,7 +12,7 @@ use std::time::Duration;
 use plimsoll::budget::{BudgetExceeded, Rank, Reclaim};
 use plimsoll::cache::{CacheStats, Eviction};
 use plimsoll::lazy::{BoxedLoad, ResourceState, ResourceStatus};
-use plimsoll::monitor::{InvocationReport, Outcome, ReportPolicy};
+use plimsoll::monitor::{InvocationReport, Outcome};
 use plimsoll::{
     Account, AsyncLazyResource, ByteSize, Cache, Clock, LazyResource, MemoryBudget, Monitor, Pinned, Pressure,
     Reservation,
@@ -141,7 +141,7 @@ impl World {
         let reports: Arc<[AtomicU64; 2]> = Arc::default();
         let monitor = Monitor::builder()
             .memory_size(ByteSize::mib(128))
-            .report(ReportPolicy::Off)
+            .print_reports(false)
             .clock(clock.clone())
             .window(64)
             .resource(model.get(), budget.account("model"))

@@ -8,6 +8,7 @@ pub mod alarm;
 pub mod budget;
 pub mod cache;
 pub mod heap;
+pub mod http;
 pub mod lazy;
 mod random;
 pub mod stream;

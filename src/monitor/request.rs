@@ -1,0 +1,41 @@
+//! What is known of each request, with a full report or without.
+
+use std::time::Duration;
+
+use super::report::Outcome;
+use super::request_id::{Label, RequestId};
+use super::request_scope::RequestHeap;
+
+/// A request that has ended: what [`MonitorBuilder::on_request`](super::MonitorBuilder::on_request) is shown.
+///
+/// # Examples
+///
+/// ```no_run
+/// use plimsoll::Monitor;
+///
+/// let monitor = Monitor::builder()
+///     .on_request(|request| {
+///         if let Some(own) = request.own.filter(|own| own.peak.as_u64() > 50 << 20) {
+///             eprintln!("{} {} {own} in {:?}", request.id, request.label, request.duration);
+///         }
+///     })
+///     .install()?;
+/// # Ok::<(), plimsoll::monitor::BuildError>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Request {
+    /// The request id.
+    pub id: RequestId,
+    /// The label; empty if the request has none.
+    pub label: Label,
+    /// The kind of its end.
+    pub outcome: Outcome,
+    /// What the request itself did to the heap. `None` if nothing of it was measured, without the
+    /// [tracking allocator](crate::TrackingAllocator), and if a part of it ran while 128 other threads allocated.
+    pub own: Option<RequestHeap>,
+    /// The time from start to end.
+    pub duration: Duration,
+    /// `true` if another request was in flight at some moment.
+    pub concurrent: bool,
+}
