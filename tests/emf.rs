@@ -34,11 +34,15 @@ support::tests! {
     a_report_reads_as_documented,
     what_is_not_known_is_neither_named_nor_told,
     an_alert_is_counted_and_named,
+    own_peak_is_a_metric_with_the_sums_of_its_label,
+    budget_utilization_is_from_0_to_100_or_absent,
     ten_thousand_random_reports_are_lines_that_cloudwatch_takes,
     the_longest_names_and_figures_fit_a_line,
     names_that_cloudwatch_would_drop_are_errors,
     a_line_allocates_nothing,
     each_report_is_one_line_in_one_write if CAN_FORK, else "needs fork",
+    requests_of_a_busy_service_are_values_of_few_lines if CAN_FORK, else "needs fork",
+    alarm_has_metrics if CAN_FORK && cfg!(target_os = "linux"), else "needs fork and the rss",
 }
 
 fn builder() -> MonitorBuilder {
@@ -200,6 +204,7 @@ fn a_report_reads_as_documented() {
                     metric("allocations_refused", "Count"),
                     metric("alerts", "Count"),
                     metric("budget_utilization", "Percent"),
+                    metric("requests", "Count"),
                 ]
             }]
         },
@@ -207,7 +212,7 @@ fn a_report_reads_as_documented() {
         // (52 + 12) / 128, rounded down; 29 of 116.
         "memory_utilization": 49.9, "used_memory_max": 64,
         "heap_utilization": 25.0, "heap_peak": 29 << 20, "heap_live": 20 << 20,
-        "allocations_refused": 0, "alerts": 0, "budget_utilization": 25.0,
+        "allocations_refused": 0, "alerts": 0, "budget_utilization": 25.0, "requests": 1,
         "request_id": "r-1", "outcome": "finished", "cold_start": true, "concurrent": false, "invocations": 1,
         "duration": 12_345.006, "total_memory": 128,
         "heap_growth": -3, "heap_unattributed": 0,
@@ -222,7 +227,7 @@ fn what_is_not_known_is_neither_named_nor_told() {
     let mut report = report();
     (report.rss, report.peak_rss, report.highest_rss) = (None, None, ByteSize::ZERO);
     let document = read(&emf(), &report);
-    let expected = ["heap_utilization", "heap_peak", "heap_live", "allocations_refused", "alerts"];
+    let expected = ["heap_utilization", "heap_peak", "heap_live", "allocations_refused", "alerts", "requests"];
     assert_eq!(metric_names(&document), expected);
     for absent in
         ["rss", "rss_peak", "fits_mb", "alarm_threshold", "budget_room", "resources_loaded", "first_never_used"]
@@ -233,7 +238,7 @@ fn what_is_not_known_is_neither_named_nor_told() {
     report.resources.failed = 1;
     let document = read(&emf(), &report);
     assert_eq!((&document["used_memory_max"], &document["resources_failed"]), (&json!(16), &json!(1)));
-    assert_eq!(metric_names(&document).len(), 8);
+    assert_eq!(metric_names(&document).len(), 9);
 }
 
 fn an_alert_is_counted_and_named() {
@@ -309,9 +314,40 @@ fn any_report(random: &mut Random, model: &InvocationReport) -> InvocationReport
     report
 }
 
+/// A report of an invocation with own figures and the longest label.
+fn measured() -> InvocationReport {
+    let monitor = builder().build().unwrap();
+    let invocation = monitor.start("r").with_label("l".repeat(64));
+    invocation.scope().in_scope(|| drop(std::hint::black_box(vec![1_u8; 4000])));
+    invocation.finish()
+}
+
+fn own_peak_is_a_metric_with_the_sums_of_its_label() {
+    let document = read(&emf(), &measured());
+    assert_eq!(
+        (&document["request_peak"], &document["own_peak"], &document["own_net"]),
+        (&json!(4000), &json!(4000), &json!(0))
+    );
+    assert_eq!((&document["of_label"]["requests"], &document["of_label"]["peak"]["max"]), (&json!(1), &json!(4000)));
+    assert!(metric_names(&document).contains(&"request_peak"));
+}
+
+fn budget_utilization_is_from_0_to_100_or_absent() {
+    let budget = MemoryBudget::new(ByteSize::mib(100));
+    let mut report = builder().budget(&budget).build().unwrap().start("r").finish();
+    for (bytes, room, expected) in
+        [(0, 7, json!(0.0)), (5, 10, json!(50.0)), (30, 10, json!(100.0)), (5, 0, Value::Null)]
+    {
+        let reserved = report.reserved.as_mut().unwrap();
+        (reserved.bytes, reserved.room) = (ByteSize::mib(bytes), ByteSize::mib(room));
+        assert_eq!(read(&emf(), &report).get("budget_utilization").unwrap_or(&Value::Null), &expected);
+        assert_eq!(report.budget_percent(), expected.as_f64());
+    }
+}
+
 fn ten_thousand_random_reports_are_lines_that_cloudwatch_takes() {
     let budget = MemoryBudget::new(ByteSize::mib(100));
-    let plain = report();
+    let plain = measured();
     let budgeted = builder().budget(&budget).build().unwrap().start("r").finish();
     let mut random = Random::new(8);
     for round in 0..cases(10_000) {
@@ -324,7 +360,8 @@ fn ten_thousand_random_reports_are_lines_that_cloudwatch_takes() {
 
 fn the_longest_names_and_figures_fit_a_line() {
     let monitor = builder().budget(&MemoryBudget::new(ByteSize::MAX)).build().unwrap();
-    let invocation = monitor.start("r");
+    let invocation = monitor.start("r").with_label("l".repeat(64));
+    invocation.scope().in_scope(|| drop(std::hint::black_box(vec![1_u8; 4000])));
     heap::set_limit(ByteSize::mib(64)).unwrap();
     assert!(Block::with(65 << 20, 1, false).is_none());
     heap::set_limit(ByteSize::MAX).unwrap();
@@ -424,5 +461,77 @@ fn each_report_is_one_line_in_one_write() {
     assert!(reader.recv(&mut buffer).is_err(), "and no more");
 }
 
+#[cfg(unix)]
+fn requests_of_a_busy_service_are_values_of_few_lines() {
+    use std::os::fd::AsRawFd;
+    use std::os::unix::net::UnixDatagram;
+
+    let (reader, writer) = UnixDatagram::pair().unwrap();
+    let ended = support::in_child(|| {
+        // SAFETY: both are open descriptors.
+        assert_eq!(unsafe { libc::dup2(writer.as_raw_fd(), 1) }, 1);
+        let monitor = builder().emf(emf()).install().unwrap();
+        let request = |bytes: usize| {
+            let invocation = monitor.start("r");
+            invocation.scope().in_scope(|| drop(std::hint::black_box(Vec::<u8>::with_capacity(bytes))));
+            let _report = invocation.finish();
+        };
+        let _another = monitor.start("another");
+        request(1_000_000);
+        (1..=1000).for_each(request);
+        // Longer than the pause between two lines.
+        std::thread::sleep(Duration::from_millis(150));
+        request(2_000_000);
+    });
+    assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""));
+    reader.set_nonblocking(true).unwrap();
+    let mut buffer = [0; 8192];
+    let (mut requests, mut lines) = (0, 0);
+    while let Ok(length) = reader.recv(&mut buffer) {
+        assert!(length <= 4096, "{length}");
+        let document: Value = serde_json::from_slice(&buffer[..length]).unwrap();
+        let count = document["requests"].as_u64().unwrap();
+        if let Some(values) = document["request_peak"].as_array() {
+            assert_eq!(values.len() as u64, count.min(100));
+            assert!(values.iter().all(|peak| (1..=2_000_000).contains(&peak.as_u64().unwrap())), "{document}");
+        } else {
+            assert_eq!(count, 1, "{document}");
+        }
+        (requests, lines) = (requests + count, lines + 1);
+    }
+    assert_eq!(requests, 1002, "each is counted");
+    assert!((2..=20).contains(&lines), "{lines} lines");
+}
+
+#[cfg(unix)]
+fn alarm_has_metrics() {
+    let ended = support::in_child(|| {
+        let monitor = Monitor::builder().memory_size(ByteSize::mib(100)).environment_share(ByteSize::ZERO);
+        let emf = emf().namespace("Shop/Lambda").unwrap();
+        let monitor = monitor.alarm_thresholds(&[97]).emf(emf).report(ReportPolicy::Off).install().unwrap();
+        let _request = monitor.start("r-1");
+        drop(std::hint::black_box(Vec::<u8>::with_capacity(98 << 20)));
+    });
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    let alarm: Value = serde_json::from_str(&ended.stderr).unwrap();
+    let directive = &alarm["_aws"]["CloudWatchMetrics"][0];
+    assert_eq!(
+        (&directive["Namespace"], &directive["Dimensions"]),
+        (&json!("Shop/Lambda"), &json!([["FunctionName"]]))
+    );
+    assert!(alarm["_aws"]["Timestamp"].as_u64().unwrap() > 1_700_000_000_000);
+    assert_eq!((&alarm["FunctionName"], &alarm["plimsoll"]), (&json!("orders"), &json!("alarm")));
+    for metric in metric_names(&alarm) {
+        assert!(alarm[metric].is_u64(), "{metric}: {alarm}");
+    }
+    assert_eq!(metric_names(&alarm), ["alarms", "rss", "heap"]);
+}
+
 #[cfg(not(unix))]
 fn each_report_is_one_line_in_one_write() {}
+
+#[cfg(not(unix))]
+fn requests_of_a_busy_service_are_values_of_few_lines() {}
+
+#[cfg(not(unix))]
+fn alarm_has_metrics() {}

@@ -302,20 +302,32 @@ fn scope_of_the_user_around_a_body_keeps_its_peak() {
 }
 
 #[test]
-fn frames_of_a_response_do_not_count_once_they_are_handed_out() {
+fn frames_of_a_response_count_until_they_are_dropped() {
     let (monitor, seen) = monitor(0);
     let mut service = monitor
         .http()
         .layer(service_fn(async |_: Request<_>| Ok::<_, Infallible>(Response::new(frames(320, 64 << 10, false)))));
     let response = block_on(service.call(Request::new(Body::empty()))).expect("no error");
     assert!(seen.lock().expect("no panic here").is_empty(), "the request goes on with its body");
-    let collected = block_on(response.into_body().collect()).expect("no error");
+    let mut body = response.into_body();
+    while let Some(frame) = block_on(body.frame()) {
+        drop(frame.expect("no error"));
+    }
+    drop(body);
     let request = only(&seen);
     let own = request.own.expect("the allocator is installed");
     assert_eq!(request.outcome, Outcome::Finished);
     assert!((64 << 10..80 << 10).contains(&own.peak.as_u64()), "{own}");
     assert!(own.allocated.as_u64() >= 20 * MIB && own.net.as_i64().unsigned_abs() < 16 << 10, "{own}");
-    drop(collected);
+
+    // A server that keeps all of them, as for a slow reader.
+    let response = block_on(service.call(Request::new(Body::empty()))).expect("no error");
+    let kept = block_on(response.into_body().collect()).expect("no error");
+    assert!(seen.lock().expect("no panic here").is_empty(), "the request goes on with its frames");
+    drop(kept);
+    let own = only(&seen).own.expect("the allocator is installed");
+    assert!((20 * MIB..20 * MIB + (64 << 10)).contains(&own.peak.as_u64()), "{own}");
+    assert!(own.net.as_i64().unsigned_abs() < 16 << 10, "{own}");
 }
 
 #[test]
@@ -361,6 +373,7 @@ fn bodies_pass_through_unchanged() {
     let mut body: ResponseBody<RequestBody<Full<Bytes>>> = response.into_body();
     assert_eq!((body.size_hint().exact(), body.is_end_stream()), (Some(4), false));
     let frame = block_on(body.frame()).expect("a frame").expect("no error");
+    assert_eq!(frame.data_ref().map(|data| data.len()), Some(4));
     assert_eq!(frame.into_data().expect("data"), "body");
     assert_eq!((body.size_hint().exact(), body.is_end_stream()), (Some(0), true));
     assert!(block_on(body.frame()).is_none());

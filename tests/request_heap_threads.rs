@@ -1,6 +1,5 @@
 //! A request's own figures where there are more threads than slots. In a process of its own, because it takes all slots.
 #![cfg(feature = "http")]
-#![expect(clippy::expect_used, reason = "clippy knows `#[test]` functions as tests, but not their helpers")]
 
 use std::convert::Infallible;
 use std::future::Future;

@@ -41,12 +41,14 @@ pub(crate) struct InFlightRequest(Ticket);
 
 impl InFlightRequest {
     /// Enters a request. `id` and `label` must be clean ASCII; their first 64 bytes are kept.
-    pub(crate) fn start(id: &str, label: &str) -> Self {
-        Self(IN_FLIGHT.start(id, label, os::coarse_monotonic_ms()))
+    pub(crate) fn start(id: &[u8], label: &[u8]) -> Self {
+        // Twelve threads share no entries while each has few requests.
+        let first = super::thread_number() * 10;
+        Self(IN_FLIGHT.start(id, label, os::coarse_monotonic_ms(), first))
     }
 
     /// Replaces the label.
-    pub(crate) fn set_label(&mut self, label: &str) {
+    pub(crate) fn set_label(&mut self, label: &[u8]) {
         IN_FLIGHT.set_label(&mut self.0, label);
     }
 

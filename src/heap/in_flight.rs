@@ -39,11 +39,17 @@ impl<const WORDS: usize> Text<WORDS> {
     }
 
     /// Stores the first bytes of `text`. `Release`, so that a reader of a word sees the version that came before.
-    fn store(&self, text: &str) {
-        let mut bytes = text.bytes();
+    fn store(&self, text: &[u8]) {
+        let mut rest = text;
         for word in &self.0 {
-            let mut packed = [0; 8];
-            packed.iter_mut().zip(&mut bytes).for_each(|(place, byte)| *place = byte);
+            let packed = if let Some((first, others)) = rest.split_first_chunk::<8>() {
+                rest = others;
+                *first
+            } else {
+                let mut packed = [0; 8];
+                packed.iter_mut().zip(std::mem::take(&mut rest)).for_each(|(place, byte)| *place = *byte);
+                packed
+            };
             word.store(u64::from_le_bytes(packed), Release);
         }
     }
@@ -68,8 +74,6 @@ impl<const WORDS: usize> ShortText<WORDS> {
 #[derive(Debug)]
 struct Entry<const WORDS: usize> {
     version: AtomicU64,
-    /// The place of the request in the order of starts.
-    number: AtomicU64,
     /// Milliseconds of the coarse monotonic clock.
     started_ms: AtomicU64,
     /// The most bytes that the request held so far; 0 if they are not known. Changes while the entry is in use.
@@ -83,7 +87,6 @@ impl<const WORDS: usize> Entry<WORDS> {
         const fn new() -> Self {
             Self {
                 version: AtomicU64::new(FREE),
-                number: AtomicU64::new(0),
                 started_ms: AtomicU64::new(0),
                 peak: AtomicU64::new(0),
                 id: Text::new(),
@@ -99,7 +102,6 @@ impl<const WORDS: usize> Entry<WORDS> {
             return None;
         }
         let request = Request {
-            number: self.number.load(Acquire),
             started_ms: self.started_ms.load(Acquire),
             peak: self.peak.load(Acquire),
             id: self.id.load(),
@@ -113,8 +115,6 @@ impl<const WORDS: usize> Entry<WORDS> {
 /// A request in flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Request<const WORDS: usize> {
-    /// The place in the order of starts, from 0.
-    pub(crate) number: u64,
     /// Milliseconds of the coarse monotonic clock.
     pub(crate) started_ms: u64,
     /// The most bytes that it held so far; 0 if they are not known.
@@ -138,8 +138,6 @@ pub(crate) struct Ticket {
 #[derive(Debug)]
 pub(crate) struct InFlightTable<const N: usize, const WORDS: usize> {
     entries: [Entry<WORDS>; N],
-    /// Requests that have started.
-    started: AtomicU64,
     /// Requests in flight that found no free entry.
     unlisted: AtomicUsize,
     /// The number of times that the table was cleared. Tickets of an earlier generation have no effect.
@@ -151,29 +149,25 @@ impl<const N: usize, const WORDS: usize> InFlightTable<N, WORDS> {
         pub(crate) const fn new() -> Self {
             Self {
                 entries: array![Entry::new(); N],
-                started: AtomicU64::new(0),
                 unlisted: AtomicUsize::new(0),
                 generation: AtomicUsize::new(0),
             }
         }
     }
 
-    /// Enters a request. `id` and `label` must not contain NUL; what exceeds `WORDS` is cut.
+    /// Enters a request. `id` and `label` must not contain NUL; what exceeds `WORDS` is cut. The entries are tried from
+    /// `first` on, so that each thread has its own in its cache.
     ///
     /// Costs two dozen stores; up to `N` loads if the table is nearly full.
-    pub(crate) fn start(&self, id: &str, label: &str, now_ms: u64) -> Ticket {
-        let number = self.started.fetch_add(1, Relaxed);
+    pub(crate) fn start(&self, id: &[u8], label: &[u8], now_ms: u64, first: usize) -> Ticket {
         let generation = self.generation.load(Relaxed);
-        // Entries that were not used for long come first, so the first one is nearly always free.
-        #[expect(clippy::cast_possible_truncation, reason = "a remainder of `N`")]
-        let first = (number % N as u64) as usize;
+        let first = first % N;
         for index in (first..N).chain(0..first) {
             let Some(entry) = self.entries.get(index) else { break };
             let version = entry.version.load(Relaxed);
             let is_claimed = version & STATE == FREE
                 && entry.version.compare_exchange(version, version | WRITING, Acquire, Relaxed).is_ok();
             if is_claimed {
-                entry.number.store(number, Release);
                 entry.started_ms.store(now_ms, Release);
                 entry.peak.store(0, Release);
                 entry.id.store(id);
@@ -187,7 +181,7 @@ impl<const N: usize, const WORDS: usize> InFlightTable<N, WORDS> {
     }
 
     /// Replaces the label of a request.
-    pub(crate) fn set_label(&self, ticket: &mut Ticket, label: &str) {
+    pub(crate) fn set_label(&self, ticket: &mut Ticket, label: &[u8]) {
         let Some(entry) = self.entry(ticket) else { return };
         entry.version.store(ticket.version | REWRITING, Relaxed);
         entry.label.store(label);
@@ -229,7 +223,7 @@ impl<const N: usize, const WORDS: usize> InFlightTable<N, WORDS> {
             let mut sinking = Some(request);
             for place in &mut oldest {
                 let is_older = match (&sinking, &*place) {
-                    (Some(request), Some(other)) => request.number < other.number,
+                    (Some(request), Some(other)) => request.started_ms < other.started_ms,
                     (request, None) => request.is_some(),
                     (None, Some(_)) => false,
                 };

@@ -10,14 +10,14 @@
 //! over, because others free them.
 
 use std::cell::Cell;
-use std::marker::PhantomData;
+use std::fmt;
+use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
 
 use crate::size::{ByteDelta, ByteSize};
 
-use super::scope::Open;
-use super::thread;
+use super::scope::{self, HeapDelta, Open};
 
 /// The sums of one task.
 #[derive(Debug, Default)]
@@ -37,37 +37,103 @@ pub(crate) struct MeterReading {
     pub(crate) peak: ByteSize,
 }
 
-/// A segment that runs on this thread.
-struct Segment {
-    meter: Arc<Meter>,
+/// What has a meter: one allocation for it and for all else that is kept of a request.
+pub(crate) trait Metered: fmt::Debug + Send + Sync {
+    fn meter(&self) -> &Meter;
+}
+
+impl Metered for Meter {
+    fn meter(&self) -> &Meter {
+        self
+    }
+}
+
+/// A shared owner of a meter.
+pub(crate) trait MeterOwner {
+    fn meter(&self) -> &Meter;
+
+    fn share(&self) -> Arc<dyn Metered>;
+}
+
+impl<M: Metered + 'static> MeterOwner for Arc<M> {
+    fn meter(&self) -> &Meter {
+        (**self).meter()
+    }
+
+    fn share(&self) -> Arc<dyn Metered> {
+        Self::clone(self)
+    }
+}
+
+impl MeterOwner for Arc<dyn Metered> {
+    fn meter(&self) -> &Meter {
+        (**self).meter()
+    }
+
+    fn share(&self) -> Self {
+        Self::clone(self)
+    }
+}
+
+/// A segment that runs on this thread. It does not move while it runs.
+struct Segment<'a> {
+    owner: &'a dyn MeterOwner,
+    meter: &'a Meter,
     /// `None` on a thread without a slot.
-    open: Option<Open<'static>>,
+    open: Cell<Option<Open<'static>>>,
+    outer: *const Segment<'static>,
 }
 
 thread_local! {
-    /// The innermost segment of this thread.
-    static CURRENT: Cell<Option<Segment>> = const { Cell::new(None) };
+    /// The innermost segment of this thread; null if there is none.
+    static CURRENT: Cell<*const Segment<'static>> = const { Cell::new(ptr::null()) };
 }
 
-/// Ends the segment when it is dropped, also by a panic.
-struct Running {
-    outer: Option<Segment>,
-    not_send: PhantomData<*const ()>,
+impl<'a> Segment<'a> {
+    #[inline]
+    fn new(owner: &'a dyn MeterOwner, meter: &'a Meter) -> Self {
+        let open = scope::slot().map(Open::new);
+        if open.is_none() {
+            meter.is_incomplete.store(true, Relaxed);
+        }
+        // What the segments before have freed for others is no credit for this one.
+        if meter.net.load(Relaxed) < 0 {
+            meter.net.fetch_max(0, Relaxed);
+        }
+        Self { owner, meter, open: Cell::new(open), outer: CURRENT.get() }
+    }
+}
+
+impl Drop for Segment<'_> {
+    fn drop(&mut self) {
+        CURRENT.set(self.outer);
+        if let Some(open) = self.open.get_mut() {
+            self.meter.add(&open.delta());
+        }
+    }
+}
+
+/// Calls `look` with the innermost segment of this thread, unless there is none.
+fn with_current<T>(look: impl FnOnce(&Segment<'_>) -> T) -> Option<T> {
+    let segment = CURRENT.get();
+    // SAFETY: `Meter::run` sets the pointer to a segment on its stack, and the segment takes it back when it is dropped:
+    // before `run` returns or unwinds. The segment is shared with nobody but this thread.
+    #[expect(unsafe_code, reason = "a borrow from a caller further up the stack")]
+    let segment = unsafe { segment.as_ref() };
+    segment.map(look)
 }
 
 impl Meter {
-    /// Runs `work` as a segment. Segments nest: the bytes of an inner one count for both.
-    pub(crate) fn run<T>(self: &Arc<Self>, work: impl FnOnce() -> T) -> T {
-        let _running = Running::enter(self);
+    /// Runs `work` as a segment of the owner's meter. Segments nest: the bytes of an inner one count for both.
+    pub(crate) fn run<T>(owner: &impl MeterOwner, work: impl FnOnce() -> T) -> T {
+        let segment = Segment::new(owner, owner.meter());
+        CURRENT.set((&raw const segment).cast());
         work()
     }
 
-    /// Returns the meter of the innermost segment of this thread.
-    pub(crate) fn current() -> Option<Arc<Self>> {
-        let segment = CURRENT.try_with(Cell::take).ok()??;
-        let meter = Arc::clone(&segment.meter);
-        set_current(Some(segment));
-        Some(meter)
+    /// Returns the owner of the innermost segment of this thread.
+    pub(crate) fn current() -> Option<Arc<dyn Metered>> {
+        with_current(|segment| segment.owner.share())
     }
 
     /// Returns the bytes held now.
@@ -77,6 +143,7 @@ impl Meter {
     }
 
     /// Returns the most that was held.
+    #[cfg(feature = "tower")]
     pub(crate) fn peak(&self) -> ByteSize {
         ByteSize::bytes(self.peak.load(Relaxed))
     }
@@ -91,11 +158,21 @@ impl Meter {
     }
 
     /// Adds a segment, or a part of one.
-    fn add(&self, allocated: ByteSize, retained: ByteDelta, peak: ByteSize) {
-        self.allocated.fetch_add(allocated.as_u64(), Relaxed);
-        let before = self.net.fetch_add(retained.as_i64(), Relaxed);
-        let highest = before.saturating_add_unsigned(peak.as_u64());
-        self.peak.fetch_max(at_least_zero(highest), Relaxed);
+    fn add(&self, delta: &HeapDelta) {
+        let HeapDelta { allocated, retained, peak, .. } = *delta;
+        if allocated > ByteSize::ZERO {
+            self.allocated.fetch_add(allocated.as_u64(), Relaxed);
+        }
+        let retained = retained.as_i64();
+        let before = if retained == 0 { self.net.load(Relaxed) } else { self.net.fetch_add(retained, Relaxed) };
+        self.raise_peak(before.saturating_add_unsigned(peak.as_u64()));
+    }
+
+    fn raise_peak(&self, net: i64) {
+        let net = at_least_zero(net);
+        if net > self.peak.load(Relaxed) {
+            self.peak.fetch_max(net, Relaxed);
+        }
     }
 }
 
@@ -104,62 +181,35 @@ impl Meter {
 impl Meter {
     /// Counts `bytes` that the running segment holds from now on and has not allocated. No effect outside of one.
     pub(crate) fn receive(&self, bytes: u64) {
-        let Ok(Some(mut segment)) = CURRENT.try_with(Cell::take) else { return };
-        if std::ptr::eq(&raw const *segment.meter, self) {
-            if let Some(delta) = segment.open.as_mut().and_then(Open::restart) {
-                self.add(delta.allocated, delta.retained, delta.peak);
+        with_current(|segment| {
+            if !ptr::eq(segment.meter, self) {
+                return;
             }
-            let net = self.net.fetch_add(bytes.cast_signed(), Relaxed).saturating_add_unsigned(bytes);
-            self.peak.fetch_max(at_least_zero(net), Relaxed);
-        }
-        set_current(Some(segment));
+            let mut open = segment.open.take();
+            if let Some(delta) = open.as_mut().and_then(Open::restart) {
+                self.add(&delta);
+            }
+            segment.open.set(open);
+            let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+            self.raise_peak(self.net.fetch_add(bytes, Relaxed).saturating_add(bytes));
+        });
     }
 
     /// Returns the bytes that the running segment of this thread has allocated since it began or last received bytes.
     pub(crate) fn allocated_in_segment() -> u64 {
-        let Ok(Some(segment)) = CURRENT.try_with(Cell::take) else { return 0 };
-        let allocated = segment.open.as_ref().map_or(0, |open| open.delta().allocated.as_u64());
-        set_current(Some(segment));
-        allocated
+        let allocated = with_current(|segment| {
+            let open = segment.open.take();
+            let allocated = open.as_ref().map_or(0, |open| open.delta().allocated.as_u64());
+            segment.open.set(open);
+            allocated
+        });
+        allocated.unwrap_or(0)
     }
 
     /// Counts `bytes` that others hold and free from now on.
     pub(crate) fn hand_over(&self, bytes: u64) {
-        self.net.fetch_sub(bytes.cast_signed(), Relaxed);
+        self.net.fetch_sub(i64::try_from(bytes).unwrap_or(i64::MAX), Relaxed);
     }
-}
-
-impl Running {
-    fn enter(meter: &Arc<Meter>) -> Self {
-        let open = super::is_installed().then(thread::bound).flatten().map(Open::new);
-        if open.is_none() {
-            meter.is_incomplete.store(true, Relaxed);
-        }
-        // What the segments before have freed for others is no credit for this one.
-        meter.net.fetch_max(0, Relaxed);
-        let segment = Segment { meter: Arc::clone(meter), open };
-        let outer = CURRENT.try_with(|current| current.replace(Some(segment))).unwrap_or_else(|_| {
-            meter.is_incomplete.store(true, Relaxed);
-            None
-        });
-        Self { outer, not_send: PhantomData }
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let Ok(Some(segment)) = CURRENT.try_with(Cell::take) else { return };
-        if let Some(open) = &segment.open {
-            let delta = open.delta();
-            segment.meter.add(delta.allocated, delta.retained, delta.peak);
-        }
-        set_current(self.outer.take());
-    }
-}
-
-fn set_current(segment: Option<Segment>) {
-    // Fails at the end of the thread only, where no segment runs.
-    let _ended = CURRENT.try_with(|current| current.set(segment));
 }
 
 fn at_least_zero(net: i64) -> u64 {

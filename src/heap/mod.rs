@@ -81,12 +81,17 @@ pub(crate) use emergency_log::{InFlightRequest, MAX_TEXT, record_growth, set_ala
 pub use holders::{HeapSite, Holders};
 pub(crate) use holders::{growing_sites, record_baseline, split_of_heap};
 pub(crate) use holders_json::{Extent, SiteJson, build_id};
-pub(crate) use meter::{Meter, MeterReading};
+pub(crate) use meter::{Meter, MeterReading, Metered};
 pub use scope::{HeapDelta, assert_peak, scope, scope_async};
 
 use crate::error_chain::debug_as_chain;
 use crate::size::ByteSize;
 use thread::LEDGER;
+
+/// Returns a small number for this thread: few threads that run at the same time have the same.
+pub(crate) fn thread_number() -> usize {
+    thread::number().unwrap_or(0)
+}
 
 /// The [`TrackingAllocator`] is not the global allocator, so there are no books to read.
 ///

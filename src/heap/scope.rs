@@ -99,9 +99,16 @@ impl fmt::Display for HeapDelta {
 /// }
 /// ```
 pub fn scope<T>(work: impl FnOnce() -> T) -> (T, Option<HeapDelta>) {
-    let scope = super::is_installed().then(thread::bound).flatten().map(Open::new);
+    let scope = slot().map(Open::new);
     let result = work();
     (result, scope.map(|scope| scope.delta()))
+}
+
+/// The slot of this thread, bound now if need be; `None` without the allocator, too.
+#[inline]
+pub(super) fn slot() -> Option<&'static Slot> {
+    // Only a thread of a program with the allocator has one already.
+    thread::own().or_else(|| super::is_installed().then(thread::bound).flatten())
 }
 
 /// Runs the future and tells what all its polls together allocated and freed, following the task across threads.
@@ -198,6 +205,7 @@ pub(super) struct Open<'a> {
 }
 
 impl<'a> Open<'a> {
+    #[inline]
     pub(super) fn new(slot: &'a Slot) -> Self {
         LEDGER.close(slot);
         let depth = DEPTH.get() + 1;
@@ -221,6 +229,7 @@ impl<'a> Open<'a> {
         Some(delta)
     }
 
+    #[inline]
     pub(super) fn delta(&self) -> HeapDelta {
         let allocated = self.slot.allocated().wrapping_sub(self.allocated);
         let retained = self.slot.net().wrapping_sub(self.net) as i64;

@@ -161,6 +161,7 @@ pub(super) fn slot() -> &'static Slot {
 }
 
 /// The thread's own slot if it has one. Binds none, so a reader takes no slot, and a signal handler no lock.
+#[inline]
 pub(super) fn own() -> Option<&'static Slot> {
     let slot = SLOT.get();
     let none = ptr::eq(slot, &raw const UNBOUND) || ptr::eq(slot, &raw const GONE);
@@ -173,13 +174,15 @@ pub(super) fn number() -> Option<usize> {
 }
 
 /// The thread's own slot, bound now if need be; `None` when all are taken or the thread is past its destructors.
+#[inline]
 pub(super) fn bound() -> Option<&'static Slot> {
-    let slot = SLOT.get();
-    if ptr::eq(slot, &raw const GONE) {
+    own().or_else(bind_now)
+}
+
+#[cold]
+fn bind_now() -> Option<&'static Slot> {
+    if ptr::eq(SLOT.get(), &raw const GONE) {
         return None;
-    }
-    if !ptr::eq(slot, &raw const UNBOUND) {
-        return Some(slot);
     }
     if EXIT.try_with(|_| ()).is_err() {
         SLOT.set(&GONE);

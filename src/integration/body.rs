@@ -3,13 +3,13 @@
 use std::error::Error;
 use std::fmt;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use bytes::Buf;
+use bytes::{Buf, Bytes};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use super::Overloaded;
 use super::reported::Reported;
 use crate::monitor::{Outcome, RequestScope};
 
@@ -62,27 +62,56 @@ fn data_len<D: Buf, E>(polled: &Poll<Option<Result<Frame<D>, E>>>) -> u64 {
     }
 }
 
+/// Shorter frames do not count any more once they are handed out: what keeps a longer one in the account takes an
+/// allocation.
+const SHORT_FRAME: usize = 2048;
+
+/// A frame of a response, which counts for the request until it is dropped.
+struct CountedFrame {
+    data: Bytes,
+    reported: Arc<Reported>,
+}
+
+impl CountedFrame {
+    fn count(data: Bytes, reported: &Arc<Reported>) -> Bytes {
+        if data.len() < SHORT_FRAME {
+            reported.hand_over(data.len());
+            return data;
+        }
+        Bytes::from_owner(Self { data, reported: Arc::clone(reported) })
+    }
+}
+
+impl AsRef<[u8]> for CountedFrame {
+    fn as_ref(&self) -> &[u8] {
+        &self.data
+    }
+}
+
+impl Drop for CountedFrame {
+    fn drop(&mut self) {
+        self.reported.hand_over(self.data.len());
+    }
+}
+
 pin_project! {
-    /// The body of a reported response. The request ends with it, or when it is dropped before its end.
+    /// The body of a reported response. The request ends when the body and its frames are dropped: a server drops a frame
+    /// after it was written.
     ///
-    /// A frame that it hands out does not count for the request any more.
+    /// Frames below 2 KiB do not count any more once they are handed out.
     pub struct ResponseBody<B> {
         // `None` once it has ended.
         #[pin]
         inner: Option<B>,
-        // `None` once the request has ended.
-        reported: Option<Reported>,
-        // It is to be polled to its end.
-        has_body: bool,
+        // `None` once it has ended.
+        reported: Option<Arc<Reported>>,
     }
 
     impl<B> PinnedDrop for ResponseBody<B> {
         fn drop(this: Pin<&mut Self>) {
-            let this = this.project();
+            let mut this = this.project();
             if let Some(reported) = this.reported.take() {
-                let mut inner = this.inner;
-                reported.scope().in_scope(|| inner.set(None));
-                reported.end(if *this.has_body { Outcome::Unfinished } else { Outcome::Finished });
+                reported.run(|| this.inner.set(None));
             }
         }
     }
@@ -90,29 +119,43 @@ pin_project! {
 
 impl<B: Body> ResponseBody<B> {
     /// `is_head`: the server drops the body, because the request asked for the head only.
-    pub(super) fn new(inner: B, reported: Option<Reported>, is_head: bool) -> Self {
-        let has_body = !is_head && !inner.is_end_stream();
-        Self { inner: Some(inner), reported, has_body }
+    pub(super) fn new(inner: B, reported: Arc<Reported>, is_head: bool) -> Self {
+        if is_head || inner.is_end_stream() {
+            reported.set_outcome(Outcome::Finished);
+        }
+        Self { inner: Some(inner), reported: Some(reported) }
     }
 }
 
 impl<B> ResponseBody<B> {
     /// A body without data, of a request that has ended.
     pub(super) const fn empty() -> Self {
-        Self { inner: None, reported: None, has_body: false }
+        Self { inner: None, reported: None }
     }
+}
 
-    /// Drops the rest of the body and ends the request.
-    fn end(self: Pin<&mut Self>, outcome: Outcome) {
-        let mut this = self.project();
-        match this.reported.take() {
-            Some(reported) => {
-                reported.scope().in_scope(|| this.inner.set(None));
-                reported.end(outcome);
-            }
-            None => this.inner.set(None),
-        }
+/// What a poll of a body returns.
+type Polled<D, E> = Poll<Option<Result<Frame<D>, E>>>;
+
+/// Polls the body, and drops it at its end. Returns the outcome if it has ended.
+fn poll_to_end<B: Body>(
+    mut inner: Pin<&mut Option<B>>,
+    cx: &mut Context<'_>,
+) -> (Polled<Bytes, B::Error>, Option<Outcome>) {
+    let Some(mut body) = inner.as_mut().as_pin_mut() else { return (Poll::Ready(None), None) };
+    let polled = body.as_mut().poll_frame(cx);
+    let outcome = match &polled {
+        Poll::Pending => None,
+        Poll::Ready(None) => Some(Outcome::Finished),
+        Poll::Ready(Some(Ok(_))) => body.is_end_stream().then_some(Outcome::Finished),
+        Poll::Ready(Some(Err(_))) => Some(Outcome::Unfinished),
+    };
+    // A copy only if the data is not `Bytes`.
+    let polled = polled.map_ok(|frame| frame.map_data(|mut data| data.copy_to_bytes(data.remaining())));
+    if outcome.is_some() {
+        inner.set(None);
     }
+    (polled, outcome)
 }
 
 impl<B> Body for ResponseBody<B>
@@ -120,49 +163,35 @@ where
     B: Body,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
-    type Data = B::Data;
+    type Data = Bytes;
     type Error = Box<dyn Error + Send + Sync>;
 
     /// # Errors
     ///
-    /// Those of the body, and [`Overloaded`] if the request holds more than its limit.
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, Self::Error>>> {
-        let this = self.as_mut().project();
-        let (Some(mut inner), Some(reported)) = (this.inner.as_pin_mut(), this.reported.as_ref()) else {
-            return Poll::Ready(None);
-        };
-        let mut overloaded = reported.overloaded();
-        if overloaded.is_none() {
-            let polled = reported.scope().in_scope(|| inner.as_mut().poll_frame(cx));
-            let (len, is_end) = (data_len(&polled), inner.is_end_stream());
-            reported.scope().hand_over(len);
+    /// Those of the body, and [`Overloaded`](super::Overloaded) if the request holds more than its limit.
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled<Bytes, Self::Error> {
+        let mut this = self.project();
+        let Some(reported) = this.reported.as_ref() else { return Poll::Ready(None) };
+        if reported.overloaded().is_none() {
+            let (polled, outcome) = reported.run(|| poll_to_end(this.inner.as_mut(), cx));
             reported.note_peak();
-            match polled {
-                Poll::Ready(Some(Ok(frame))) => {
-                    if is_end {
-                        self.end(Outcome::Finished);
-                    }
-                    return Poll::Ready(Some(Ok(frame)));
-                }
-                Poll::Ready(Some(Err(error))) => {
-                    self.end(Outcome::Unfinished);
-                    return Poll::Ready(Some(Err(error.into())));
-                }
-                Poll::Ready(None) => {
-                    self.end(Outcome::Finished);
-                    return Poll::Ready(None);
-                }
-                // It may wait for long, and hold the memory as long.
-                Poll::Pending => overloaded = reported.overloaded(),
+            let polled = polled.map_err(Into::into);
+            let polled = polled.map_ok(|frame| frame.map_data(|data| CountedFrame::count(data, reported)));
+            if let Some(outcome) = outcome {
+                reported.set_outcome(outcome);
+                *this.reported = None;
+            }
+            if polled.is_ready() {
+                return polled;
             }
         }
-        match overloaded {
-            Some(overloaded) => {
-                self.end(Outcome::Overloaded);
-                Poll::Ready(Some(Err(Overloaded::into(overloaded))))
-            }
-            None => Poll::Pending,
-        }
+        // It may wait for long, and hold the memory as long.
+        let Some(reported) = this.reported.as_ref() else { return Poll::Ready(None) };
+        let Some(overloaded) = reported.overloaded() else { return Poll::Pending };
+        reported.run(|| this.inner.set(None));
+        reported.set_outcome(Outcome::Overloaded);
+        *this.reported = None;
+        Poll::Ready(Some(Err(overloaded.into())))
     }
 
     fn is_end_stream(&self) -> bool {

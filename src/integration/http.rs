@@ -18,12 +18,15 @@ use tower_service::Service;
 use super::ResponseFuture;
 use super::body::{RequestBody, ResponseBody};
 use super::reported::Reported;
-use crate::monitor::{InScope, Label, Monitor, Outcome, RequestId};
+use crate::monitor::{Label, Monitor, Outcome, RequestId};
 use crate::size::ByteSize;
 use crate::unwind::contained;
 
 /// The header that carries a request id by convention.
 const REQUEST_ID_HEADER: HeaderName = HeaderName::from_static("x-request-id");
+
+/// What a poll after the end panics with.
+const POLLED_AGAIN: &str = "`HttpResponseFuture` was polled after its end";
 
 /// Returns the label of a request.
 type LabelOf = Arc<dyn Fn(&Parts) -> Label + Send + Sync>;
@@ -61,7 +64,7 @@ impl Monitor {
     /// # }
     /// ```
     pub fn http(&self) -> HttpLayer {
-        HttpLayer { monitor: self.clone(), label: Arc::new(default_label), limit: None, bodies: PhantomData }
+        HttpLayer { monitor: self.clone(), label: None, limit: None, bodies: PhantomData }
     }
 }
 
@@ -109,7 +112,8 @@ impl Monitor {
 /// ```
 pub struct HttpLayer<B = WithBodies> {
     monitor: Monitor,
-    label: LabelOf,
+    /// `None` for the default.
+    label: Option<LabelOf>,
     limit: Option<ByteSize>,
     bodies: PhantomData<fn(B)>,
 }
@@ -186,7 +190,7 @@ impl<B> HttpLayer<B> {
     /// ```
     #[must_use]
     pub fn label_by(mut self, label: impl Fn(&Parts) -> Label + Send + Sync + 'static) -> Self {
-        self.label = Arc::new(label);
+        self.label = Some(Arc::new(label));
         self
     }
 
@@ -208,8 +212,11 @@ impl<B> HttpLayer<B> {
     }
 
     /// Starts the request.
-    fn start(&self, parts: &Parts) -> Reported {
-        let label = contained(|| (self.label)(parts)).unwrap_or_default();
+    fn start(&self, parts: &Parts) -> Arc<Reported> {
+        let label = match &self.label {
+            Some(label) => contained(|| label(parts)).unwrap_or_default(),
+            None => default_label(parts),
+        };
         Reported::start(&self.monitor, request_id(parts), label, self.limit)
     }
 }
@@ -217,7 +224,7 @@ impl<B> HttpLayer<B> {
 impl<B> Clone for HttpLayer<B> {
     fn clone(&self) -> Self {
         let Self { monitor, label, limit, bodies } = self;
-        Self { monitor: monitor.clone(), label: Arc::clone(label), limit: *limit, bodies: *bodies }
+        Self { monitor: monitor.clone(), label: label.clone(), limit: *limit, bodies: *bodies }
     }
 }
 
@@ -302,10 +309,9 @@ where
         let (parts, body) = request.into_parts();
         let reported = self.layer.start(&parts);
         let is_head = parts.method == Method::HEAD;
-        let scope = reported.scope().clone();
-        let body = RequestBody::new(body, scope.clone());
-        let future = scope.in_scope(|| self.inner.call(Request::from_parts(parts, body)));
-        HttpResponseFuture { future: Some(scope.instrument(future)), reported: Some(reported), is_head }
+        let body = RequestBody::new(body, reported.scope());
+        let future = reported.run(|| self.inner.call(Request::from_parts(parts, body)));
+        HttpResponseFuture { future: Some(future), reported: Some(reported), is_head }
     }
 }
 
@@ -325,13 +331,22 @@ pin_project! {
     /// let response: HttpResponseFuture<_> = service.call(http::Request::new(String::new()));
     /// drop(response); // reported as unfinished
     /// ```
-    pub struct HttpResponseFuture<F: Future> {
-        // Dropped first, because its drop is measured. `None` once it has ended.
+    pub struct HttpResponseFuture<F> {
+        // `None` once it has ended.
         #[pin]
-        future: Option<InScope<F>>,
-        // `None` once the response is ready.
-        reported: Option<Reported>,
+        future: Option<F>,
+        // `None` once the response is ready, in whose body it goes on.
+        reported: Option<Arc<Reported>>,
         is_head: bool,
+    }
+
+    impl<F> PinnedDrop for HttpResponseFuture<F> {
+        fn drop(this: Pin<&mut Self>) {
+            let mut this = this.project();
+            if let Some(reported) = this.reported {
+                reported.run(|| this.future.set(None));
+            }
+        }
     }
 }
 
@@ -348,22 +363,26 @@ where
     #[expect(clippy::panic, reason = "a poll after the end is a fault of the caller, as for an async block")]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
-        let (Some(future), Some(reported)) = (this.future.as_mut().as_pin_mut(), this.reported.as_ref()) else {
-            panic!("`HttpResponseFuture` was polled after its end");
-        };
+        let Some(reported) = this.reported.as_ref() else { panic!("{POLLED_AGAIN}") };
         if reported.overloaded().is_none() {
-            let polled = future.poll(cx);
+            let polled = reported.run(|| {
+                let Some(future) = this.future.as_mut().as_pin_mut() else { panic!("{POLLED_AGAIN}") };
+                let polled = future.poll(cx);
+                if polled.is_ready() {
+                    // What the future itself still holds is freed by the request.
+                    this.future.set(None);
+                }
+                polled
+            });
             reported.note_peak();
             if let Poll::Ready(result) = polled {
-                this.future.set(None);
-                let (reported, is_head) = (this.reported.take(), *this.is_head);
+                let is_head = *this.is_head;
+                let Some(reported) = this.reported.take() else { panic!("{POLLED_AGAIN}") };
                 return Poll::Ready(match result {
                     // The body of the response ends the request.
                     Ok(response) => Ok(response.map(|body| ResponseBody::new(body, reported, is_head))),
                     Err(error) => {
-                        if let Some(reported) = reported {
-                            reported.end(Outcome::Finished);
-                        }
+                        reported.set_outcome(Outcome::Finished);
                         Err(error)
                     }
                 });
@@ -373,17 +392,16 @@ where
         if reported.overloaded().is_none() {
             return Poll::Pending;
         }
-        this.future.set(None);
-        if let Some(reported) = this.reported.take() {
-            reported.end(Outcome::Overloaded);
-        }
+        reported.run(|| this.future.set(None));
+        reported.set_outcome(Outcome::Overloaded);
+        *this.reported = None;
         let mut response = Response::new(ResponseBody::empty());
         *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
         Poll::Ready(Ok(response))
     }
 }
 
-impl<F: Future> fmt::Debug for HttpResponseFuture<F> {
+impl<F> fmt::Debug for HttpResponseFuture<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HttpResponseFuture").field("reported", &self.reported).finish_non_exhaustive()
     }

@@ -3,14 +3,14 @@
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
 use super::reported::Reported;
-use crate::monitor::{InScope, Label, Monitor, Outcome, RequestId};
+use crate::monitor::{Label, Monitor, Outcome, RequestId};
 use crate::unwind::contained;
 
 /// A request that carries its id.
@@ -42,6 +42,9 @@ pub trait HasRequestId {
     /// Returns the request's id. Reports leave out the characters that a [`RequestId`] does not keep.
     fn request_id(&self) -> &str;
 }
+
+/// What a poll after the end panics with.
+const POLLED_AGAIN: &str = "`ResponseFuture` was polled after its end";
 
 /// Returns the id of a request.
 type IdOf<R> = Arc<dyn Fn(&R) -> RequestId + Send + Sync>;
@@ -216,21 +219,29 @@ pin_project! {
     /// let response: ResponseFuture<_> = service.call("4711".to_owned());
     /// drop(response); // reported as unfinished
     /// ```
-    pub struct ResponseFuture<F: Future> {
-        // Dropped first, because its drop is measured.
+    pub struct ResponseFuture<F> {
+        // `None` once it has ended.
         #[pin]
-        inner: InScope<F>,
+        future: Option<F>,
         // `None` after the report.
-        reported: Option<Reported>,
+        reported: Option<Arc<Reported>>,
+    }
+
+    impl<F> PinnedDrop for ResponseFuture<F> {
+        fn drop(this: Pin<&mut Self>) {
+            let mut this = this.project();
+            if let Some(reported) = this.reported {
+                reported.run(|| this.future.set(None));
+            }
+        }
     }
 }
 
-impl<F: Future> ResponseFuture<F> {
+impl<F> ResponseFuture<F> {
     /// Calls the service, which counts for the request.
-    pub(super) fn new(reported: Reported, call: impl FnOnce() -> F) -> Self {
-        let scope = reported.scope().clone();
-        let inner = scope.in_scope(call);
-        Self { inner: scope.instrument(inner), reported: Some(reported) }
+    pub(super) fn new(reported: Arc<Reported>, call: impl FnOnce() -> F) -> Self {
+        let future = reported.run(call);
+        Self { future: Some(future), reported: Some(reported) }
     }
 }
 
@@ -240,21 +251,29 @@ impl<F: Future> Future for ResponseFuture<F> {
     /// # Panics
     ///
     /// Panics if it is polled after its end.
+    #[expect(clippy::panic, reason = "a poll after the end is a fault of the caller, as for an async block")]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        let this = self.project();
-        let polled = this.inner.poll(cx);
-        if let Some(reported) = &this.reported {
-            reported.note_peak();
+        let mut this = self.project();
+        let Some(reported) = this.reported.as_ref() else { panic!("{POLLED_AGAIN}") };
+        let polled = reported.run(|| {
+            let Some(future) = this.future.as_mut().as_pin_mut() else { panic!("{POLLED_AGAIN}") };
+            let polled = future.poll(cx);
+            if polled.is_ready() {
+                // What the future itself still holds is freed by the request.
+                this.future.set(None);
+            }
+            polled
+        });
+        reported.note_peak();
+        if polled.is_ready() {
+            reported.set_outcome(Outcome::Finished);
+            *this.reported = None;
         }
-        let response = ready!(polled);
-        if let Some(reported) = this.reported.take() {
-            reported.end(Outcome::Finished);
-        }
-        Poll::Ready(response)
+        polled
     }
 }
 
-impl<F: Future> fmt::Debug for ResponseFuture<F> {
+impl<F> fmt::Debug for ResponseFuture<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ResponseFuture").field("reported", &self.reported).finish_non_exhaustive()
     }

@@ -5,25 +5,26 @@ use std::time::Duration;
 
 use crate::clock::{Stopwatch, nanos};
 
-/// One invocation in flight.
-const ONE: u64 = 1;
-/// One overlap; below it are the invocations in flight.
-const OVERLAP: u64 = 1 << 24;
-const IN_FLIGHT: u64 = OVERLAP - 1;
+/// The lowest bits of the word: invocations in flight, of which there are always fewer. Above them is the number of those that
+/// have started.
+const IN_FLIGHT: u64 = (1 << 24) - 1;
+const STARTED: u64 = IN_FLIGHT + 1;
 
 /// Time that full reports may take before the share of the time is asked.
 const BURST: Duration = Duration::from_millis(20);
 
-/// What the process works on.
+/// The time at which the clock of an [`Activity`] begins, so that there is a time before it.
+const EPOCH: u64 = 1 << 48;
+
+/// What the process works on. On cache lines of its own, because each request writes to it.
 #[derive(Debug)]
+#[repr(align(128))]
 pub(super) struct Activity {
-    /// The number of overlaps and the number of invocations in flight, in one word: whoever sees an invocation end sees
-    /// the overlaps that it has made.
+    /// How many invocations have started and how many of them are in flight, in one word: so whoever ends sees whether
+    /// another has started meanwhile.
     running: AtomicU64,
-    started: AtomicU64,
-    ended: AtomicU64,
-    /// Invocations that have ended with counters only.
-    counted: AtomicU64,
+    /// Invocations that have ended with a full report.
+    reported: AtomicU64,
     /// Nanoseconds during which invocations ran, at most those of the wall clock.
     worked: AtomicU64,
     last_end: AtomicU64,
@@ -31,17 +32,18 @@ pub(super) struct Activity {
     next_full: AtomicU64,
     /// Percent of the time that full reports may take.
     share: u8,
+    /// Whether anybody asks how long invocations ran.
+    sums_time: bool,
     clock: Stopwatch,
 }
 
 /// The start of an invocation.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Started {
-    /// Its place among all that have started, from 1.
-    pub(super) number: u64,
+    /// Its place among all that have started, from 1. Wraps after 2^40.
+    number: u64,
     /// Another was in flight.
     pub(super) is_shared: bool,
-    overlaps: u64,
     at: u64,
 }
 
@@ -58,33 +60,29 @@ pub(super) struct Ended {
 }
 
 impl Activity {
-    /// `share` of 100 and more: each invocation gets a full report.
-    pub(super) fn new(share: u8) -> Self {
+    /// `share` of 100 and more: each invocation gets a full report. `sums_time`: [`worked`](Self::worked) is asked.
+    pub(super) fn new(share: u8, sums_time: bool) -> Self {
         Self {
             running: AtomicU64::new(0),
-            started: AtomicU64::new(0),
-            ended: AtomicU64::new(0),
-            counted: AtomicU64::new(0),
+            reported: AtomicU64::new(0),
             worked: AtomicU64::new(0),
             last_end: AtomicU64::new(0),
             next_full: AtomicU64::new(0),
             share,
+            sums_time,
             clock: Stopwatch::start(),
         }
     }
 
-    /// Nanoseconds since the monitor was built.
+    /// Nanoseconds since the monitor was built, from [`EPOCH`] on.
     fn now(&self) -> u64 {
-        nanos(self.clock.elapsed())
+        EPOCH + nanos(self.clock.elapsed())
     }
 
     /// Counts an invocation that starts now.
     pub(super) fn start(&self) -> Started {
-        let before = self.running.fetch_add(ONE, SeqCst);
-        let is_shared = before & IN_FLIGHT > 0;
-        let overlaps = if is_shared { self.running.fetch_add(OVERLAP, SeqCst).wrapping_add(OVERLAP) } else { before };
-        let number = self.started.fetch_add(1, Relaxed) + 1;
-        Started { number, is_shared, overlaps: overlaps / OVERLAP, at: self.now() }
+        let before = self.running.fetch_add(STARTED + 1, SeqCst);
+        Started { number: before / STARTED + 1, is_shared: before & IN_FLIGHT > 0, at: self.now() }
     }
 
     /// Returns `true` if an invocation that starts now gets a full report.
@@ -93,23 +91,23 @@ impl Activity {
         self.share >= 100 || (self.share > 0 && started.at >= self.next_full.load(Relaxed))
     }
 
-    /// Counts the end of an invocation.
-    pub(super) fn end(&self, started: &Started) -> Ended {
+    /// Counts the end of an invocation. `is_full`: it gets a report.
+    pub(super) fn end(&self, started: &Started, is_full: bool) -> Ended {
         let at = self.now();
-        let before = self.running.fetch_sub(ONE, SeqCst);
-        let is_last = before & IN_FLIGHT == 1;
-        let concurrent = started.is_shared || !is_last || before / OVERLAP != started.overlaps;
+        if is_full {
+            self.reported.fetch_add(1, SeqCst);
+        }
+        let before = self.running.fetch_sub(1, SeqCst);
+        let left = (before & IN_FLIGHT) - 1;
+        let concurrent = started.is_shared || left > 0 || before / STARTED != started.number;
         let took = at.saturating_sub(started.at);
-        // What ran at the same time counts once.
-        let since = at.saturating_sub(self.last_end.fetch_max(at, Relaxed));
-        self.worked.fetch_add(took.min(since), Relaxed);
-        let number = self.ended.fetch_add(1, Relaxed) + 1;
-        Ended { duration: Duration::from_nanos(took), concurrent, is_last, number }
-    }
-
-    /// Counts an invocation that has ended without a full report.
-    pub(super) fn count_only(&self) {
-        self.counted.fetch_add(1, Relaxed);
+        if self.sums_time {
+            // What ran at the same time counts once.
+            let since = at.saturating_sub(self.last_end.fetch_max(at, Relaxed));
+            self.worked.fetch_add(took.min(since), Relaxed);
+        }
+        let number = (before / STARTED).saturating_sub(left);
+        Ended { duration: Duration::from_nanos(took), concurrent, is_last: left == 0, number }
     }
 
     /// Lets the next full report wait for as long as this one took, times the inverse of the share.
@@ -124,23 +122,68 @@ impl Activity {
         let _always_some = self.next_full.fetch_update(Relaxed, Relaxed, next);
     }
 
-    /// Returns how many have started.
-    pub(super) fn started(&self) -> u64 {
-        self.started.load(Relaxed)
+    /// Returns `true` if no other has started since.
+    pub(super) fn is_latest(&self, started: &Started) -> bool {
+        self.running.load(SeqCst) / STARTED == started.number
     }
 
     /// Returns how many have ended.
     pub(super) fn ended(&self) -> u64 {
-        self.ended.load(Relaxed)
+        let running = self.running.load(SeqCst);
+        (running / STARTED).saturating_sub(running & IN_FLIGHT)
     }
 
     /// Returns how many have ended without a full report.
     pub(super) fn counted(&self) -> u64 {
-        self.counted.load(Relaxed)
+        self.ended().saturating_sub(self.reported.load(SeqCst))
     }
 
     /// Returns how long invocations ran.
     pub(super) fn worked(&self) -> Duration {
         Duration::from_nanos(self.worked.load(Relaxed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_invocation_is_concurrent_if_another_was_in_flight_at_some_moment() {
+        let activity = Activity::new(100, true);
+        let end = |started: &Started| {
+            let Ended { concurrent, is_last, number, .. } = activity.end(started, true);
+            (concurrent, is_last, number)
+        };
+        let first = activity.start();
+        assert_eq!(end(&first), (false, true, 1));
+        // One within the other, and one after the other's start.
+        let (outer, inner) = (activity.start(), activity.start());
+        assert!(!outer.is_shared && inner.is_shared);
+        assert_eq!(end(&inner), (true, false, 2));
+        assert_eq!(end(&outer), (true, true, 3));
+        let last = activity.start();
+        assert!(activity.is_latest(&last) && !activity.is_latest(&outer));
+        assert_eq!(end(&last), (false, true, 4));
+        assert_eq!((activity.ended(), activity.counted()), (4, 0));
+        activity.end(&activity.start(), false);
+        assert_eq!((activity.ended(), activity.counted()), (5, 1));
+    }
+
+    #[test]
+    fn full_reports_keep_to_their_share() {
+        let activity = Activity::new(1, false);
+        let is_full = || {
+            let started = activity.start();
+            let is_full = started.at >= activity.next_full.load(Relaxed);
+            activity.end(&started, is_full);
+            is_full
+        };
+        assert!(is_full());
+        // 19 ms are within the burst, 22 are not.
+        activity.full_report_took(Duration::from_millis(19));
+        assert!(is_full());
+        activity.full_report_took(Duration::from_millis(3));
+        assert!(!is_full());
     }
 }

@@ -492,8 +492,10 @@ impl MonitorBuilder {
             arenas_bound: std::env::var_os("MALLOC_ARENA_MAX").is_some(),
         };
         // On Lambda there is one request at a time, and each is billed for milliseconds.
-        let activity = Activity::new(self.report_share.unwrap_or(if on_lambda { 100 } else { DEFAULT_REPORT_SHARE }));
+        let report_share = self.report_share.unwrap_or(if on_lambda { 100 } else { DEFAULT_REPORT_SHARE });
+        let activity = Activity::new(report_share, self.trim != TrimPolicy::off());
         let now = self.clock.now();
+        let has_maintenance = !self.hooks.is_empty() || !self.caches.is_empty() || self.trim != TrimPolicy::off();
         let Self { clock, hooks, observers, prints, alarm_metrics, budget, caches, .. } = self;
         Monitor {
             shared: Arc::new(Shared {
@@ -508,6 +510,7 @@ impl MonitorBuilder {
                 alarm_metrics: Mutex::new(alarm_metrics),
                 activity,
                 schedule: Schedule::new(now),
+                has_maintenance,
                 labels: Labels::new(),
                 budget,
                 retention,

@@ -117,6 +117,10 @@ impl Caches {
         self.0.iter().map(|cache| cache.stats())
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Frees up to `limit` expired entries of each.
     pub(super) fn remove_expired(&self, limit: usize) {
         self.0.iter().for_each(|cache| cache.remove_expired(limit));

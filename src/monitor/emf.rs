@@ -20,9 +20,6 @@ use super::{InvocationReport, MonitorBuilder};
 /// The most values of a metric in a line: CloudWatch's own bound.
 const MAX_VALUES: usize = 100;
 
-/// The longest line, in bytes: a record and the values of its requests.
-const MAX_LINE: usize = 2 * MAX_RECORD;
-
 /// The shortest time between two lines of a service that works on several requests, in milliseconds.
 const PAUSE_MS: u64 = 100;
 
@@ -165,13 +162,18 @@ impl Emf {
 
     /// Writes the report's line to standard output with one system call.
     pub fn write(&self, report: &InvocationReport) {
-        write(&self.line(report));
+        self.line_of(report).write();
     }
 
     /// Gives the line, without a line's end: for who sends it elsewhere, to the CloudWatch agent for one.
     ///
     /// Its time is that of this call.
     pub fn line<'a>(&'a self, report: &'a InvocationReport) -> impl fmt::Display + 'a {
+        self.line_of(report)
+    }
+
+    /// The line of one request.
+    fn line_of<'a>(&'a self, report: &'a InvocationReport) -> Line<'a> {
         let mut requests = Requests::default();
         requests.count(report.own.map(|own| own.peak.as_u64()));
         Line { emf: self, report, requests, at: os::coarse_wall_ms() }
@@ -187,15 +189,7 @@ impl Emf {
             r#"{"Name":"alarms","Unit":"Count"},{"Name":"rss","Unit":"Bytes"},{"Name":"heap","Unit":"Bytes"}"#,
             Escaped(function_name)
         );
-        [before.into(), (after + "\"").into()]
-    }
-}
-
-fn write(text: &impl fmt::Display) {
-    let mut line = os::Line::<MAX_LINE>::new();
-    // Names are bounded and all else are numbers, so it fits. Half a line would only be noise in the log.
-    if line.put(format_args!("{text}")) {
-        line.write_stdout();
+        [before.into(), after.into()]
     }
 }
 
@@ -203,7 +197,7 @@ fn write(text: &impl fmt::Display) {
 #[derive(Clone, Copy, Debug)]
 struct Requests {
     count: u64,
-    /// Requests of which the peak is known.
+    /// Requests of which the peak is known; a line that is too long has fewer.
     measured: u64,
     /// Their peaks, or of more than that a random choice.
     peaks: [u64; MAX_VALUES],
@@ -275,7 +269,7 @@ impl Writer {
         let random = state.requests.random;
         let requests = std::mem::replace(&mut state.requests, Requests { random, ..Requests::default() });
         drop(state);
-        write(&Line { emf: &self.emf, report, requests, at: os::coarse_wall_ms() });
+        Line { emf: &self.emf, report, requests, at: os::coarse_wall_ms() }.write();
     }
 }
 
@@ -317,6 +311,24 @@ struct Line<'a> {
     requests: Requests,
     /// Milliseconds since 1970.
     at: u64,
+}
+
+impl Line<'_> {
+    /// Writes the line to standard output with one system call, in one piece.
+    fn write(&mut self) {
+        loop {
+            let mut line = os::Line::<MAX_RECORD>::new();
+            // Half a line would only be noise in the log.
+            if line.put(format_args!("{self}")) {
+                return line.write_stdout();
+            }
+            // Names are bounded and all else are numbers, so a line without values fits.
+            if self.requests.measured == 0 {
+                return;
+            }
+            self.requests.measured = self.requests.measured.min(MAX_VALUES as u64) / 2;
+        }
+    }
 }
 
 impl fmt::Display for Line<'_> {

@@ -14,14 +14,14 @@ const BUCKETS: usize = PER_POWER * (MAX_BITS - PER_POWER_BITS + 1) as usize;
 /// The distribution of sizes, in 2.4 KiB. A percentile is at most a sixteenth too high.
 #[derive(Debug)]
 pub(super) struct Histogram {
-    buckets: Box<[u32; BUCKETS]>,
+    buckets: [u32; BUCKETS],
     count: u64,
     max: u64,
 }
 
 impl Histogram {
-    pub(super) fn new() -> Self {
-        Self { buckets: Box::new([0; BUCKETS]), count: 0, max: 0 }
+    pub(super) const fn new() -> Self {
+        Self { buckets: [0; BUCKETS], count: 0, max: 0 }
     }
 
     pub(super) fn record(&mut self, size: u64) {
@@ -31,6 +31,15 @@ impl Histogram {
         }
         self.count += 1;
         self.max = self.max.max(size);
+    }
+
+    /// Adds the sizes of another.
+    pub(super) fn merge(&mut self, other: &Self) {
+        for (count, more) in self.buckets.iter_mut().zip(other.buckets.iter()) {
+            *count = count.saturating_add(*more);
+        }
+        self.count += other.count;
+        self.max = self.max.max(other.max);
     }
 
     /// Nearest-rank percentiles; zeros without a size.

@@ -1,12 +1,14 @@
 //! One invocation, from its start to its report.
 
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use crate::board::{self, Shown};
 use crate::clock::{Stopwatch, micros};
-use crate::heap::{self, HeapPeak, InFlightRequest, Meter};
+use crate::heap::{self, HeapPeak, InFlightRequest, Meter, MeterReading};
 use crate::os;
 use crate::size::{ByteDelta, ByteSize};
+use crate::unwind::contained;
 
 use super::Shared;
 use super::activity::{Ended, Started};
@@ -20,6 +22,10 @@ use super::request_scope::{RequestHeap, RequestScope};
 use super::state::{Seen, State};
 use super::trim::Trimmed;
 use super::window::Sample;
+
+/// The smallest peak of a request that the alarm names.
+#[cfg(feature = "tower")]
+const MIN_LISTED_PEAK: ByteSize = ByteSize::kib(64);
 
 /// An invocation in flight. [`finish`](Self::finish) reports it; dropped, it is reported as unfinished.
 ///
@@ -43,7 +49,7 @@ pub struct Invocation {
     started: Started,
     /// What is measured for the full report; `None` if the invocation is only counted.
     before: Option<Before>,
-    /// What it does to the heap itself, once it is measured.
+    /// What its scope does to the heap, if it was asked for.
     meter: OnceLock<Arc<Meter>>,
     has_ended: bool,
 }
@@ -55,11 +61,14 @@ struct Before {
     live: Option<ByteSize>,
     /// The peak of the rss began anew with it.
     own_peak_rss: bool,
+    /// How long it took to read them.
+    took: Duration,
 }
 
 impl Before {
     /// Reads the figures, and begins the peaks anew for an invocation that is alone.
     fn read(shared: &Shared, is_shared: bool) -> Self {
+        let reading = Stopwatch::start();
         let mut own_peak_rss = false;
         if !is_shared {
             heap::reset_peak();
@@ -69,7 +78,7 @@ impl Before {
         let seen = shared.state().seen.take();
         let live = heap::stats().ok().map(|stats| stats.live);
         shared.correct_budget(live, seen);
-        Self { live, own_peak_rss }
+        Self { live, own_peak_rss, took: reading.elapsed() }
     }
 }
 
@@ -79,31 +88,24 @@ impl Invocation {
         shared.clock.refresh();
         let started = shared.activity.start();
         let before = Some(Before::read(&shared, started.is_shared));
-        Self::new(shared, id, Label::default(), started, before, OnceLock::new())
+        Self::new(shared, id, Label::default(), started, before)
     }
 
-    /// Starts a measured invocation that gets a full report if one is [due](super::MonitorBuilder::report_share).
+    /// Starts an invocation that its caller measures. It gets a full report if one is
+    /// [due](super::MonitorBuilder::report_share).
     #[cfg(feature = "tower")]
     pub(super) fn start_sampled(shared: Arc<Shared>, id: RequestId, label: Label) -> Self {
-        let meter = OnceLock::from(Arc::<Meter>::default());
         let started = shared.activity.start();
         let before = shared.activity.is_full(&started).then(|| {
             shared.clock.refresh();
             Before::read(&shared, started.is_shared)
         });
-        Self::new(shared, id, label, started, before, meter)
+        Self::new(shared, id, label, started, before)
     }
 
-    fn new(
-        shared: Arc<Shared>,
-        id: RequestId,
-        label: Label,
-        started: Started,
-        before: Option<Before>,
-        meter: OnceLock<Arc<Meter>>,
-    ) -> Self {
-        let listed = InFlightRequest::start(id.as_str(), label.as_str());
-        Self { shared, id, label, listed, started, before, meter, has_ended: false }
+    fn new(shared: Arc<Shared>, id: RequestId, label: Label, started: Started, before: Option<Before>) -> Self {
+        let listed = InFlightRequest::start(id.as_bytes(), label.as_bytes());
+        Self { shared, id, label, listed, started, before, meter: OnceLock::new(), has_ended: false }
     }
 
     /// Sets the label, such as the route of a request: reports show it next to the id, and
@@ -118,7 +120,7 @@ impl Invocation {
     /// ```
     pub fn with_label(mut self, label: impl Into<Label>) -> Self {
         self.label = label.into();
-        self.listed.set_label(self.label.as_str());
+        self.listed.set_label(self.label.as_bytes());
         self
     }
 
@@ -141,13 +143,16 @@ impl Invocation {
     /// # }
     /// ```
     pub fn scope(&self) -> RequestScope {
-        RequestScope::new(Arc::clone(self.meter.get_or_init(Arc::default)))
+        RequestScope::new(Arc::<Meter>::clone(self.meter.get_or_init(Arc::default)))
     }
 
     /// Lets the alarm know how much the request has held at most.
-    pub(crate) fn note_peak(&self) {
-        if let Some(meter) = self.meter.get() {
-            self.listed.set_peak(meter.peak());
+    #[cfg(feature = "tower")]
+    #[inline]
+    pub(crate) fn note_peak(&self, peak: ByteSize) {
+        // A small one is of no interest to the alarm.
+        if peak >= MIN_LISTED_PEAK {
+            self.listed.set_peak(peak);
         }
     }
 
@@ -157,59 +162,66 @@ impl Invocation {
     /// Hooks and a trim come first, then the rss is read, then observers are called, and the line is written with one
     /// system call. All of it is on this thread.
     pub fn finish(mut self) -> InvocationReport {
-        let before = self.before.take().unwrap_or(Before { live: None, own_peak_rss: false });
-        self.report(Outcome::Finished, before)
+        let before = self.before.take().unwrap_or(Before { live: None, own_peak_rss: false, took: Duration::ZERO });
+        let own = self.own();
+        self.report(Outcome::Finished, before, own)
     }
 
-    /// Ends the invocation, with a report or without.
-    #[cfg(feature = "tower")]
-    pub(crate) fn end(mut self, outcome: Outcome) {
-        self.end_sampled(outcome);
+    /// Returns what was measured in the scope of the invocation.
+    fn own(&mut self) -> Option<MeterReading> {
+        let meter = self.meter.take()?;
+        if let Some(own) = meter.read() {
+            self.listed.set_peak(own.peak);
+        }
+        meter.read()
     }
 
-    fn end_sampled(&mut self, outcome: Outcome) {
+    /// Ends an invocation that its caller has measured, with a report or without.
+    pub(crate) fn end(&mut self, outcome: Outcome, own: Option<MeterReading>) {
         match self.before.take() {
-            Some(before) => _ = self.report(outcome, before),
-            None => self.count(outcome),
+            Some(before) => _ = self.report(outcome, before, own),
+            None => self.count(outcome, own.map(RequestHeap::from)),
         }
     }
 
     /// Ends the invocation with counters only.
-    fn count(&mut self, outcome: Outcome) {
+    fn count(&mut self, outcome: Outcome, own: Option<RequestHeap>) {
         self.has_ended = true;
-        let ended = self.shared.activity.end(&self.started);
-        self.shared.activity.count_only();
+        let ended = self.shared.activity.end(&self.started, false);
         self.listed.end();
-        let own = self.meter.take().and_then(|meter| meter.read()).map(RequestHeap::from);
         self.shared.labels.record(&self.label, own);
-        self.shared.show_request(&self.request(outcome, &ended, own));
+        self.show_request(outcome, &ended, own);
         self.shared.resources.invocation_ended();
         let _trimmed = self.shared.maintain(&ended, false);
     }
 
-    /// What observers of requests are shown.
-    fn request(&self, outcome: Outcome, ended: &Ended, own: Option<RequestHeap>) -> Request {
+    fn show_request(&self, outcome: Outcome, ended: &Ended, own: Option<RequestHeap>) {
+        if self.shared.observers.requests.is_empty() {
+            return;
+        }
         let &Ended { duration, concurrent, .. } = ended;
-        Request { id: self.id, label: self.label, outcome, own, duration, concurrent }
+        let request = Request { id: self.id, label: self.label, outcome, own, duration, concurrent };
+        for observer in &self.shared.observers.requests {
+            contained(|| observer(&request));
+        }
     }
 
     /// Ends the invocation with a full report.
-    fn report(&mut self, outcome: Outcome, before: Before) -> InvocationReport {
+    fn report(&mut self, outcome: Outcome, before: Before, own: Option<MeterReading>) -> InvocationReport {
         let reporting = Stopwatch::start();
         self.has_ended = true;
-        self.note_peak();
+        let own = own.map(RequestHeap::from);
         // Read while this one is in flight: the next to begin alone resets both.
         let peak = heap::stats().ok().map(|books| books.peak);
         let peak_rss = os::peak_rss().ok();
-        let ended = self.shared.activity.end(&self.started);
-        let own = self.meter.take().and_then(|meter| meter.read()).map(RequestHeap::from);
+        let ended = self.shared.activity.end(&self.started, true);
         self.shared.resources.invocation_ended();
         let trimmed = self.shared.maintain(&ended, true);
         let (report, is_due) = self.conclude(outcome, &ended, &Measured { before, peak, peak_rss, own, trimmed });
         self.shared.note_used();
-        self.shared.show_request(&self.request(outcome, &ended, own));
+        self.show_request(outcome, &ended, own);
         self.shared.show(&report, is_due);
-        self.shared.activity.full_report_took(reporting.elapsed());
+        self.shared.activity.full_report_took(before.took + reporting.elapsed());
         report
     }
 
@@ -304,7 +316,7 @@ impl Invocation {
             capacity: self.shared.thresholds.map(|thresholds| thresholds.capacity().as_u64()),
             // Memory that other invocations use would count as left behind, and that of invocations without a report as
             // this one's.
-            alone: activity.started() == self.started.number && !concurrent && !has_counted,
+            alone: activity.is_latest(&self.started) && !concurrent && !has_counted,
         };
         let beyond = resident.map_or(ByteSize::ZERO, |rss| rss.anonymous.saturating_sub(heap.live));
         let retention = Retention { trimmed: state.trimmer.in_vain(beyond.as_u64()), ..self.shared.retention };
@@ -357,7 +369,8 @@ struct Measured {
 impl Drop for Invocation {
     fn drop(&mut self) {
         if !self.has_ended {
-            self.end_sampled(Outcome::Unfinished);
+            let own = self.own();
+            self.end(Outcome::Unfinished, own);
         }
     }
 }

@@ -1,11 +1,13 @@
 //! Sums for each label: which kind of request takes the memory.
 
+use std::cmp::Reverse;
 use std::fmt;
 use std::hash::BuildHasher;
 
 use foldhash::fast::RandomState;
 use parking_lot::Mutex;
 
+use crate::heap;
 use crate::size::{ByteDelta, ByteSize};
 
 use super::histogram::Histogram;
@@ -15,6 +17,9 @@ use super::window::Percentiles;
 
 /// The most labels with sums of their own, the empty one included. Further ones are summed as one.
 pub(super) const MAX_LABELS: usize = 64;
+
+/// Tables, so that few threads share one.
+const PARTS: usize = 4;
 
 /// The label of the sums of all others.
 const OTHERS: &str = "(other)";
@@ -59,18 +64,26 @@ impl fmt::Display for LabelStats {
     }
 }
 
-/// The table: one entry for each label, and one for all that found none.
+/// The sums of all labels, in parts that each serve some of the threads, so that two threads seldom write to the same
+/// cache lines.
 #[derive(Debug)]
 pub(super) struct Labels {
     hash_builder: RandomState,
-    table: Mutex<Table>,
+    parts: [Part; PARTS],
 }
 
+/// On cache lines of its own.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Part(Mutex<Table>);
+
+/// One entry for each label, and one for all that found none.
 #[derive(Debug, Default)]
 struct Table {
-    /// In the order of `sums`, so that a look reads two cache lines.
+    /// In the order of `sums`, so that a look reads few cache lines.
     hashes: Vec<u64>,
-    sums: Vec<Sums>,
+    #[expect(clippy::vec_box, reason = "each is 2.5 KiB, and a vector has room to spare")]
+    sums: Vec<Box<Sums>>,
 }
 
 #[derive(Debug)]
@@ -84,16 +97,16 @@ struct Sums {
 }
 
 impl Labels {
-    /// A table with the entry of requests without a label, so that their end allocates nothing.
+    /// Tables with the entry of requests without a label, so that their end allocates nothing on this thread.
     pub(super) fn new() -> Self {
-        let labels = Self { hash_builder: RandomState::default(), table: Mutex::default() };
-        labels.with_sums(&Label::default(), |_| ());
+        let labels = Self { hash_builder: RandomState::default(), parts: Default::default() };
+        labels.with_sums(labels.own_part(), &Label::default(), |_| ());
         labels
     }
 
     /// Adds a request that has ended.
     pub(super) fn record(&self, label: &Label, own: Option<RequestHeap>) {
-        self.with_sums(label, |sums| {
+        self.with_sums(self.own_part(), label, |sums| {
             sums.requests += 1;
             let Some(own) = own else {
                 sums.not_available += 1;
@@ -105,24 +118,48 @@ impl Labels {
         });
     }
 
-    /// Returns the sums of a label.
+    /// Returns the sums of a label; of all others if it has none of its own.
     pub(super) fn of(&self, label: &Label) -> LabelStats {
-        self.with_sums(label, |sums| sums.stats())
+        let hash = self.hash_builder.hash_one(label);
+        let mut all = Sums::new(*label);
+        for Part(table) in &self.parts {
+            let table = table.lock();
+            if let Some(sums) = table.sums_of(hash, label) {
+                all.merge(sums);
+            }
+        }
+        all.stats()
     }
 
     /// Returns the sums of all labels, the one with the highest peak first.
     pub(super) fn stats(&self) -> Vec<LabelStats> {
-        let table = self.table.lock();
-        let mut stats: Vec<_> = table.sums.iter().filter(|sums| sums.requests > 0).map(Sums::stats).collect();
-        drop(table);
-        stats.sort_by_key(|stats| std::cmp::Reverse((stats.peak.max, stats.requests)));
+        let mut all: Vec<Sums> = Vec::new();
+        for Part(table) in &self.parts {
+            for sums in table.lock().sums.iter().filter(|sums| sums.requests > 0) {
+                if let Some(other) = all.iter_mut().find(|other| other.label == sums.label) {
+                    other.merge(sums);
+                } else {
+                    let mut copy = Sums::new(sums.label);
+                    copy.merge(sums);
+                    all.push(copy);
+                }
+            }
+        }
+        let mut stats: Vec<_> = all.iter().map(Sums::stats).collect();
+        stats.sort_by_key(|stats| Reverse((stats.peak.max, stats.requests)));
         stats
     }
 
+    /// The part of this thread.
+    fn own_part(&self) -> &Part {
+        let [first, ..] = &self.parts;
+        self.parts.get(heap::thread_number() % PARTS).unwrap_or(first)
+    }
+
     #[expect(clippy::indexing_slicing, reason = "`find` and `enter` return indexes of the table")]
-    fn with_sums<T>(&self, label: &Label, change: impl FnOnce(&mut Sums) -> T) -> T {
+    fn with_sums<T>(&self, Part(table): &Part, label: &Label, change: impl FnOnce(&mut Sums) -> T) -> T {
         let hash = self.hash_builder.hash_one(label);
-        let mut table = self.table.lock();
+        let mut table = table.lock();
         let index = table.find(hash, label).unwrap_or_else(|| table.enter(hash, label, &self.hash_builder));
         change(&mut table.sums[index])
     }
@@ -133,6 +170,11 @@ impl Table {
     fn find(&self, hash: u64, label: &Label) -> Option<usize> {
         let mut candidates = self.hashes.iter().enumerate().filter(|(_, other)| **other == hash);
         candidates.find(|(index, _)| self.sums[*index].label == *label).map(|(index, _)| index)
+    }
+
+    #[expect(clippy::indexing_slicing, reason = "`find` returns indexes of the table")]
+    fn sums_of(&self, hash: u64, label: &Label) -> Option<&Sums> {
+        self.find(hash, label).map(|index| &*self.sums[index])
     }
 
     /// Returns the place of a label that is not in the table; of all others if the table is full.
@@ -146,20 +188,25 @@ impl Table {
         };
         self.find(hash, &label).unwrap_or_else(|| {
             self.hashes.push(hash);
-            self.sums.push(Sums {
-                label,
-                requests: 0,
-                not_available: 0,
-                allocated: 0,
-                net: 0,
-                peaks: Histogram::new(),
-            });
+            self.sums.push(Box::new(Sums::new(label)));
             self.sums.len() - 1
         })
     }
 }
 
 impl Sums {
+    const fn new(label: Label) -> Self {
+        Self { label, requests: 0, not_available: 0, allocated: 0, net: 0, peaks: Histogram::new() }
+    }
+
+    fn merge(&mut self, other: &Self) {
+        self.requests += other.requests;
+        self.not_available += other.not_available;
+        self.allocated = self.allocated.saturating_add(other.allocated);
+        self.net = self.net.saturating_add(other.net);
+        self.peaks.merge(&other.peaks);
+    }
+
     fn stats(&self) -> LabelStats {
         LabelStats {
             label: self.label,

@@ -152,6 +152,8 @@ struct Shared {
     alarm_metrics: Mutex<Option<[Box<str>; 2]>>,
     activity: Activity,
     schedule: Schedule,
+    /// There is a hook, a cache or a trim policy.
+    has_maintenance: bool,
     labels: Labels,
     budget: Option<MemoryBudget>,
     retention: Retention,
@@ -408,6 +410,9 @@ impl Shared {
 
     /// Runs the maintenance at the end of an invocation, if it is due. `is_idle_due`: also if none is left in flight.
     fn maintain(&self, ended: &Ended, is_idle_due: bool) -> Option<Trimmed> {
+        if !self.has_maintenance {
+            return None;
+        }
         let is_claimed = self.schedule.claim(self.clock.now());
         if is_claimed {
             return self.run_maintenance(MAX_SWEPT);
@@ -475,12 +480,6 @@ impl Shared {
         }
         if self.prints {
             report.print();
-        }
-    }
-
-    fn show_request(&self, request: &Request) {
-        for observer in &self.observers.requests {
-            contained(|| observer(request));
         }
     }
 

@@ -1,12 +1,13 @@
 //! Request ids and labels as reports may show them: short, and free of anything that could forge a log line.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 
 /// The longest id or label, in bytes.
 const LEN: usize = crate::heap::MAX_TEXT;
 
 /// At most 64 bytes of printable ASCII, stored in place.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 struct ShortText {
     text: [u8; LEN],
     len: u8,
@@ -14,6 +15,19 @@ struct ShortText {
 
 impl ShortText {
     const EMPTY: Self = Self { text: [0; LEN], len: 0 };
+
+    /// Keeps the first 64 bytes of `text`, if all of these are `clean`; a clean byte is ASCII.
+    fn of_clean(text: &str, clean: impl Fn(u8) -> bool) -> Option<Self> {
+        let bytes = text.as_bytes();
+        let bytes = bytes.get(..LEN).unwrap_or(bytes);
+        if !bytes.iter().all(|byte| clean(*byte)) {
+            return None;
+        }
+        let mut short = Self::EMPTY;
+        short.text.get_mut(..bytes.len())?.copy_from_slice(bytes);
+        short.len = u8::try_from(bytes.len()).ok()?;
+        Some(short)
+    }
 
     /// Keeps the first 64 of `bytes`, which must be ASCII.
     fn of(bytes: impl Iterator<Item = u8>) -> Self {
@@ -26,10 +40,21 @@ impl ShortText {
         short
     }
 
+    fn as_bytes(&self) -> &[u8] {
+        self.text.get(..usize::from(self.len)).unwrap_or_default()
+    }
+
     fn as_str(&self) -> &str {
         let text = self.text.get(..usize::from(self.len)).and_then(|text| std::str::from_utf8(text).ok());
         debug_assert!(text.is_some(), "only ASCII is kept");
         text.unwrap_or_default()
+    }
+}
+
+/// Equal texts have equal bytes, because the rest is zero.
+impl Hash for ShortText {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write(self.as_bytes());
     }
 }
 
@@ -59,8 +84,10 @@ impl RequestId {
     /// assert_eq!(RequestId::new("\n").to_string(), "-");
     /// ```
     pub fn new(text: &str) -> Self {
-        let clean = |byte: &u8| byte.is_ascii_alphanumeric() || b"._:-/".contains(byte);
-        Self(ShortText::of(text.bytes().filter(clean)))
+        let is_clean = |byte: u8| byte.is_ascii_alphanumeric() || b"._:-/".contains(&byte);
+        let text = ShortText::of_clean(text, is_clean)
+            .unwrap_or_else(|| ShortText::of(text.bytes().filter(|byte| is_clean(*byte))));
+        Self(text)
     }
 
     /// Returns the text; empty if no character was kept.
@@ -104,8 +131,10 @@ impl Label {
     /// assert_eq!(Label::new("/orders").to_string(), "/orders");
     /// ```
     pub fn new(text: &str) -> Self {
-        let clean = |byte: u8| if byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\') { byte } else { b'_' };
-        Self(ShortText::of(text.bytes().map(clean)))
+        let is_clean = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\');
+        let text = ShortText::of_clean(text, is_clean)
+            .unwrap_or_else(|| ShortText::of(text.bytes().map(|byte| if is_clean(byte) { byte } else { b'_' })));
+        Self(text)
     }
 
     /// Returns the text.
@@ -130,6 +159,18 @@ impl Label {
 impl Default for Label {
     fn default() -> Self {
         Self(ShortText::EMPTY)
+    }
+}
+
+impl RequestId {
+    pub(super) fn as_bytes(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+}
+
+impl Label {
+    pub(super) fn as_bytes(&self) -> &[u8] {
+        self.0.as_bytes()
     }
 }
 

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 
 use pin_project_lite::pin_project;
 
-use crate::heap::{Meter, MeterReading};
+use crate::heap::{Meter, MeterReading, Metered};
 use crate::size::{ByteDelta, ByteSize};
 
 /// What one request did to the heap, next to all others that were in flight.
@@ -95,11 +95,11 @@ impl fmt::Display for RequestHeap {
 ///
 /// Some 20 nanoseconds for each segment, and no allocation.
 #[derive(Clone, Default)]
-pub struct RequestScope(Option<Arc<Meter>>);
+pub struct RequestScope(Option<Arc<dyn Metered>>);
 
 impl RequestScope {
-    pub(super) const fn new(meter: Arc<Meter>) -> Self {
-        Self(Some(meter))
+    pub(crate) const fn new(metered: Arc<dyn Metered>) -> Self {
+        Self(Some(metered))
     }
 
     /// Returns the scope of the request that runs on this thread; one that counts nothing if none does.
@@ -127,7 +127,7 @@ impl RequestScope {
     /// ```
     pub fn in_scope<T>(&self, work: impl FnOnce() -> T) -> T {
         match &self.0 {
-            Some(meter) => meter.run(work),
+            Some(metered) => Meter::run(metered, work),
             None => work(),
         }
     }
@@ -159,36 +159,22 @@ impl RequestScope {
     /// assert!(invocation.scope().read().is_some());
     /// ```
     pub fn read(&self) -> Option<RequestHeap> {
-        self.0.as_ref()?.read().map(RequestHeap::from)
-    }
-
-    /// Returns the bytes that the request holds now: allocated or received, and neither freed nor handed out.
-    #[cfg(feature = "tower")]
-    pub(crate) fn held(&self) -> ByteSize {
-        self.0.as_ref().map_or(ByteSize::ZERO, |meter| meter.held())
+        self.0.as_ref()?.meter().read().map(RequestHeap::from)
     }
 
     /// Polls a body of which the frames come in, and counts the bytes of a frame that was allocated elsewhere as received.
     /// `len` returns the bytes of what the poll has returned.
     #[cfg(feature = "http")]
     pub(crate) fn receive<T>(&self, poll: impl FnOnce() -> T, len: impl FnOnce(&T) -> u64) -> T {
-        let Some(meter) = &self.0 else { return poll() };
+        let Some(metered) = &self.0 else { return poll() };
         let before = Meter::allocated_in_segment();
         let polled = poll();
         let len = len(&polled);
         if len > 0 {
             let allocated = Meter::allocated_in_segment().saturating_sub(before);
-            meter.receive(len.saturating_sub(allocated));
+            metered.meter().receive(len.saturating_sub(allocated));
         }
         polled
-    }
-
-    /// Counts `bytes` as handed out.
-    #[cfg(feature = "http")]
-    pub(crate) fn hand_over(&self, bytes: u64) {
-        if let Some(meter) = &self.0 {
-            meter.hand_over(bytes);
-        }
     }
 }
 

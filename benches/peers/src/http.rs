@@ -13,10 +13,10 @@ use tokio::net::TcpStream;
 /// Requests in flight.
 pub const CONNECTIONS: usize = 64;
 
-/// An order as JSON: some microseconds of work and some ten allocations.
+/// An order as JSON: three microseconds of work and some thirty allocations.
 pub fn router() -> Router {
     async fn order(Path(id): Path<u64>) -> String {
-        let lines: Vec<String> = (0..8).map(|line| format!(r#"{{"article":{},"count":{line}}}"#, id + line)).collect();
+        let lines: Vec<String> = (0..24).map(|line| format!(r#"{{"article":{},"count":{line}}}"#, id + line)).collect();
         format!(r#"{{"id":{id},"lines":[{}]}}"#, lines.join(","))
     }
     Router::new().route("/orders/{id}", get(order))

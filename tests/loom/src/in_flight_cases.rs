@@ -22,13 +22,13 @@ fn text(request: &Request<1>) -> (String, String) {
 fn a_reader_sees_whole_entries_of_reused_places() {
     model(2, || {
         let table = Arc::new(Table::new());
-        let mut first = table.start("first", "/1", 1);
+        let mut first = table.start(b"first", b"/1", 1, 0);
         let writer = thread::spawn({
             let table = Arc::clone(&table);
             move || {
                 table.end(&mut first);
-                let mut second = table.start("second", "/2", 2);
-                table.set_label(&mut second, "/3");
+                let mut second = table.start(b"second", b"/2", 2, 0);
+                table.set_label(&mut second, b"/3");
                 second
             }
         });
@@ -58,13 +58,13 @@ fn two_threads_never_share_an_entry_and_the_rest_is_counted() {
         let other = thread::spawn({
             let table = Arc::clone(&table);
             move || {
-                let mut ticket = table.start("a", "", 1);
+                let mut ticket = table.start(b"a", b"", 1, 0);
                 let count = table.count();
                 table.end(&mut ticket);
                 count
             }
         });
-        let mut ticket = table.start("b", "", 1);
+        let mut ticket = table.start(b"b", b"", 1, 0);
         let counted = table.count();
         assert!((1..=2).contains(&counted), "{counted}");
         table.end(&mut ticket);
@@ -78,11 +78,11 @@ fn two_threads_never_share_an_entry_and_the_rest_is_counted() {
 fn a_ticket_of_before_a_clear_has_no_effect() {
     model(2, || {
         let table = Table::new();
-        let (mut listed, mut unlisted) = (table.start("a", "", 1), table.start("b", "", 1));
+        let (mut listed, mut unlisted) = (table.start(b"a", b"", 1, 0), table.start(b"b", b"", 1, 0));
         assert_eq!(table.count(), 2);
         table.clear();
-        let mut after = table.start("c", "", 2);
-        table.set_label(&mut listed, "/a");
+        let mut after = table.start(b"c", b"", 2, 0);
+        table.set_label(&mut listed, b"/a");
         table.end(&mut listed);
         table.end(&mut unlisted);
         assert_eq!(table.oldest::<2>().iter().flatten().map(text).collect::<Vec<_>>(), [("c".into(), String::new())]);

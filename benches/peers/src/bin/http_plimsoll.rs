@@ -1,7 +1,10 @@
-//! Worker: the same service under the layer; with `all` in its arguments with metrics of each request as well.
+//! Worker: the same service under the layer, with default settings; with the argument `all` with metrics of each request
+//! for a Prometheus exporter as well.
 
 use std::error::Error;
+use std::time::Duration;
 
+use metrics_exporter_prometheus::PrometheusBuilder;
 use plimsoll::{ByteSize, Monitor, TrackingAllocator};
 use plimsoll_peers::http::{router, serve};
 
@@ -9,6 +12,17 @@ use plimsoll_peers::http::{router, serve};
 static GLOBAL: TrackingAllocator = TrackingAllocator::new();
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let monitor = Monitor::builder().memory_size(ByteSize::mib(1024)).install()?;
+    let mut builder = Monitor::builder().memory_size(ByteSize::mib(1024));
+    if std::env::args().nth(1).as_deref() == Some("all") {
+        let prometheus = PrometheusBuilder::new().install_recorder()?;
+        std::thread::spawn(move || {
+            loop {
+                std::thread::sleep(Duration::from_secs(1));
+                prometheus.run_upkeep();
+            }
+        });
+        builder = builder.emit_metrics();
+    }
+    let monitor = builder.install()?;
     Ok(serve(router().layer(monitor.http()))?)
 }

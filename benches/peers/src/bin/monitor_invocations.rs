@@ -48,7 +48,8 @@ impl Service<Request> for Nothing {
 
 fn main() -> Result<(), Box<dyn Error>> {
     let invocations: usize = std::env::args().nth(1).ok_or("how many invocations?")?.parse()?;
-    let monitor = Monitor::builder().memory_size(ByteSize::mib(1024)).report(ReportPolicy::Off).install()?;
+    let monitor =
+        Monitor::builder().memory_size(ByteSize::mib(1024)).report(ReportPolicy::Off).report_share(100).install()?;
     let mut service = ReportLayer::new(&monitor).layer(Nothing);
     let mut chunk = || {
         let started = Instant::now();

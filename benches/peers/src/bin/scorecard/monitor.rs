@@ -30,6 +30,9 @@ pub(crate) fn measure(options: Options) -> Result<Card, Box<dyn Error>> {
         card.rows.push(Row { metric, unit, ours, goal: Goal::AtMost(goal), best_peer: None });
     }
 
+    throughput(options, &mut card)?;
+    own_peak(options, &mut card)?;
+
     let (plain, ours) = (built("shipped", "hello_plain")?, built("shipped", "hello_plimsoll")?);
     let rounds = if options.quick { 21 } else { 101 };
     // In pairs, so that a slow moment of the host meets both.
@@ -43,13 +46,48 @@ pub(crate) fn measure(options: Options) -> Result<Card, Box<dyn Error>> {
     let kib = |path: &Path| Ok::<_, std::io::Error>(path.metadata()?.len() as f64 / 1024.0);
     for (metric, unit, ours, goal) in [
         ("monitor.cold_start.ms", "ms added", median(added), 1.0),
-        ("monitor.binary.kib", "KiB added", kib(&ours)? - kib(&plain)?, 250.0),
+        ("monitor.binary.kib", "KiB added", kib(&ours)? - kib(&plain)?, 300.0),
     ] {
         card.rows.push(Row { metric, unit, ours, goal: Goal::AtMost(goal), best_peer: None });
     }
     let size = kib(&plain)?;
     card.notes.push(format!("hello without: {:.2} ms to its first `next`, {size:.0} KiB stripped", median(starts)));
     Ok(card)
+}
+
+/// A light HTTP service under the layer, as a share of the same service without.
+fn throughput(options: Options, card: &mut Card) -> Result<(), Box<dyn Error>> {
+    let programs = build("release", &["http_load", "http_plain", "http_plimsoll"])?;
+    let program = |name: &str| programs.get(name).map(|path| path.display().to_string()).ok_or("not built");
+    let (plain, ours) = (program("http_plain")?, program("http_plimsoll")?);
+    let rounds = if options.quick { "31" } else { "151" };
+    // The plain one twice: what it is of itself is the noise of the machine.
+    let services = [rounds, &plain, &plain, &ours, &format!("{ours} all")];
+    let answer = ask(Path::new(&program("http_load")?), &services)?;
+    let of_plain = |place: usize| answer.get("of_plain_pct")?.get(place)?.as_f64();
+    for (place, metric, goal) in
+        [(2, "monitor.layer.throughput_of_plain_pct", 95.0), (3, "monitor.all_on.throughput_of_plain_pct", 90.0)]
+    {
+        let ours = of_plain(place).ok_or("the load left out a figure")?;
+        card.rows.push(Row { metric, unit: "%", ours, goal: Goal::AtLeast(goal), best_peer: None });
+    }
+    card.notes.push(format!("a light HTTP service beside itself: {:.1} %", of_plain(1).unwrap_or(f64::NAN)));
+    Ok(())
+}
+
+/// The own peaks of requests next to others; the control is the process peak, which a report had before.
+fn own_peak(options: Options, card: &mut Card) -> Result<(), Box<dyn Error>> {
+    let worker = built("release", "monitor_own_peak")?;
+    let answer = ask(&worker, &[if options.quick { "2000" } else { "10000" }])?;
+    for (metric, key, goal) in [
+        ("monitor.own_peak.error_pct", "error_pct", Goal::AtMost(1.0)),
+        ("monitor.own_peak.error_pct.control", "process_error_pct", Goal::Above(1.0)),
+        ("monitor.own_peak.upload_error_pct", "upload_error_pct", Goal::AtMost(1.0)),
+    ] {
+        let ours = answer.get(key).and_then(Value::as_f64).ok_or("the worker left out a figure")?;
+        card.rows.push(Row { metric, unit: "%", ours, goal, best_peer: None });
+    }
+    Ok(())
 }
 
 fn built(profile: &str, name: &str) -> Result<PathBuf, Box<dyn Error>> {
