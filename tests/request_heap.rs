@@ -1,10 +1,6 @@
 //! A request's own figures: what a layer measures of it, next to others, across threads, bodies, panics and drops.
 #![cfg(feature = "axum")]
-#![expect(
-    clippy::expect_used,
-    clippy::panic,
-    reason = "clippy knows `#[test]` functions as tests, but not their helpers"
-)]
+#![expect(clippy::expect_used, reason = "clippy knows `#[test]` functions as tests, but not their helpers")]
 
 use std::convert::Infallible;
 use std::future::{Future, pending, poll_fn};
@@ -373,7 +369,7 @@ fn bodies_pass_through_unchanged() {
     let mut body: ResponseBody<RequestBody<Full<Bytes>>> = response.into_body();
     assert_eq!((body.size_hint().exact(), body.is_end_stream()), (Some(4), false));
     let frame = block_on(body.frame()).expect("a frame").expect("no error");
-    assert_eq!(frame.data_ref().map(|data| data.len()), Some(4));
+    assert_eq!(frame.data_ref().map(Bytes::len), Some(4));
     assert_eq!(frame.into_data().expect("data"), "body");
     assert_eq!((body.size_hint().exact(), body.is_end_stream()), (Some(0), true));
     assert!(block_on(body.frame()).is_none());
