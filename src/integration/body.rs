@@ -16,7 +16,25 @@ use crate::monitor::{Outcome, RequestScope};
 pin_project! {
     /// The body of a reported request. What it hands in counts for the request from then on.
     ///
-    /// A frame that is a part of a larger shared buffer counts with its own length.
+    /// A frame counts with its length. If it is a part of a larger buffer, as the frames of hyper are, the rest of that
+    /// buffer is not counted, which can be a third of the body.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use http::{Request, Response};
+    /// use http_body_util::{BodyExt, Full};
+    /// use plimsoll::{Monitor, integration::RequestBody};
+    /// use tower::service_fn;
+    ///
+    /// # fn layer(monitor: &Monitor) {
+    /// let count = service_fn(async |request: Request<RequestBody<Full<bytes::Bytes>>>| {
+    ///     let body = request.into_body().collect().await?.to_bytes();
+    ///     Ok::<_, std::convert::Infallible>(Response::new(body.len().to_string()))
+    /// });
+    /// let reported = monitor.http().layer(count);
+    /// # }
+    /// ```
     #[derive(Debug)]
     pub struct RequestBody<B> {
         #[pin]
@@ -31,6 +49,16 @@ impl<B> RequestBody<B> {
     }
 
     /// Returns the body.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use plimsoll::integration::RequestBody;
+    ///
+    /// fn text(body: RequestBody<String>) -> String {
+    ///     body.into_inner()
+    /// }
+    /// ```
     pub fn into_inner(self) -> B {
         self.inner
     }
@@ -99,6 +127,21 @@ pin_project! {
     /// after it was written.
     ///
     /// Frames below 2 KiB do not count any more once they are handed out.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use http::{Request, Response};
+    /// use plimsoll::{Monitor, integration::ResponseBody};
+    /// use tower::{ServiceExt, service_fn};
+    ///
+    /// # async fn ask(monitor: &Monitor) -> Result<(), std::convert::Infallible> {
+    /// let hello = service_fn(async |_| Ok(Response::new(String::from("hello"))));
+    /// let response = monitor.http().layer(hello).oneshot(Request::new(())).await?;
+    /// let body: ResponseBody<String> = response.into_body(); // the request ends when it is dropped
+    /// # Ok(())
+    /// # }
+    /// ```
     pub struct ResponseBody<B> {
         // `None` once it has ended.
         #[pin]

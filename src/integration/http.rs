@@ -119,11 +119,31 @@ pub struct HttpLayer<B = WithBodies> {
 }
 
 /// An [`HttpLayer`] that measures the bodies of requests and responses. The default.
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::{Monitor, integration::{HttpLayer, WithBodies}};
+///
+/// fn layer(monitor: &Monitor) -> HttpLayer<WithBodies> {
+///     monitor.http()
+/// }
+/// ```
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct WithBodies;
 
 /// An [`HttpLayer`] that leaves the bodies as they are: see [`HttpLayer::heads_only`].
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::{Monitor, integration::{HeadsOnly, HttpLayer}};
+///
+/// fn layer(monitor: &Monitor) -> HttpLayer<HeadsOnly> {
+///     monitor.http().heads_only()
+/// }
+/// ```
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct HeadsOnly;

@@ -11,6 +11,12 @@ use crate::monitor::{InvocationReport, LeakVerdict, MonitorBuilder};
 use crate::size::{ByteDelta, ByteSize};
 
 /// The target of the events, for filters.
+///
+/// # Examples
+///
+/// ```
+/// assert_eq!(plimsoll::integration::tracing::TARGET, "plimsoll");
+/// ```
 pub const TARGET: &str = "plimsoll";
 
 macro_rules! emit {
@@ -91,6 +97,14 @@ impl MonitorBuilder {
 /// verdict trimmed evicted                                           where there is one, where there were any
 /// resources                                                         with resources, in words
 /// alerts growing_sites gauges reserved                              if there are any, in words
+/// ```
+///
+/// ```
+/// use plimsoll::{Monitor, integration::tracing, monitor::ReportPolicy};
+///
+/// let monitor = Monitor::builder().report(ReportPolicy::Off).build()?;
+/// tracing::event(&monitor.start("4f1c9a").finish());
+/// # Ok::<(), plimsoll::monitor::BuildError>(())
 /// ```
 ///
 /// The event belongs to the span that is entered on the thread which ends the invocation, if one is. Allocates nothing

@@ -294,7 +294,7 @@ impl MonitorBuilder {
 
     /// Sets when free pages are given back, with [`os::trim`]; `true` for what suits most:
     /// [`TrimPolicy::new`]. Default: never. A trim takes milliseconds where there is much to give back, and the next
-    /// invocation faults it in again. Reports tell each: see [`InvocationReport::trimmed`]. Not ruled by this, nor told,
+    /// invocation faults it in again. Reports tell each: see [`InvocationReport::trimmed`](super::InvocationReport::trimmed). Not ruled by this, nor told,
     /// are the trims of a [budget](Self::budget) that would otherwise refuse a large reservation.
     ///
     /// # Examples

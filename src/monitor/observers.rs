@@ -25,7 +25,8 @@ impl MonitorBuilder {
     /// Hooks run at the end of an invocation with a report that leaves none in flight; if there is always one in flight,
     /// once a second, in 1 % of the time. They run in the order in which they were added, on the thread that ends the
     /// invocation; another may begin meanwhile. On Lambda that is after the response was sent, within the billed time. A
-    /// panic in one is caught where panics unwind; the others run. See [`Monitor::run_maintenance`].
+    /// panic in one is caught where panics unwind; the others run. See
+    /// [`Monitor::run_maintenance`](super::Monitor::run_maintenance).
     ///
     /// # Examples
     ///
@@ -107,10 +108,10 @@ impl MonitorBuilder {
     /// AWS Lambda.
     ///
     /// A full report takes 15 microseconds and more: it asks the kernel for the rss. A layer measures what each request
-    /// does to the heap and adds it to the sums of its [label](Monitor::labels). As long as full reports take less than the
+    /// does to the heap and adds it to the sums of its [label](super::Monitor::labels). As long as full reports take less than the
     /// share, a request gets one as well; the others are only counted. So a service with some hundred requests in a second
     /// reports each of them. 0: none gets a full report, and with it no line, no alert and no leak verdict. 100 and more: each
-    /// does. What [`Monitor::start`] begins is always reported.
+    /// does. What [`Monitor::start`](super::Monitor::start) begins is always reported.
     ///
     /// # Examples
     ///
