@@ -22,7 +22,7 @@ use tower::{Service, ServiceExt, service_fn};
 #[global_allocator]
 static GLOBAL: TrackingAllocator = TrackingAllocator::new();
 
-/// What the observer of requests was shown.
+/// The requests that the observer received.
 type Seen = Arc<Mutex<Vec<monitor::Request>>>;
 
 /// A monitor that gives full reports to none, or to all.

@@ -1,4 +1,4 @@
-//! A request's own figures where there are more threads than slots. In a process of its own, because it takes all slots.
+//! A request's own figures with more threads than slots. In a process of its own, because it takes all slots.
 #![cfg(feature = "http")]
 
 use std::convert::Infallible;

@@ -77,11 +77,11 @@ pub(super) fn clear_after_fork() {
 /// The most that the live heap grew in any one invocation, in bytes.
 static LARGEST_GROWTH: AtomicUsize = AtomicUsize::new(0);
 
-/// What makes metrics of an alarm: JSON members, before and after the time in milliseconds. Set once.
+/// JSON members that make metrics of an alarm: the text before and after the time in milliseconds. Set once.
 static ALARM_METRICS: OnceLock<[Box<str>; 2]> = OnceLock::new();
 
-/// Adds members to the alarm, each after a comma: what comes before and after the time in milliseconds. The first call
-/// counts.
+/// Sets members to add to the alarm, each after a comma: the text before and after the time in milliseconds. Only the first call
+/// has an effect.
 pub(crate) fn set_alarm_metrics(members: [Box<str>; 2]) {
     let _is_set_already = ALARM_METRICS.set(members);
 }

@@ -1,4 +1,4 @@
-//! What one task does to the heap: its polls on any thread, its wrapped threads, and the bytes that it receives.
+//! The heap of one task: of its polls on any thread, of wrapped work on other threads, and the bytes that it receives.
 //!
 //! ```text
 //!   net  =  allocated + received  -  freed - handed over          at least 0 when a segment begins
@@ -37,7 +37,7 @@ pub(crate) struct MeterReading {
     pub(crate) peak: ByteSize,
 }
 
-/// What has a meter: one allocation for it and for all else that is kept of a request.
+/// A type with a meter. So one allocation has the meter and all other data of a request.
 pub(crate) trait Metered: fmt::Debug + Send + Sync {
     fn meter(&self) -> &Meter;
 }
@@ -96,7 +96,7 @@ impl<'a> Segment<'a> {
         if open.is_none() {
             meter.is_incomplete.store(true, Relaxed);
         }
-        // What the segments before have freed for others is no credit for this one.
+        // Memory that earlier segments have freed for others is no credit for this one.
         if meter.net.load(Relaxed) < 0 {
             meter.net.fetch_max(0, Relaxed);
         }
@@ -117,7 +117,7 @@ impl Drop for Segment<'_> {
 fn with_current<T>(look: impl FnOnce(&Segment<'_>) -> T) -> Option<T> {
     let segment = CURRENT.get();
     // SAFETY: `Meter::run` sets the pointer to a segment on its stack, and the segment takes it back when it is dropped:
-    // before `run` returns or unwinds. The segment is shared with nobody but this thread.
+    // before `run` returns or unwinds. No other thread has access to the segment.
     #[expect(unsafe_code, reason = "a borrow from a caller further up the stack")]
     let segment = unsafe { segment.as_ref() };
     segment.map(look)

@@ -189,7 +189,7 @@ fn no_books(caller: &Location<'_>) -> ! {
 }
 
 thread_local! {
-    /// How many scopes are open on this thread.
+    /// The number of open scopes of this thread.
     static DEPTH: Cell<u32> = const { Cell::new(0) };
 }
 
@@ -200,7 +200,7 @@ pub(super) struct Open<'a> {
     allocated: u64,
     /// The highest `net` the outer scope had seen.
     outer_top: isize,
-    /// How many scopes are open on the thread, this one included.
+    /// The number of open scopes of the thread, this one included.
     depth: u32,
 }
 

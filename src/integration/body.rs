@@ -177,7 +177,7 @@ impl<B> ResponseBody<B> {
     }
 }
 
-/// What a poll of a body returns.
+/// The result of a poll of a body.
 type Polled<D, E> = Poll<Option<Result<Frame<D>, E>>>;
 
 /// Polls the body, and drops it at its end. Returns the outcome if it has ended.

@@ -25,7 +25,7 @@ use crate::unwind::contained;
 /// The header that carries a request id by convention.
 const REQUEST_ID_HEADER: HeaderName = HeaderName::from_static("x-request-id");
 
-/// What a poll after the end panics with.
+/// The panic of a poll after the end.
 const POLLED_AGAIN: &str = "`HttpResponseFuture` was polled after its end";
 
 /// Returns the label of a request.
@@ -83,8 +83,8 @@ impl Monitor {
 ///
 /// Each request is measured from its call to the end of its response body: the call, each poll of the future and the drop
 /// of that, and each frame of both bodies. Tasks that it spawns count in a
-/// [`RequestScope`](crate::monitor::RequestScope) only. A report tells what the request itself did to the heap, whatever
-/// else was in flight, and [`Monitor::labels`] sums it by label. Those requests that get a
+/// [`RequestScope`](crate::monitor::RequestScope) only. A report has the heap of the request itself, whatever else was in
+/// flight, and [`Monitor::labels`] sums it by label. Those requests that get a
 /// [full report](crate::monitor::MonitorBuilder::report_share) are reported with the figures of the process as well.
 ///
 /// If the future of a request panics or is dropped, or its response body is dropped before its end, the request is
@@ -149,7 +149,7 @@ pub struct WithBodies;
 pub struct HeadsOnly;
 
 impl HttpLayer {
-    /// Leaves the bodies and their types as they are: for `lambda_http`, where both are in memory as a whole, and for
+    /// Returns a layer that leaves the bodies and their types as they are: for `lambda_http`, where both are in memory as a whole, and for
     /// handlers that name the type of their body.
     ///
     /// A request ends with the head of its response. What its body reads from elsewhere is not counted as received, and a
@@ -175,7 +175,7 @@ impl HttpLayer {
     /// status 503 and an empty body; in the middle of its response body, with the error [`Overloaded`](crate::Overloaded).
     /// Default: no limit. 0 ends each request that holds anything after a poll.
     ///
-    /// A request is looked at before and after each poll, so it ends where it awaits something. One poll cannot be stopped:
+    /// A request is looked at before and after each poll, so it ends at an `await`. One poll cannot be stopped:
     /// a loop that allocates without an `await` is ended by the [limit of the heap](crate::heap::set_limit) or by the
     /// kernel. A response that is ready is given out, whatever the request holds. Blocking work counts when it ends.
     ///
@@ -355,7 +355,7 @@ pin_project! {
         // `None` once it has ended.
         #[pin]
         future: Option<F>,
-        // `None` once the response is ready, in whose body it goes on.
+        // `None` once the response is ready: the request goes on with its body.
         reported: Option<Arc<Reported>>,
         is_head: bool,
     }
@@ -389,7 +389,7 @@ where
                 let Some(future) = this.future.as_mut().as_pin_mut() else { panic!("{POLLED_AGAIN}") };
                 let polled = future.poll(cx);
                 if polled.is_ready() {
-                    // What the future itself still holds is freed by the request.
+                    // The memory of the future itself is freed by the request.
                     this.future.set(None);
                 }
                 polled

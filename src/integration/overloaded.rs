@@ -23,7 +23,7 @@ use crate::size::ByteSize;
 #[error("the request holds {held}, its limit is {limit}")]
 #[non_exhaustive]
 pub struct Overloaded {
-    /// What the request held: see [`RequestHeap::net`](crate::monitor::RequestHeap::net).
+    /// The bytes that the request held: see [`RequestHeap::net`](crate::monitor::RequestHeap::net).
     pub held: ByteSize,
     /// The most that it may hold.
     pub limit: ByteSize,

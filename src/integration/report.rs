@@ -43,7 +43,7 @@ pub trait HasRequestId {
     fn request_id(&self) -> &str;
 }
 
-/// What a poll after the end panics with.
+/// The panic of a poll after the end.
 const POLLED_AGAIN: &str = "`ResponseFuture` was polled after its end";
 
 /// Returns the id of a request.
@@ -259,7 +259,7 @@ impl<F: Future> Future for ResponseFuture<F> {
             let Some(future) = this.future.as_mut().as_pin_mut() else { panic!("{POLLED_AGAIN}") };
             let polled = future.poll(cx);
             if polled.is_ready() {
-                // What the future itself still holds is freed by the request.
+                // The memory of the future itself is freed by the request.
                 this.future.set(None);
             }
             polled

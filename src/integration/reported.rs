@@ -21,7 +21,7 @@ pub(super) struct Reported {
     /// The most that the request may hold.
     #[cfg_attr(not(feature = "http"), expect(dead_code, reason = "only the HTTP layer has limits"))]
     limit: Option<ByteSize>,
-    /// How the request ends.
+    /// The kind of its end.
     outcome: Mutex<Outcome>,
 }
 

@@ -1,4 +1,4 @@
-//! How many invocations run, and which of them get the full report: a few words, without a lock.
+//! The number of invocations in flight, and the choice of those with a full report: a few words, without a lock.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::time::Duration;
@@ -16,12 +16,12 @@ const BURST: Duration = Duration::from_millis(20);
 /// The time at which the clock of an [`Activity`] begins, so that there is a time before it.
 const EPOCH: u64 = 1 << 48;
 
-/// What the process works on. On cache lines of its own, because each request writes to it.
+/// The invocations in flight. On cache lines of its own, because each request writes to it.
 #[derive(Debug)]
 #[repr(align(128))]
 pub(super) struct Activity {
-    /// How many invocations have started and how many of them are in flight, in one word: so whoever ends sees whether
-    /// another has started meanwhile.
+    /// The number of invocations that have started, and of those in flight, in one word. So the end of an invocation
+    /// notices each that has started since.
     running: AtomicU64,
     /// Invocations that have ended with a full report.
     reported: AtomicU64,
@@ -32,7 +32,7 @@ pub(super) struct Activity {
     next_full: AtomicU64,
     /// Percent of the time that full reports may take.
     share: u8,
-    /// Whether anybody asks how long invocations ran.
+    /// `true` if [`worked`](Self::worked) is needed.
     sums_time: bool,
     clock: Stopwatch,
 }
@@ -60,7 +60,7 @@ pub(super) struct Ended {
 }
 
 impl Activity {
-    /// `share` of 100 and more: each invocation gets a full report. `sums_time`: [`worked`](Self::worked) is asked.
+    /// `share` of 100 and more: each invocation gets a full report. `sums_time`: [`worked`](Self::worked) is needed.
     pub(super) fn new(share: u8, sums_time: bool) -> Self {
         Self {
             running: AtomicU64::new(0),
@@ -102,7 +102,7 @@ impl Activity {
         let concurrent = started.is_shared || left > 0 || before / STARTED != started.number;
         let took = at.saturating_sub(started.at);
         if self.sums_time {
-            // What ran at the same time counts once.
+            // Time of invocations side by side counts once.
             let since = at.saturating_sub(self.last_end.fetch_max(at, Relaxed));
             self.worked.fetch_add(took.min(since), Relaxed);
         }

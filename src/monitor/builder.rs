@@ -98,7 +98,7 @@ pub struct MonitorBuilder {
     pub(super) observers: Observers,
     pub(super) prints: bool,
     pub(super) report_share: Option<u8>,
-    /// What makes metrics of an alarm.
+    /// JSON members that make metrics of an alarm.
     pub(super) alarm_metrics: Option<[Box<str>; 2]>,
     budget: Option<MemoryBudget>,
     trim: TrimPolicy,
@@ -294,7 +294,7 @@ impl MonitorBuilder {
 
     /// Sets when free pages are given back, with [`os::trim`]; `true` for what suits most:
     /// [`TrimPolicy::new`]. Default: never. A trim takes milliseconds where there is much to give back, and the next
-    /// invocation faults it in again. Reports tell each: see [`InvocationReport::trimmed`](super::InvocationReport::trimmed). Not ruled by this, nor told,
+    /// invocation faults it in again. Each is in the report: see [`InvocationReport::trimmed`](super::InvocationReport::trimmed). Not ruled by this, nor in reports,
     /// are the trims of a [budget](Self::budget) that would otherwise refuse a large reservation.
     ///
     /// # Examples

@@ -94,7 +94,7 @@ where
     }
 
     fn remove_expired(&self, limit: usize) {
-        // What it frees is the user's, and may panic.
+        // It drops values of the user, which may panic.
         contained(|| Self::remove_expired(self, limit));
     }
 }

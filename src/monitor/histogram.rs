@@ -1,4 +1,4 @@
-//! How sizes are distributed: counts in buckets of at most a sixteenth of their size.
+//! The distribution of sizes: counts in buckets of at most a sixteenth of their size.
 
 use super::window::Percentiles;
 

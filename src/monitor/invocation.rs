@@ -47,9 +47,9 @@ pub struct Invocation {
     /// The entry that the alarm reads.
     listed: InFlightRequest,
     started: Started,
-    /// What is measured for the full report; `None` if the invocation is only counted.
+    /// The figures for the full report; `None` if the invocation is only counted.
     before: Option<Before>,
-    /// What its scope does to the heap, if it was asked for.
+    /// The heap of its scope, once [`scope`](Self::scope) was called.
     meter: OnceLock<Arc<Meter>>,
     has_ended: bool,
 }
@@ -59,14 +59,14 @@ pub struct Invocation {
 struct Before {
     /// `None` without the tracking allocator.
     live: Option<ByteSize>,
-    /// The peak of the rss began anew with it.
+    /// The peak of the rss was reset at its start.
     own_peak_rss: bool,
-    /// How long it took to read them.
+    /// The time that it took to read them.
     took: Duration,
 }
 
 impl Before {
-    /// Reads the figures, and begins the peaks anew for an invocation that is alone.
+    /// Reads the figures, and resets the peaks for an invocation that is alone.
     fn read(shared: &Shared, is_shared: bool) -> Self {
         let reading = Stopwatch::start();
         let mut own_peak_rss = false;
@@ -157,7 +157,7 @@ impl Invocation {
     }
 
     /// Ends the invocation: runs the [maintenance](super::Monitor::run_maintenance) that is due, builds the report and
-    /// prints its line, as the policy says.
+    /// prints its line by the policy.
     ///
     /// Hooks and a trim come first, then the rss is read, then observers are called, and the line is written with one
     /// system call. All of it is on this thread.
@@ -357,7 +357,7 @@ impl Invocation {
     }
 }
 
-/// What was measured for a full report before it is built.
+/// Figures of a full report before it is built.
 struct Measured {
     before: Before,
     peak: Option<HeapPeak>,

@@ -24,7 +24,7 @@ const PARTS: usize = 4;
 /// The label of the sums of all others.
 const OTHERS: &str = "(other)";
 
-/// What the requests with one label did to the heap since the monitor was built: see
+/// The heap of all requests with one label since the monitor was built: see
 /// [`Monitor::labels`](super::Monitor::labels).
 ///
 /// Prints as `/orders/{id} 1200 requests allocated 1.2 GiB net +2.1 MiB peak p50 14.0 KiB p95 15.0 KiB p99 6.5 MiB max
@@ -49,7 +49,7 @@ pub struct LabelStats {
     pub not_available: u64,
     /// Bytes that they have allocated, in sum.
     pub allocated: ByteSize,
-    /// What they left behind, in sum: see [`RequestHeap::net`].
+    /// The sum of the bytes that they left behind: see [`RequestHeap::net`].
     pub net: ByteDelta,
     /// Their own peaks. Each but the highest is rounded up by a sixteenth at most.
     pub peak: Percentiles<ByteSize>,

@@ -148,7 +148,7 @@ struct Shared {
     observers: Observers,
     /// The reports that are due are written as lines.
     prints: bool,
-    /// What makes metrics of an alarm, until the monitor is installed.
+    /// JSON members that make metrics of an alarm, until the monitor is installed.
     alarm_metrics: Mutex<Option<[Box<str>; 2]>>,
     activity: Activity,
     schedule: Schedule,
@@ -291,7 +291,7 @@ impl Monitor {
         Invocation::start_sampled(Arc::clone(&self.shared), id, label)
     }
 
-    /// Returns what the requests with each label did to the heap, the label with the highest peak first.
+    /// Returns the heap of the requests with each label, the label with the highest peak first.
     ///
     /// Up to 64 labels are kept, from the first request on; further ones are summed as `(other)`. They take 2.5 KiB each.
     ///
@@ -308,7 +308,7 @@ impl Monitor {
     }
 
     /// Runs the [hooks](MonitorBuilder::at_end), frees expired entries of the watched [caches](MonitorBuilder::cache),
-    /// and returns free pages to the kernel if the [trim policy](MonitorBuilder::trim) says so. Returns that trim.
+    /// and returns free pages to the kernel if the [trim policy](MonitorBuilder::trim) has it due. Returns that trim.
     ///
     /// The end of an invocation does this if it leaves none in flight, and else once a second at most, in 1 % of the time.
     /// So a service needs this method for a thread or task of its own only: to keep the work out of its requests, or to

@@ -1,4 +1,4 @@
-//! Who is called at the end of an invocation, and the settings for it.
+//! Functions that are called at the end of an invocation, and the settings for it.
 
 use super::MonitorBuilder;
 use super::report::InvocationReport;
@@ -8,23 +8,23 @@ pub(super) type Hook = Box<dyn Fn() + Send + Sync>;
 type Observer = Box<dyn Fn(&InvocationReport) + Send + Sync>;
 type RequestObserver = Box<dyn Fn(&Request) + Send + Sync>;
 
-/// Who is shown what.
+/// The observers of a monitor.
 #[derive(Default)]
 pub(super) struct Observers {
-    /// Shown the reports that are due by the policy.
+    /// Called with the reports that are due by the policy.
     pub(super) due: Vec<Observer>,
-    /// Shown all reports.
+    /// Called with all reports.
     pub(super) all: Vec<Observer>,
-    /// Shown all requests.
+    /// Called with all requests.
     pub(super) requests: Vec<RequestObserver>,
 }
 
 impl MonitorBuilder {
-    /// Adds a hook for the end of an invocation, before its report: to sweep a cache, say.
+    /// Adds a hook for the end of an invocation, before its report, for example to free expired entries.
     ///
     /// Hooks run at the end of an invocation with a report that leaves none in flight; if there is always one in flight,
     /// once a second, in 1 % of the time. They run in the order in which they were added, on the thread that ends the
-    /// invocation; another may begin meanwhile. On Lambda that is after the response was sent, within the billed time. A
+    /// invocation; another may start at the same time. On Lambda that is after the response was sent, within the billed time. A
     /// panic in one is caught where panics unwind; the others run. See
     /// [`Monitor::run_maintenance`](super::Monitor::run_maintenance).
     ///
@@ -42,7 +42,7 @@ impl MonitorBuilder {
         self
     }
 
-    /// Adds an observer of the reports that the [policy](Self::report) selects: to send figures on, say.
+    /// Adds an observer of the reports that the [policy](Self::report) selects, for example to send figures elsewhere.
     ///
     /// Called on the thread that ends the invocation, before the line is printed. A panic in it is caught where panics
     /// unwind. One that ends an invocation of this monitor itself is called for that one too.

@@ -111,7 +111,7 @@ pub struct InvocationReport {
     pub label: Label,
     /// The kind of its end.
     pub outcome: Outcome,
-    /// What the request itself did to the heap. `None` if nothing of it was measured, without the
+    /// The heap of the request itself. `None` if nothing of it was measured, without the
     /// [tracking allocator](crate::TrackingAllocator), and if a part of it ran while 128 other threads allocated.
     pub own: Option<RequestHeap>,
     /// The sums of all requests with this label, this one included.

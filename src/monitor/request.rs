@@ -1,4 +1,4 @@
-//! What is known of each request, with a full report or without.
+//! The figures of each request, with a full report or without.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use super::report::Outcome;
 use super::request_id::{Label, RequestId};
 use super::request_scope::RequestHeap;
 
-/// A request that has ended: what [`MonitorBuilder::on_request`](super::MonitorBuilder::on_request) is shown.
+/// A request that has ended, for [`MonitorBuilder::on_request`](super::MonitorBuilder::on_request).
 ///
 /// # Examples
 ///
@@ -31,7 +31,7 @@ pub struct Request {
     pub label: Label,
     /// The kind of its end.
     pub outcome: Outcome,
-    /// What the request itself did to the heap. `None` if nothing of it was measured, without the
+    /// The heap of the request itself. `None` if nothing of it was measured, without the
     /// [tracking allocator](crate::TrackingAllocator), and if a part of it ran while 128 other threads allocated.
     pub own: Option<RequestHeap>,
     /// The time from start to end.

@@ -10,7 +10,7 @@ use pin_project_lite::pin_project;
 use crate::heap::{Meter, MeterReading, Metered};
 use crate::size::{ByteDelta, ByteSize};
 
-/// What one request did to the heap, next to all others that were in flight.
+/// The heap of one request, next to all others that were in flight.
 ///
 /// Counted are the segments of the request: with a layer the call of the service, each poll of its future, the drop of
 /// that future, and the frames of both bodies; and what runs in a [`RequestScope`]. *Not* counted is what other tasks and
@@ -243,7 +243,7 @@ impl<F: Future> Future for InScope<F> {
             let running = future.as_mut().as_pin_mut().expect("`InScope` was polled after its end");
             let polled = running.poll(cx);
             if polled.is_ready() {
-                // What the future itself still holds is freed within the scope.
+                // The memory of the future itself is freed within the scope.
                 future.set(None);
             }
             polled

@@ -76,7 +76,7 @@ pub struct Snapshot {
     pub peaks: Percentiles<ByteSize>,
     /// Durations of the reported invocations in the window, in whole microseconds.
     pub durations: Percentiles<Duration>,
-    /// What the requests with each label did to the heap, as [`Monitor::labels`](super::Monitor::labels) returns it.
+    /// The heap of the requests with each label, as [`Monitor::labels`](super::Monitor::labels) returns it.
     pub labels: Vec<LabelStats>,
     /// The share of the memory size that the environment's own processes take.
     share: ByteSize,

@@ -1,4 +1,4 @@
-//! What the monitor remembers between reports.
+//! The state of a monitor between reports.
 
 use std::mem::{Discriminant, discriminant};
 
@@ -14,40 +14,40 @@ use super::report::InvocationReport;
 use super::trim::{TrimPolicy, Trimmer};
 use super::window::Window;
 
-/// How often the trends are looked at, in invocations: sorting the window takes microseconds.
+/// Reports from one check of the trends to the next: sorting the window takes microseconds.
 const TREND_EVERY: u64 = 16;
 
-/// What the monitor remembers between invocations.
+/// The state of a monitor between reports.
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) window: Window,
     pub(super) leak: LeakWatch,
     pub(super) trimmer: Trimmer,
-    /// What the last report said of it.
+    /// The verdict of the last report.
     pub(super) verdict: LeakVerdict,
     baseline: Baseline,
     /// The sites of the last report with a growing verdict that has read them.
     pub(super) growing_sites: [Option<HeapSite>; 3],
-    /// What the last report saw, for the budget.
+    /// The rss of the last report, for the budget.
     pub(super) seen: Option<Seen>,
     /// The highest rss of any invocation, in bytes.
     pub(super) highest_rss: u64,
-    /// Alerts that hold: not to be said again.
+    /// Alerts that hold. They are in no further report until they clear.
     pub(super) alerts: Alerts,
     trends: Alerts,
     /// Refusals that a report has counted.
     pub(super) refused: u64,
-    /// What the caches did, as far as reports have told.
+    /// Counts of the caches as of the last report.
     pub(super) caches: CacheCounts,
     /// Invocations without a report, as of the last report.
     pub(super) counted: u64,
-    /// What the last printed line told.
+    /// Figures of the last printed line.
     printed: Option<Printed>,
     /// With [`ReportPolicy::Every`]: the number of the next invocation that prints its line, from 0.
     next_print: u64,
 }
 
-/// What there was before the first invocation.
+/// Figures from before the first invocation.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Before {
     pub(super) refused: u64,
@@ -55,7 +55,7 @@ pub(super) struct Before {
     pub(super) caches: CacheCounts,
 }
 
-/// The rss, and the most heap that pages of it carried meanwhile.
+/// The rss, and the most heap that its pages carried.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Seen {
     pub(super) rss: ByteSize,
@@ -73,7 +73,7 @@ struct Printed {
 }
 
 impl Printed {
-    /// Whether it is worth a line of its own; a peak that plays about a tenth is not.
+    /// Returns `true` if it differs enough for a line of its own. A peak that varies by less than a tenth does not.
     fn differs_from(self, other: Self) -> bool {
         let apart = match (self.percent, other.percent) {
             (Some(own), Some(other)) => own.abs_diff(other) >= 10,
@@ -105,7 +105,7 @@ impl State {
         }
     }
 
-    /// Forgets what was seen of memory, and what was said of it; what is running runs on.
+    /// Clears all figures of memory and all alerts. Invocations in flight go on.
     pub(super) fn forget(&mut self) {
         (self.seen, self.printed, self.highest_rss) = (None, None, 0);
         (self.alerts, self.trends) = (Alerts::default(), Alerts::default());
@@ -121,7 +121,7 @@ impl State {
         self.baseline.watch(left.live.saturating_sub(left.explained), self.verdict)
     }
 
-    /// The alerts that hold now and have not been said since they last cleared.
+    /// Returns the alerts that hold now and were in no report since they last cleared.
     pub(super) fn new_alerts(&mut self, report: &InvocationReport) -> Alerts {
         if self.window.count().is_multiple_of(TREND_EVERY) {
             let rising = self.window.halves(|sample| sample.peak);
@@ -177,7 +177,7 @@ mod tests {
     use crate::heap::AlarmThresholds;
     use crate::monitor::window::Sample;
 
-    /// Invocations with these peaks and durations, and which alerts each raised anew.
+    /// Returns the new alerts of invocations with these peaks and durations.
     fn alerts(samples: impl Iterator<Item = (u64, u64)>) -> Vec<(usize, Vec<Alert>)> {
         let mut state = State::new(Window::new(32), Before::default(), TrimPolicy::off());
         let thresholds = AlarmThresholds::new(ByteSize::mib(1024));

@@ -56,7 +56,7 @@ impl TrimPolicy {
         Self(None)
     }
 
-    /// Each time that it is asked, whatever it takes.
+    /// Returns a policy that trims at each maintenance, however long it takes.
     pub const fn each() -> Self {
         Self(Some(Settings { beyond_heap: 0, share_of_time: None }))
     }

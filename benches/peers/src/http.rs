@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 /// Requests in flight.
 pub const CONNECTIONS: usize = 64;
 
-/// An order as JSON: three microseconds of work and some thirty allocations.
+/// Creates the service. An order is three microseconds of work and some thirty allocations.
 pub fn router() -> Router {
     async fn order(Path(id): Path<u64>) -> String {
         let lines: Vec<String> = (0..24).map(|line| format!(r#"{{"article":{},"count":{line}}}"#, id + line)).collect();
@@ -22,7 +22,7 @@ pub fn router() -> Router {
     Router::new().route("/orders/{id}", get(order))
 }
 
-/// Serves `app` on a free port, which is printed to standard output, until the process is killed.
+/// Runs `app` on a free port until the process is killed. Prints the address to standard output.
 ///
 /// # Errors
 ///
@@ -35,7 +35,7 @@ pub fn serve(app: Router) -> io::Result<()> {
     })
 }
 
-/// Answers per second of the service at `address`, with all connections busy for `time`.
+/// Returns the answers per second of the service at `address`, with all connections busy for `time`.
 ///
 /// # Errors
 ///

@@ -1,4 +1,4 @@
-//! Worker: loads the services whose programs are its arguments in turns; prints answers per second of each, and ratios.
+//! Worker: loads services in turns, of which it gets the programs as arguments. Prints answers per second, and ratios.
 
 use std::error::Error;
 use std::io::{BufRead, BufReader};
