@@ -201,6 +201,40 @@ async fn work_of_spawned_tasks_counts_in_a_scope_only() {
     assert!(own(&seen).0 < 8192);
 }
 
+#[test]
+fn scope_within_its_own_request_counts_once() {
+    let (monitor, seen) = monitor(0);
+    let mut service = monitor.http().heads_only().layer(service_fn(async |_: Request<()>| {
+        let scope = RequestScope::current();
+        scope.in_scope(|| scope.in_scope(|| drop(block(1000))));
+        scope.clone().instrument(async { drop(block(5000)) }).await;
+        // Within a scope of another request, too.
+        let other = RequestScope::default();
+        other.in_scope(|| scope.in_scope(|| drop(block(100))));
+        Ok::<_, Infallible>(())
+    }));
+    block_on(service.call(Request::new(()))).expect("it does not fail");
+    assert_eq!(own(&seen), (6100, 0, 5000));
+}
+
+#[test]
+fn nested_layers_measure_the_same() {
+    let (monitor, seen) = monitor(0);
+    let inner = monitor.http().layer(service_fn(async |request: Request<RequestBody<RequestBody<Body>>>| {
+        let all = request.into_body().collect().await.expect("no error").to_bytes();
+        assert_eq!(all.len() as u64, 2 * MIB);
+        Ok::<_, Infallible>(Response::new(Body::empty()))
+    }));
+    let mut outer = monitor.http().layer(inner);
+    drop(block_on(outer.call(Request::new(frames(32, 64 << 10, true)))).expect("no error"));
+    let seen = std::mem::take(&mut *seen.lock().expect("no panic here"));
+    assert_eq!(seen.len(), 2);
+    for request in seen {
+        let own = request.own.expect("the allocator is installed");
+        assert!(own.peak.as_u64().abs_diff(4 * MIB) < 64 << 10, "{own}");
+    }
+}
+
 #[tokio::test]
 async fn task_that_is_aborted_in_a_scope_frees_what_it_held() {
     let (monitor, _) = monitor(0);

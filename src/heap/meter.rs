@@ -113,27 +113,38 @@ impl Drop for Segment<'_> {
     }
 }
 
-/// Calls `look` with the innermost segment of this thread, unless there is none.
-fn with_current<T>(look: impl FnOnce(&Segment<'_>) -> T) -> Option<T> {
-    let segment = CURRENT.get();
-    // SAFETY: `Meter::run` sets the pointer to a segment on its stack, and the segment takes it back when it is dropped:
-    // before `run` returns or unwinds. No other thread has access to the segment.
-    #[expect(unsafe_code, reason = "a borrow from a caller further up the stack")]
-    let segment = unsafe { segment.as_ref() };
-    segment.map(look)
+/// Calls `look` with the innermost segment of this thread that is `wanted`, unless there is none.
+fn with_segment<T>(wanted: impl Fn(&Segment<'_>) -> bool, look: impl FnOnce(&Segment<'_>) -> T) -> Option<T> {
+    let mut next = CURRENT.get();
+    loop {
+        // SAFETY: `Meter::run` sets the pointer to a segment on its stack, and the segment takes it back when it is
+        // dropped: before `run` returns or unwinds. So the segments from `CURRENT` on through `outer` are all alive, and no
+        // other thread has access to them.
+        #[expect(unsafe_code, reason = "a borrow from a caller further up the stack")]
+        let segment = unsafe { next.as_ref() }?;
+        if wanted(segment) {
+            return Some(look(segment));
+        }
+        next = segment.outer;
+    }
 }
 
 impl Meter {
-    /// Runs `work` as a segment of the owner's meter. Segments nest: the bytes of an inner one count for both.
+    /// Runs `work` as a segment of the owner's meter. Segments of different meters nest, and the bytes of an inner one count
+    /// for both. Within a segment of the same meter `work` is a part of that.
     pub(crate) fn run<T>(owner: &impl MeterOwner, work: impl FnOnce() -> T) -> T {
-        let segment = Segment::new(owner, owner.meter());
+        let meter = owner.meter();
+        if meter.with_own_segment(|_| ()).is_some() {
+            return work();
+        }
+        let segment = Segment::new(owner, meter);
         CURRENT.set((&raw const segment).cast());
         work()
     }
 
     /// Returns the owner of the innermost segment of this thread.
     pub(crate) fn current() -> Option<Arc<dyn Metered>> {
-        with_current(|segment| segment.owner.share())
+        with_segment(|_| true, |segment| segment.owner.share())
     }
 
     /// Returns the bytes held now.
@@ -155,6 +166,12 @@ impl Meter {
             net: ByteDelta::bytes(self.net.load(Relaxed)),
             peak: ByteSize::bytes(self.peak.load(Relaxed)),
         })
+    }
+
+    /// Calls `look` with the segment of this meter that runs on this thread.
+    #[inline]
+    fn with_own_segment<T>(&self, look: impl FnOnce(&Segment<'_>) -> T) -> Option<T> {
+        with_segment(|segment| ptr::eq(segment.meter, self), look)
     }
 
     /// Adds a segment, or a part of one.
@@ -179,12 +196,10 @@ impl Meter {
 /// Bytes that come from elsewhere or go there: in the frames of bodies.
 #[cfg(feature = "http")]
 impl Meter {
-    /// Counts `bytes` that the running segment holds from now on and has not allocated. No effect outside of one.
+    /// Counts `bytes` that the segment of this meter holds from now on and has not allocated. No effect outside of one.
     pub(crate) fn receive(&self, bytes: u64) {
-        with_current(|segment| {
-            if !ptr::eq(segment.meter, self) {
-                return;
-            }
+        // No effect on frames that another task reads: that task frees them.
+        let _is_counted = self.with_own_segment(|segment| {
             let mut open = segment.open.take();
             if let Some(delta) = open.as_mut().and_then(Open::restart) {
                 self.add(&delta);
@@ -197,13 +212,13 @@ impl Meter {
 
     /// Returns the bytes that the running segment of this thread has allocated since it began or last received bytes.
     pub(crate) fn allocated_in_segment() -> u64 {
-        let allocated = with_current(|segment| {
+        let read = |segment: &Segment<'_>| {
             let open = segment.open.take();
             let allocated = open.as_ref().map_or(0, |open| open.delta().allocated.as_u64());
             segment.open.set(open);
             allocated
-        });
-        allocated.unwrap_or(0)
+        };
+        with_segment(|_| true, read).unwrap_or(0)
     }
 
     /// Counts `bytes` that others hold and free from now on.

@@ -135,8 +135,8 @@ pin_project! {
     /// use plimsoll::{Monitor, integration::ResponseBody};
     /// use tower::{ServiceExt, service_fn};
     ///
-    /// # async fn ask(monitor: &Monitor) -> Result<(), std::convert::Infallible> {
-    /// let hello = service_fn(async |_| Ok(Response::new(String::from("hello"))));
+    /// # async fn ask(monitor: &Monitor) -> std::io::Result<()> {
+    /// let hello = service_fn(async |_| Ok::<_, std::io::Error>(Response::new(String::from("hello"))));
     /// let response = monitor.http().layer(hello).oneshot(Request::new(())).await?;
     /// let body: ResponseBody<String> = response.into_body(); // the request ends when it is dropped
     /// # Ok(())

@@ -29,7 +29,10 @@ use crate::size::{ByteDelta, ByteSize};
 /// fn main() -> Result<(), plimsoll::monitor::BuildError> {
 ///     let monitor = Monitor::builder().report(ReportPolicy::Off).build()?;
 ///     let invocation = monitor.start("4f1c9a");
-///     let kept = invocation.scope().in_scope(|| [vec![0_u8; 3000], vec![0_u8; 1000]].pop());
+///     let kept = invocation.scope().in_scope(|| {
+///         let _scratch = vec![0_u8; 3000];
+///         vec![0_u8; 1000]
+///     });
 ///     let own = invocation.finish().own.expect("the allocator is installed");
 ///     assert_eq!((own.allocated.as_u64(), own.net.as_i64(), own.peak.as_u64()), (4000, 1000, 4000));
 ///     # drop(kept);
