@@ -15,9 +15,9 @@ use http::{Method, Request, Response, StatusCode};
 use http_body::{Body as _, Frame};
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use plimsoll::integration::{RequestBody, ResponseBody};
-use plimsoll::monitor::{self, Outcome, RequestHeap, RequestScope};
-use plimsoll::{ByteSize, Monitor, Overloaded, TrackingAllocator, heap};
-use tower::{Service, ServiceExt, service_fn};
+use plimsoll::monitor::{self, Outcome, RequestHeap, RequestId, RequestScope};
+use plimsoll::{ByteSize, Monitor, Overloaded, ReportLayer, TrackingAllocator, heap};
+use tower::{Layer, Service, ServiceExt, service_fn};
 
 #[global_allocator]
 static GLOBAL: TrackingAllocator = TrackingAllocator::new();
@@ -233,6 +233,99 @@ fn nested_layers_measure_the_same() {
         let own = request.own.expect("the allocator is installed");
         assert!(own.peak.as_u64().abs_diff(4 * MIB) < 64 << 10, "{own}");
     }
+}
+
+#[test]
+fn scope_that_lives_on_does_not_keep_the_request_in_flight() {
+    let (monitor, seen) = monitor(0);
+    let kept = Mutex::new(Vec::new());
+    let keep = async |_| {
+        kept.lock().expect("no panic here").push(RequestScope::current());
+        Ok::<_, Infallible>(Response::new(Body::from("done")))
+    };
+    let mut service = monitor.http().layer(service_fn(keep));
+    drop(block_on(async {
+        service.call(Request::new(Body::empty())).await.expect("no error").into_body().collect().await
+    }));
+    assert!(!only(&seen).concurrent);
+    let ids = ReportLayer::with_id(&monitor, |id: &&str| RequestId::new(id));
+    let service = ids.layer(service_fn(async |_: &str| {
+        kept.lock().expect("no panic here").push(RequestScope::current());
+        Ok::<_, Infallible>(())
+    }));
+    block_on(service.oneshot("tower")).expect("no error");
+    let request = only(&seen);
+    assert_eq!((request.id.as_str(), request.concurrent), ("tower", false));
+    // What it does later counts for nobody.
+    kept.lock().expect("no panic here")[0].in_scope(|| drop(block(1000)));
+    assert_eq!(monitor.labels().iter().map(|label| label.requests).sum::<u64>(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn memory_that_one_segment_allocates_and_another_frees_counts_once() {
+    let (monitor, seen) = monitor(0);
+    let layer = monitor.http().request_limit(ByteSize::mib(50));
+    let service = layer.layer(service_fn(async |_: Request<_>| {
+        let (sender, mut receiver) = tokio::sync::mpsc::channel(1);
+        let scope = RequestScope::current();
+        tokio::task::spawn_blocking(move || {
+            scope.in_scope(|| while sender.blocking_send(Bytes::from(vec![7; 1 << 20])).is_ok() {});
+        });
+        let mut left = 100;
+        let frames = futures_util::stream::poll_fn(move |cx| {
+            left -= 1;
+            if left == 0 {
+                return Poll::Ready(None);
+            }
+            let polled = receiver.poll_recv(cx);
+            left += i32::from(polled.is_pending());
+            polled.map(|bytes| bytes.map(|bytes| Ok::<_, Infallible>(Frame::data(bytes))))
+        });
+        Ok::<_, Infallible>(Response::new(StreamBody::new(frames)))
+    }));
+    let mut body = service.oneshot(Request::new(())).await.expect("no error").into_body();
+    let mut count = 0;
+    while let Some(frame) = body.frame().await {
+        drop(frame.expect("it never holds fifty mebibytes"));
+        count += 1;
+    }
+    drop(body);
+    assert_eq!((count, only(&seen).outcome), (99, Outcome::Finished));
+}
+
+#[test]
+fn stream_with_a_length_is_finished_once_that_many_bytes_are_out() {
+    let (monitor, seen) = monitor(0);
+    let outcome = |length: u64, frames_read: usize| {
+        let service = monitor.http().layer(service_fn(async |_: Request<_>| {
+            let response = Response::builder().header("content-length", length);
+            Ok::<_, Infallible>(response.body(frames(4, 100, false)).expect("a valid head"))
+        }));
+        // A server drops the body without a look at its end.
+        let mut body = block_on(service.oneshot(Request::new(Body::empty()))).expect("no error").into_body();
+        (0..frames_read).for_each(|_| drop(block_on(body.frame())));
+        drop(body);
+        only(&seen).outcome
+    };
+    assert_eq!(outcome(400, 4), Outcome::Finished);
+    assert_eq!(outcome(400, 3), Outcome::Unfinished);
+    assert_eq!(outcome(300, 3), Outcome::Finished);
+    assert_eq!(outcome(0, 0), Outcome::Finished);
+}
+
+#[test]
+fn response_that_is_ready_is_given_out_over_the_limit() {
+    let (monitor, seen) = monitor(0);
+    let kept = Mutex::new(Vec::new());
+    let layer = monitor.http().request_limit(ByteSize::mib(1));
+    let service = layer.layer(service_fn(async |_: Request<_>| {
+        kept.lock().expect("no panic here").push(block(2 * MIB));
+        Ok::<_, Infallible>(Response::new(Full::<Bytes>::from("done")))
+    }));
+    let response = block_on(service.oneshot(Request::new(Body::empty()))).expect("no error");
+    assert_eq!(response.status(), StatusCode::OK);
+    assert_eq!(block_on(response.into_body().collect()).expect("the whole body").to_bytes(), "done");
+    assert_eq!(only(&seen).outcome, Outcome::Finished);
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! The heap of one task: of its polls on any thread, of wrapped work on other threads, and the bytes that it receives.
 //!
 //! ```text
-//!   net  =  allocated + received  -  freed - handed over          at least 0 when a segment begins
+//!   net  =  allocated + received  -  freed - handed over          at least 0 when a segment begins beside no other
 //!   peak =  highest net at any moment of a segment                a segment: a poll, a call, a drop
 //! ```
 //!
@@ -13,7 +13,7 @@ use std::cell::Cell;
 use std::fmt;
 use std::ptr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use crate::size::{ByteDelta, ByteSize};
 
@@ -25,6 +25,8 @@ pub(crate) struct Meter {
     allocated: AtomicU64,
     net: AtomicI64,
     peak: AtomicU64,
+    /// Segments that run now, on all threads.
+    running: AtomicU32,
     /// A segment ran on a thread without a slot, so the sums miss it.
     is_incomplete: AtomicBool,
 }
@@ -96,8 +98,9 @@ impl<'a> Segment<'a> {
         if open.is_none() {
             meter.is_incomplete.store(true, Relaxed);
         }
-        // Memory that earlier segments have freed for others is no credit for this one.
-        if meter.net.load(Relaxed) < 0 {
+        // Memory that earlier segments have freed for others is no credit for this one. But as long as another one runs, it
+        // can be memory of that, which it counts at its end.
+        if meter.running.fetch_add(1, Relaxed) == 0 && meter.net.load(Relaxed) < 0 {
             meter.net.fetch_max(0, Relaxed);
         }
         Self { owner, meter, open: Cell::new(open), outer: CURRENT.get() }
@@ -110,6 +113,7 @@ impl Drop for Segment<'_> {
         if let Some(open) = self.open.get_mut() {
             self.meter.add(&open.delta());
         }
+        self.meter.running.fetch_sub(1, Relaxed);
     }
 }
 
@@ -148,7 +152,7 @@ impl Meter {
     }
 
     /// Returns the bytes held now.
-    #[cfg(feature = "tower")]
+    #[cfg(feature = "http")]
     pub(crate) fn held(&self) -> ByteSize {
         ByteSize::bytes(at_least_zero(self.net.load(Relaxed)))
     }

@@ -3,10 +3,11 @@
 use std::error::Error;
 use std::fmt;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes};
+use http::Response;
+use http::header::CONTENT_LENGTH;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
@@ -97,16 +98,16 @@ const SHORT_FRAME: usize = 2048;
 /// A frame of a response, which counts for the request until it is dropped.
 struct CountedFrame {
     data: Bytes,
-    reported: Arc<Reported>,
+    reported: Reported,
 }
 
 impl CountedFrame {
-    fn count(data: Bytes, reported: &Arc<Reported>) -> Bytes {
+    fn count(data: Bytes, reported: &Reported) -> Bytes {
         if data.len() < SHORT_FRAME {
             reported.hand_over(data.len());
             return data;
         }
-        Bytes::from_owner(Self { data, reported: Arc::clone(reported) })
+        Bytes::from_owner(Self { data, reported: reported.clone() })
     }
 }
 
@@ -147,7 +148,11 @@ pin_project! {
         #[pin]
         inner: Option<B>,
         // `None` once it has ended.
-        reported: Option<Arc<Reported>>,
+        reported: Option<Reported>,
+        // Bytes of data to come, if the response says how many there are.
+        left: Option<u64>,
+        // A frame was handed out.
+        has_begun: bool,
     }
 
     impl<B> PinnedDrop for ResponseBody<B> {
@@ -161,19 +166,24 @@ pin_project! {
 }
 
 impl<B: Body> ResponseBody<B> {
-    /// `is_head`: the server drops the body, because the request asked for the head only.
-    pub(super) fn new(inner: B, reported: Arc<Reported>, is_head: bool) -> Self {
-        if is_head || inner.is_end_stream() {
+    /// Lets the body of a response end the request. `is_head`: the server drops the body, because the request asked for the
+    /// head only.
+    pub(super) fn of(response: Response<B>, reported: Reported, is_head: bool) -> Response<Self> {
+        let (parts, inner) = response.into_parts();
+        let length = parts.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+        let left = length.or_else(|| inner.size_hint().exact());
+        if is_head || left == Some(0) || inner.is_end_stream() {
             reported.set_outcome(Outcome::Finished);
         }
-        Self { inner: Some(inner), reported: Some(reported) }
+        let body = Self { inner: Some(inner), reported: Some(reported), left, has_begun: false };
+        Response::from_parts(parts, body)
     }
 }
 
 impl<B> ResponseBody<B> {
     /// A body without data, of a request that has ended.
     pub(super) const fn empty() -> Self {
-        Self { inner: None, reported: None }
+        Self { inner: None, reported: None, left: None, has_begun: false }
     }
 }
 
@@ -215,22 +225,34 @@ where
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled<Bytes, Self::Error> {
         let mut this = self.project();
         let Some(reported) = this.reported.as_ref() else { return Poll::Ready(None) };
-        if reported.overloaded().is_none() {
+        // Not before the first frame: a response that is ready is given out. Looked at once before the poll, because without
+        // a poll there is no waker.
+        let mut overloaded = reported.overloaded().filter(|_| *this.has_begun);
+        if overloaded.is_none() {
             let (polled, outcome) = reported.run(|| poll_to_end(this.inner.as_mut(), cx));
             reported.note_peak();
-            let polled = polled.map_err(Into::into);
-            let polled = polled.map_ok(|frame| frame.map_data(|data| CountedFrame::count(data, reported)));
-            if let Some(outcome) = outcome {
-                reported.set_outcome(outcome);
-                *this.reported = None;
+            if let Poll::Ready(Some(Ok(frame))) = &polled {
+                *this.has_begun = true;
+                let len = frame.data_ref().map_or(0, |data| data.len() as u64);
+                *this.left = this.left.map(|left| left.saturating_sub(len));
+                if *this.left == Some(0) {
+                    // A server that has promised so many bytes does not poll for more.
+                    reported.set_outcome(Outcome::Finished);
+                }
             }
             if polled.is_ready() {
+                let polled = polled.map_err(Into::into);
+                let polled = polled.map_ok(|frame| frame.map_data(|data| CountedFrame::count(data, reported)));
+                if let Some(outcome) = outcome {
+                    reported.set_outcome(outcome);
+                    *this.reported = None;
+                }
                 return polled;
             }
+            // It may wait for long, and hold the memory as long.
+            overloaded = reported.overloaded();
         }
-        // It may wait for long, and hold the memory as long.
-        let Some(reported) = this.reported.as_ref() else { return Poll::Ready(None) };
-        let Some(overloaded) = reported.overloaded() else { return Poll::Pending };
+        let Some(overloaded) = overloaded else { return Poll::Pending };
         reported.run(|| this.inner.set(None));
         reported.set_outcome(Outcome::Overloaded);
         *this.reported = None;

@@ -232,7 +232,7 @@ impl<B> HttpLayer<B> {
     }
 
     /// Starts the request.
-    fn start(&self, parts: &Parts) -> Arc<Reported> {
+    fn start(&self, parts: &Parts) -> Reported {
         let label = match &self.label {
             Some(label) => contained(|| label(parts)).unwrap_or_default(),
             None => default_label(parts),
@@ -356,7 +356,7 @@ pin_project! {
         #[pin]
         future: Option<F>,
         // `None` once the response is ready: the request goes on with its body.
-        reported: Option<Arc<Reported>>,
+        reported: Option<Reported>,
         is_head: bool,
     }
 
@@ -384,7 +384,9 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         let Some(reported) = this.reported.as_ref() else { panic!("{POLLED_AGAIN}") };
-        if reported.overloaded().is_none() {
+        // Looked at once before the poll: without a poll there is no waker, so the answer must not be `Pending`.
+        let is_over = reported.overloaded().is_some();
+        if !is_over {
             let polled = reported.run(|| {
                 let Some(future) = this.future.as_mut().as_pin_mut() else { panic!("{POLLED_AGAIN}") };
                 let polled = future.poll(cx);
@@ -400,17 +402,17 @@ where
                 let Some(reported) = this.reported.take() else { panic!("{POLLED_AGAIN}") };
                 return Poll::Ready(match result {
                     // The body of the response ends the request.
-                    Ok(response) => Ok(response.map(|body| ResponseBody::new(body, reported, is_head))),
+                    Ok(response) => Ok(ResponseBody::of(response, reported, is_head)),
                     Err(error) => {
                         reported.set_outcome(Outcome::Finished);
                         Err(error)
                     }
                 });
             }
-        }
-        // It may wait for long, and hold the memory as long.
-        if reported.overloaded().is_none() {
-            return Poll::Pending;
+            // It may wait for long, and hold the memory as long.
+            if reported.overloaded().is_none() {
+                return Poll::Pending;
+            }
         }
         reported.run(|| this.future.set(None));
         reported.set_outcome(Outcome::Overloaded);

@@ -102,11 +102,16 @@ struct OfLabel {
 
 impl Requests {
     fn record(&self, request: &Request) {
-        if let Some(series) = self.by_label.read().get(&request.label) {
+        let by_label = self.by_label.read();
+        let is_full = by_label.len() >= MAX_LABELS;
+        let label =
+            if is_full && !by_label.contains_key(&request.label) { Label::new("(other)") } else { request.label };
+        if let Some(series) = by_label.get(&label) {
             return series.record(request);
         }
+        drop(by_label);
         let mut by_label = self.by_label.write();
-        let label = if by_label.len() < MAX_LABELS { request.label } else { Label::new("(other)") };
+        let label = if by_label.len() < MAX_LABELS { label } else { Label::new("(other)") };
         by_label.entry(label).or_insert_with(|| OfLabel::new(&label)).record(request);
     }
 }

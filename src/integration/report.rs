@@ -224,7 +224,7 @@ pin_project! {
         #[pin]
         future: Option<F>,
         // `None` after the report.
-        reported: Option<Arc<Reported>>,
+        reported: Option<Reported>,
     }
 
     impl<F> PinnedDrop for ResponseFuture<F> {
@@ -239,7 +239,7 @@ pin_project! {
 
 impl<F> ResponseFuture<F> {
     /// Calls the service, which counts for the request.
-    pub(super) fn new(reported: Arc<Reported>, call: impl FnOnce() -> F) -> Self {
+    pub(super) fn new(reported: Reported, call: impl FnOnce() -> F) -> Self {
         let future = reported.run(call);
         Self { future: Some(future), reported: Some(reported) }
     }

@@ -1,6 +1,7 @@
 //! A request in flight, as the layers hold it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::AcqRel, Ordering::Relaxed};
 
 use parking_lot::Mutex;
 
@@ -12,12 +13,21 @@ use crate::monitor::RequestScope;
 use crate::monitor::{Invocation, Label, Monitor, Outcome, RequestId};
 use crate::size::ByteSize;
 
-/// An invocation with its meter. Dropped, it ends the request.
+/// The smallest peak of a request that the alarm names.
+const MIN_LISTED_PEAK: ByteSize = ByteSize::kib(64);
+
+/// A request in flight, which ends when the last clone is dropped. A scope of it can live on.
 #[derive(Debug)]
-pub(super) struct Reported {
+pub(super) struct Reported(Arc<Shared>);
+
+/// In one allocation with the meter, which scopes hold as well.
+#[derive(Debug)]
+struct Shared {
     meter: Meter,
-    /// `None` only until it has started.
-    invocation: Option<Invocation>,
+    /// `None` after the end.
+    invocation: Mutex<Option<Invocation>>,
+    /// The number of [`Reported`].
+    holders: AtomicUsize,
     /// The most that the request may hold.
     #[cfg_attr(not(feature = "http"), expect(dead_code, reason = "only the HTTP layer has limits"))]
     limit: Option<ByteSize>,
@@ -25,7 +35,7 @@ pub(super) struct Reported {
     outcome: Mutex<Outcome>,
 }
 
-impl Metered for Reported {
+impl Metered for Shared {
     fn meter(&self) -> &Meter {
         &self.meter
     }
@@ -33,57 +43,79 @@ impl Metered for Reported {
 
 impl Reported {
     /// Starts a request that is unfinished until its outcome is set.
-    pub(super) fn start(monitor: &Monitor, id: RequestId, label: Label, limit: Option<ByteSize>) -> Arc<Self> {
-        let outcome = Mutex::new(Outcome::Unfinished);
-        let mut reported = Arc::new(Self { meter: Meter::default(), invocation: None, limit, outcome });
+    pub(super) fn start(monitor: &Monitor, id: RequestId, label: Label, limit: Option<ByteSize>) -> Self {
+        let mut shared = Arc::new(Shared {
+            meter: Meter::default(),
+            invocation: Mutex::new(None),
+            holders: AtomicUsize::new(1),
+            limit,
+            outcome: Mutex::new(Outcome::Unfinished),
+        });
         // After the allocation, which is no growth of the heap by the request.
-        if let Some(reported) = Arc::get_mut(&mut reported) {
-            reported.invocation = Some(monitor.start_sampled(id, label));
+        if let Some(shared) = Arc::get_mut(&mut shared) {
+            *shared.invocation.get_mut() = Some(monitor.start_sampled(id, label));
         }
-        reported
+        Self(shared)
     }
 
     /// Returns the scope of the request.
     #[cfg(feature = "http")]
-    pub(super) fn scope(self: &Arc<Self>) -> RequestScope {
-        RequestScope::new(Arc::<Self>::clone(self))
+    pub(super) fn scope(&self) -> RequestScope {
+        RequestScope::new(Arc::<Shared>::clone(&self.0))
     }
 
     /// Counts `work` for the request.
-    pub(super) fn run<T>(self: &Arc<Self>, work: impl FnOnce() -> T) -> T {
-        Meter::run(self, work)
+    pub(super) fn run<T>(&self, work: impl FnOnce() -> T) -> T {
+        Meter::run(&self.0, work)
     }
 
     pub(super) fn set_outcome(&self, outcome: Outcome) {
-        *self.outcome.lock() = outcome;
+        *self.0.outcome.lock() = outcome;
     }
 
     /// Lets the alarm know how much the request has held at most.
     pub(super) fn note_peak(&self) {
-        if let Some(invocation) = &self.invocation {
-            invocation.note_peak(self.meter.peak());
+        let peak = self.0.meter.peak();
+        // A small one is of no interest to the alarm.
+        if peak >= MIN_LISTED_PEAK
+            && let Some(invocation) = &*self.0.invocation.lock()
+        {
+            invocation.note_peak(peak);
         }
     }
 
     /// Counts `bytes` as handed out.
     #[cfg(feature = "http")]
     pub(super) fn hand_over(&self, bytes: usize) {
-        self.meter.hand_over(bytes as u64);
+        self.0.meter.hand_over(bytes as u64);
     }
 
     /// Returns the error if the request holds more than its limit.
     #[cfg(feature = "http")]
     pub(super) fn overloaded(&self) -> Option<Overloaded> {
-        let limit = self.limit?;
-        let held = self.meter.held();
+        let limit = self.0.limit?;
+        let held = self.0.meter.held();
         (held > limit).then_some(Overloaded { held, limit })
+    }
+}
+
+impl Clone for Reported {
+    fn clone(&self) -> Self {
+        self.0.holders.fetch_add(1, Relaxed);
+        Self(Arc::clone(&self.0))
     }
 }
 
 impl Drop for Reported {
     fn drop(&mut self) {
-        if let Some(invocation) = &mut self.invocation {
-            invocation.end(*self.outcome.get_mut(), self.meter.read());
+        if self.0.holders.fetch_sub(1, AcqRel) > 1 {
+            return;
+        }
+        // Out of the lock before observers run.
+        let invocation = self.0.invocation.lock().take();
+        if let Some(mut invocation) = invocation {
+            let outcome = *self.0.outcome.lock();
+            invocation.end(outcome, self.0.meter.read());
         }
     }
 }

@@ -505,6 +505,7 @@ impl MonitorBuilder {
                 profile,
                 clock,
                 hooks,
+                hooks_run: AtomicBool::new(false),
                 observers,
                 prints,
                 alarm_metrics: Mutex::new(alarm_metrics),

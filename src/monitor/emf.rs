@@ -32,7 +32,8 @@ const LONGEST_NAME: usize = 255;
 ///
 /// On Lambda each request is a line unless another is in flight. In a service with many requests there are at most ten lines in a
 /// second, and further ones for alerts and refused allocations. A line then has `request_peak` as an array: the own peaks of
-/// the requests since the line before, or 100 of them, chosen at random.
+/// the requests since the line before, or 100 of them, chosen at random. Requests since the last line are in no line if the process
+/// ends.
 ///
 /// The alarm before a kill has the metrics `alarms`, `rss` and `heap`, because an invocation that is killed writes no report.
 ///

@@ -9,28 +9,32 @@ const PER_POWER_BITS: u32 = PER_POWER.trailing_zeros();
 /// Larger sizes count as this one: a tebibyte.
 const MAX_BITS: u32 = 40;
 
+/// At this count of a bucket, all are halved. So four histograms can be merged.
+const MAX_COUNT: u32 = 1 << 30;
+
 const BUCKETS: usize = PER_POWER * (MAX_BITS - PER_POWER_BITS + 1) as usize;
 
 /// The distribution of sizes, in 2.4 KiB. A percentile is at most a sixteenth too high.
 #[derive(Debug)]
 pub(super) struct Histogram {
     buckets: [u32; BUCKETS],
-    count: u64,
     max: u64,
 }
 
 impl Histogram {
     pub(super) const fn new() -> Self {
-        Self { buckets: [0; BUCKETS], count: 0, max: 0 }
+        Self { buckets: [0; BUCKETS], max: 0 }
     }
 
     pub(super) fn record(&mut self, size: u64) {
-        // `bucket` is below the number of buckets.
-        if let Some(count) = self.buckets.get_mut(bucket(size)) {
-            *count = count.saturating_add(1);
-        }
-        self.count += 1;
         self.max = self.max.max(size);
+        // `bucket` is below the number of buckets.
+        let Some(count) = self.buckets.get_mut(bucket(size)) else { return };
+        *count += 1;
+        if *count == MAX_COUNT {
+            // From now on the older half counts half.
+            self.buckets.iter_mut().for_each(|count| *count /= 2);
+        }
     }
 
     /// Adds the sizes of another.
@@ -38,13 +42,13 @@ impl Histogram {
         for (count, more) in self.buckets.iter_mut().zip(other.buckets.iter()) {
             *count = count.saturating_add(*more);
         }
-        self.count += other.count;
         self.max = self.max.max(other.max);
     }
 
     /// Nearest-rank percentiles; zeros without a size.
     pub(super) fn percentiles(&self) -> Percentiles<u64> {
-        let ranks = [50, 95, 99].map(|percent: u64| (self.count * percent).div_ceil(100));
+        let all: u64 = self.buckets.iter().map(|count| u64::from(*count)).sum();
+        let ranks = [50, 95, 99].map(|percent: u64| (all * percent).div_ceil(100));
         let mut found = [self.max; 3];
         let mut seen = 0;
         let mut next = 0;
@@ -53,7 +57,8 @@ impl Histogram {
             while let (Some(rank), Some(place)) = (ranks.get(next), found.get_mut(next))
                 && seen >= *rank
             {
-                *place = highest(index).min(self.max);
+                // Of the last bucket, which has all larger sizes, only the highest is known.
+                *place = if index + 1 == BUCKETS { self.max } else { highest(index).min(self.max) };
                 next += 1;
             }
         }
@@ -120,6 +125,19 @@ mod tests {
             }
             prop_assert_eq!(Some(&max), sizes.last());
         }
+    }
+
+    #[test]
+    fn percentiles_stay_right_if_a_bucket_is_full() {
+        let mut histogram = Histogram::new();
+        histogram.buckets[bucket(1000)] = MAX_COUNT - 5;
+        histogram.buckets[bucket(50)] = MAX_COUNT / 10;
+        (0..20).for_each(|_| histogram.record(1000));
+        let mut all = Histogram::new();
+        (0..4).for_each(|_| all.merge(&histogram));
+        let Percentiles { p50, p95, p99, .. } = all.percentiles();
+        assert_eq!([p50, p95, p99], [1000; 3]);
+        assert!(histogram.buckets[bucket(1000)] < MAX_COUNT);
     }
 
     #[test]

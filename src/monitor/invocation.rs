@@ -23,10 +23,6 @@ use super::state::{Seen, State};
 use super::trim::Trimmed;
 use super::window::Sample;
 
-/// The smallest peak of a request that the alarm names.
-#[cfg(feature = "tower")]
-const MIN_LISTED_PEAK: ByteSize = ByteSize::kib(64);
-
 /// An invocation in flight. [`finish`](Self::finish) reports it; dropped, it is reported as unfinished.
 ///
 /// # Examples
@@ -148,12 +144,8 @@ impl Invocation {
 
     /// Lets the alarm know how much the request has held at most.
     #[cfg(feature = "tower")]
-    #[inline]
     pub(crate) fn note_peak(&self, peak: ByteSize) {
-        // A small one is of no interest to the alarm.
-        if peak >= MIN_LISTED_PEAK {
-            self.listed.set_peak(peak);
-        }
+        self.listed.set_peak(peak);
     }
 
     /// Ends the invocation: runs the [maintenance](super::Monitor::run_maintenance) that is due, builds the report and

@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 use std::fmt;
 use std::hash::BuildHasher;
+use std::sync::OnceLock;
 
 use foldhash::fast::RandomState;
 use parking_lot::Mutex;
@@ -18,7 +19,7 @@ use super::window::Percentiles;
 /// The most labels with sums of their own, the empty one included. Further ones are summed as one.
 pub(super) const MAX_LABELS: usize = 64;
 
-/// Tables, so that few threads share one.
+/// Parts of the sums, so that few threads share one.
 const PARTS: usize = 4;
 
 /// The label of the sums of all others.
@@ -64,31 +65,31 @@ impl fmt::Display for LabelStats {
     }
 }
 
-/// The sums of all labels, in parts that each serve some of the threads, so that two threads seldom write to the same
-/// cache lines.
+/// The sums of all labels. They are in parts that each serve some of the threads, so that two threads seldom write to the
+/// same cache lines.
 #[derive(Debug)]
 pub(super) struct Labels {
     hash_builder: RandomState,
+    /// The labels with sums of their own, from the first on. They only grow, so a look writes nothing.
+    known: [OnceLock<Known>; MAX_LABELS],
+    /// Held by the thread that adds a label.
+    adding: Mutex<()>,
     parts: [Part; PARTS],
 }
 
-/// On cache lines of its own.
-#[derive(Debug, Default)]
-#[repr(align(128))]
-struct Part(Mutex<Table>);
-
-/// One entry for each label, and one for all that found none.
-#[derive(Debug, Default)]
-struct Table {
-    /// In the order of `sums`, so that a look reads few cache lines.
-    hashes: Vec<u64>,
-    #[expect(clippy::vec_box, reason = "each is 2.5 KiB, and a vector has room to spare")]
-    sums: Vec<Box<Sums>>,
+#[derive(Debug)]
+struct Known {
+    hash: u64,
+    label: Label,
 }
+
+/// The sums by the number of their label, on cache lines of their own.
+#[derive(Debug)]
+#[repr(align(128))]
+struct Part(Mutex<[Option<Box<Sums>>; MAX_LABELS + 1]>);
 
 #[derive(Debug)]
 struct Sums {
-    label: Label,
     requests: u64,
     not_available: u64,
     allocated: u64,
@@ -97,16 +98,21 @@ struct Sums {
 }
 
 impl Labels {
-    /// Tables with the entry of requests without a label, so that their end allocates nothing on this thread.
+    /// A table with the sums of requests without a label, so that their end allocates nothing on this thread.
     pub(super) fn new() -> Self {
-        let labels = Self { hash_builder: RandomState::default(), parts: Default::default() };
-        labels.with_sums(labels.own_part(), &Label::default(), |_| ());
+        let labels = Self {
+            hash_builder: RandomState::default(),
+            known: [const { OnceLock::new() }; MAX_LABELS],
+            adding: Mutex::new(()),
+            parts: [const { Part(Mutex::new([const { None }; MAX_LABELS + 1])) }; PARTS],
+        };
+        labels.with_sums(&Label::default(), |_| ());
         labels
     }
 
     /// Adds a request that has ended.
     pub(super) fn record(&self, label: &Label, own: Option<RequestHeap>) {
-        self.with_sums(self.own_part(), label, |sums| {
+        self.with_sums(label, |sums| {
             sums.requests += 1;
             let Some(own) = own else {
                 sums.not_available += 1;
@@ -118,85 +124,73 @@ impl Labels {
         });
     }
 
-    /// Returns the sums of a label; of all others if it has none of its own.
+    /// Returns the sums that a label is a part of: its own, or those of all others.
     pub(super) fn of(&self, label: &Label) -> LabelStats {
-        let hash = self.hash_builder.hash_one(label);
-        let mut all = Sums::new(*label);
-        for Part(table) in &self.parts {
-            let table = table.lock();
-            if let Some(sums) = table.sums_of(hash, label) {
-                all.merge(sums);
-            }
-        }
-        all.stats()
+        let number = self.find(label).unwrap_or(MAX_LABELS);
+        self.merged(number).stats(self.label(number))
     }
 
     /// Returns the sums of all labels, the one with the highest peak first.
     pub(super) fn stats(&self) -> Vec<LabelStats> {
-        let mut all: Vec<Sums> = Vec::new();
-        for Part(table) in &self.parts {
-            for sums in table.lock().sums.iter().filter(|sums| sums.requests > 0) {
-                if let Some(other) = all.iter_mut().find(|other| other.label == sums.label) {
-                    other.merge(sums);
-                } else {
-                    let mut copy = Sums::new(sums.label);
-                    copy.merge(sums);
-                    all.push(copy);
-                }
-            }
-        }
-        let mut stats: Vec<_> = all.iter().map(Sums::stats).collect();
+        let all = (0..=MAX_LABELS).map(|number| self.merged(number).stats(self.label(number)));
+        let mut stats: Vec<_> = all.filter(|stats| stats.requests > 0).collect();
         stats.sort_by_key(|stats| Reverse((stats.peak.max, stats.requests)));
         stats
     }
 
-    /// The part of this thread.
-    fn own_part(&self) -> &Part {
+    /// Calls `change` with the sums of a label on this thread's part.
+    fn with_sums(&self, label: &Label, change: impl FnOnce(&mut Sums)) {
+        let number = self.find(label).unwrap_or_else(|| self.add(label));
         let [first, ..] = &self.parts;
-        self.parts.get(heap::thread_number() % PARTS).unwrap_or(first)
+        let Part(sums) = self.parts.get(heap::thread_number() % PARTS).unwrap_or(first);
+        let mut sums = sums.lock();
+        debug_assert!(number < sums.len(), "a number of `find` or `add`");
+        if let Some(sums) = sums.get_mut(number) {
+            change(sums.get_or_insert_with(|| Box::new(Sums::new())));
+        }
     }
 
-    #[expect(clippy::indexing_slicing, reason = "`find` and `enter` return indexes of the table")]
-    fn with_sums<T>(&self, Part(table): &Part, label: &Label, change: impl FnOnce(&mut Sums) -> T) -> T {
+    /// Returns the number of a label with sums of its own.
+    fn find(&self, label: &Label) -> Option<usize> {
         let hash = self.hash_builder.hash_one(label);
-        let mut table = table.lock();
-        let index = table.find(hash, label).unwrap_or_else(|| table.enter(hash, label, &self.hash_builder));
-        change(&mut table.sums[index])
-    }
-}
-
-impl Table {
-    #[expect(clippy::indexing_slicing, reason = "`sums` is as long as `hashes`")]
-    fn find(&self, hash: u64, label: &Label) -> Option<usize> {
-        let mut candidates = self.hashes.iter().enumerate().filter(|(_, other)| **other == hash);
-        candidates.find(|(index, _)| self.sums[*index].label == *label).map(|(index, _)| index)
+        let known = self.known.iter().map_while(OnceLock::get);
+        known.enumerate().find(|(_, known)| known.hash == hash && known.label == *label).map(|(number, _)| number)
     }
 
-    #[expect(clippy::indexing_slicing, reason = "`find` returns indexes of the table")]
-    fn sums_of(&self, hash: u64, label: &Label) -> Option<&Sums> {
-        self.find(hash, label).map(|index| &*self.sums[index])
-    }
-
-    /// Returns the place of a label that is not in the table; of all others if the table is full.
+    /// Gives a label sums of its own, if there are still some. Returns its number.
     #[cold]
-    fn enter(&mut self, hash: u64, label: &Label, hash_builder: &RandomState) -> usize {
-        let (hash, label) = if self.sums.len() < MAX_LABELS {
-            (hash, *label)
-        } else {
-            let others = Label::new(OTHERS);
-            (hash_builder.hash_one(others), others)
-        };
-        self.find(hash, &label).unwrap_or_else(|| {
-            self.hashes.push(hash);
-            self.sums.push(Box::new(Sums::new(label)));
-            self.sums.len() - 1
-        })
+    fn add(&self, label: &Label) -> usize {
+        let _adding = self.adding.lock();
+        if let Some(number) = self.find(label) {
+            return number;
+        }
+        let Some(number) = self.known.iter().position(|known| known.get().is_none()) else { return MAX_LABELS };
+        if let Some(free) = self.known.get(number) {
+            let known = Known { hash: self.hash_builder.hash_one(label), label: *label };
+            let _is_free = free.set(known);
+        }
+        number
+    }
+
+    fn label(&self, number: usize) -> Label {
+        self.known.get(number).and_then(OnceLock::get).map_or_else(|| Label::new(OTHERS), |known| known.label)
+    }
+
+    /// Returns the sums of a number over all parts.
+    fn merged(&self, number: usize) -> Sums {
+        let mut all = Sums::new();
+        for Part(sums) in &self.parts {
+            if let Some(Some(sums)) = sums.lock().get(number) {
+                all.merge(sums);
+            }
+        }
+        all
     }
 }
 
 impl Sums {
-    const fn new(label: Label) -> Self {
-        Self { label, requests: 0, not_available: 0, allocated: 0, net: 0, peaks: Histogram::new() }
+    const fn new() -> Self {
+        Self { requests: 0, not_available: 0, allocated: 0, net: 0, peaks: Histogram::new() }
     }
 
     fn merge(&mut self, other: &Self) {
@@ -207,9 +201,9 @@ impl Sums {
         self.peaks.merge(&other.peaks);
     }
 
-    fn stats(&self) -> LabelStats {
+    fn stats(&self, label: Label) -> LabelStats {
         LabelStats {
-            label: self.label,
+            label,
             requests: self.requests,
             not_available: self.not_available,
             allocated: ByteSize::bytes(self.allocated),
@@ -255,5 +249,27 @@ mod tests {
         let others = stats.iter().find(|stats| stats.label.as_str() == "(other)").unwrap();
         assert_eq!((others.requests, others.allocated.as_u64()), (10_000 - 63, 10_000 - 63));
         assert_eq!(stats.iter().map(|stats| stats.requests).sum::<u64>(), 10_000);
+        let beyond = labels.of(&Label::new("/orders/9999"));
+        assert_eq!((beyond.label.as_str(), beyond.requests), ("(other)", 10_000 - 63));
+    }
+
+    #[test]
+    fn labels_of_several_threads_have_sums_of_their_own_everywhere_or_nowhere() {
+        let labels = Labels::new();
+        std::thread::scope(|scope| {
+            for thread in 0..8 {
+                let labels = &labels;
+                scope.spawn(move || {
+                    for n in 0..80 {
+                        labels.record(&Label::from(format!("/{thread}/{n}")), Some(own(1, 0, 1)));
+                        labels.record(&Label::new("/common"), Some(own(1, 0, 1)));
+                    }
+                });
+            }
+        });
+        let stats = labels.stats();
+        assert_eq!(stats.len(), MAX_LABELS, "one is for requests without a label");
+        assert_eq!(labels.of(&Label::new("/common")).requests, 640);
+        assert_eq!(stats.iter().map(|stats| stats.requests).sum::<u64>(), 1280);
     }
 }

@@ -57,7 +57,7 @@ mod trim;
 mod window;
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::budget::MemoryBudget;
@@ -145,6 +145,7 @@ struct Shared {
     clock: Clock,
     /// Called at each maintenance.
     hooks: Vec<Hook>,
+    hooks_run: AtomicBool,
     observers: Observers,
     /// The reports that are due are written as lines.
     prints: bool,
@@ -312,7 +313,8 @@ impl Monitor {
     ///
     /// The end of an invocation does this if it leaves none in flight, and else once a second at most, in 1 % of the time.
     /// So a service needs this method for a thread or task of its own only: to keep the work out of its requests, or to
-    /// run it while there are none. The monitor starts no thread.
+    /// run it while there are none. The monitor starts no thread. Hooks that run already, on another thread or as the caller, are
+    /// not run again.
     ///
     /// # Examples
     ///
@@ -402,10 +404,15 @@ impl Shared {
 
     /// A panic of a hook or an observer must neither take down the runtime that is about to ask for the next event, nor
     /// turn an unwinding drop into an abort.
+    /// Hooks that run already, on this thread or another, are not run again.
     fn run_hooks(&self) {
+        if self.hooks.is_empty() || self.hooks_run.swap(true, Acquire) {
+            return;
+        }
         for hook in &self.hooks {
             contained(hook);
         }
+        self.hooks_run.store(false, Release);
     }
 
     /// Runs the maintenance at the end of an invocation, if it is due. `is_idle_due`: also if none is left in flight.

@@ -151,7 +151,7 @@ impl RequestScope {
         InScope { future: Some(future), scope: self }
     }
 
-    /// Returns the request's figures so far; `None` outside of a request, without the
+    /// Returns the request's figures without the segment that runs; `None` outside of a request, without the
     /// [tracking allocator](crate::TrackingAllocator), and if a part of the work ran while 128 other threads allocated.
     ///
     /// # Examples
