@@ -234,3 +234,46 @@ impl Meter {
 fn at_least_zero(net: i64) -> u64 {
     net.max(0).cast_unsigned()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::thread;
+
+    use super::*;
+
+    fn metered() -> Arc<dyn Metered> {
+        Arc::new(Meter::default())
+    }
+
+    /// Returns `true` if the innermost segment of this thread is one of `owner`.
+    fn is_current(owner: &Arc<dyn Metered>) -> bool {
+        Meter::current().is_some_and(|current| ptr::eq(current.meter(), owner.meter()))
+    }
+
+    #[test]
+    fn segments_nest_and_unwind() {
+        let (one, other) = (metered(), metered());
+        Meter::run(&one, || {
+            assert!(is_current(&one));
+            Meter::run(&other, || {
+                assert!(is_current(&other));
+                Meter::run(&one, || assert!(is_current(&other), "it runs already"));
+                #[cfg(feature = "http")]
+                one.meter().receive(100);
+            });
+            assert!(is_current(&one));
+            let unwinding = AssertUnwindSafe(|| Meter::run(&other, || Meter::run(&metered(), || panic!("as asked"))));
+            assert!(catch_unwind(unwinding).is_err());
+            assert!(is_current(&one));
+            let elsewhere = Meter::current();
+            let on_another_thread = move || {
+                assert!(Meter::current().is_none());
+                elsewhere.is_some_and(|owner| Meter::run(&owner, || is_current(&owner)))
+            };
+            assert!(thread::spawn(on_another_thread).join().is_ok_and(|is_current| is_current));
+        });
+        assert!(Meter::current().is_none());
+        assert_eq!(one.meter().running.load(Relaxed), 0);
+    }
+}
