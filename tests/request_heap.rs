@@ -256,7 +256,7 @@ fn scope_that_lives_on_does_not_keep_the_request_in_flight() {
     block_on(service.oneshot("tower")).expect("no error");
     let request = only(&seen);
     assert_eq!((request.id.as_str(), request.concurrent), ("tower", false));
-    // What it does later counts for nobody.
+    // Later work in it counts for no request.
     kept.lock().expect("no panic here")[0].in_scope(|| drop(block(1000)));
     assert_eq!(monitor.labels().iter().map(|label| label.requests).sum::<u64>(), 2);
 }

@@ -1,7 +1,7 @@
 //! The heap of one task: of its polls on any thread, of wrapped work on other threads, and the bytes that it receives.
 //!
 //! ```text
-//!   net  =  allocated + received  -  freed - handed over          at least 0 when a segment begins beside no other
+//!   net  =  allocated + received  -  freed - handed over          at least 0 when the only segment begins
 //!   peak =  highest net at any moment of a segment                a segment: a poll, a call, a drop
 //! ```
 //!

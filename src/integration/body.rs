@@ -149,7 +149,7 @@ pin_project! {
         inner: Option<B>,
         // `None` once it has ended.
         reported: Option<Reported>,
-        // Bytes of data to come, if the response says how many there are.
+        // Bytes of data to come; `None` if the length of the body is not known.
         left: Option<u64>,
         // A frame was handed out.
         has_begun: bool,
@@ -236,7 +236,7 @@ where
                 let len = frame.data_ref().map_or(0, |data| data.len() as u64);
                 *this.left = this.left.map(|left| left.saturating_sub(len));
                 if *this.left == Some(0) {
-                    // A server that has promised so many bytes does not poll for more.
+                    // All bytes of the announced length are out, and a server does not poll for more.
                     reported.set_outcome(Outcome::Finished);
                 }
             }
