@@ -17,16 +17,13 @@ use tower_service::Service;
 
 use super::ResponseFuture;
 use super::body::{RequestBody, ResponseBody};
-use super::reported::Reported;
+use super::reported::{POLLED_AGAIN, Reported};
 use crate::monitor::{Label, Monitor, Outcome, RequestId};
 use crate::size::ByteSize;
 use crate::unwind::contained;
 
 /// The header that carries a request id by convention.
 const REQUEST_ID_HEADER: HeaderName = HeaderName::from_static("x-request-id");
-
-/// The panic of a poll after the end.
-const POLLED_AGAIN: &str = "`HttpResponseFuture` was polled after its end";
 
 /// Returns the label of a request.
 type LabelOf = Arc<dyn Fn(&Parts) -> Label + Send + Sync>;
@@ -96,7 +93,8 @@ impl Monitor {
 ///
 /// # Performance
 ///
-/// Some 400 nanoseconds and one allocation for each request, and 15 microseconds for those with a full report. With
+/// One to two microseconds and one allocation for each request, and some 20 microseconds for those with a full report. axum
+/// allocates twice more, for the new types of the bodies. With
 /// `lambda_http` that is before the response is posted.
 ///
 /// # Examples
@@ -387,16 +385,7 @@ where
         // Looked at once before the poll: without a poll there is no waker, so the answer must not be `Pending`.
         let is_over = reported.overloaded().is_some();
         if !is_over {
-            let polled = reported.run(|| {
-                let Some(future) = this.future.as_mut().as_pin_mut() else { panic!("{POLLED_AGAIN}") };
-                let polled = future.poll(cx);
-                if polled.is_ready() {
-                    // The memory of the future itself is freed by the request.
-                    this.future.set(None);
-                }
-                polled
-            });
-            reported.note_peak();
+            let polled = reported.poll(this.future.as_mut(), cx);
             if let Poll::Ready(result) = polled {
                 let is_head = *this.is_head;
                 let Some(reported) = this.reported.take() else { panic!("{POLLED_AGAIN}") };

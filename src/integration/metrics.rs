@@ -75,7 +75,8 @@ impl MonitorBuilder {
     ///
     /// # Performance
     ///
-    /// Some 150 nanoseconds for each request with the exporter for Prometheus, and some microseconds for each full report.
+    /// One lock that requests share, four series for each request, and a dozen for each full report. No series is looked up
+    /// twice for a label.
     pub fn emit_metrics(self) -> Self {
         let requests = Requests::default();
         let process = OnceLock::new();

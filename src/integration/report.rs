@@ -9,7 +9,7 @@ use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::reported::Reported;
+use super::reported::{POLLED_AGAIN, Reported};
 use crate::monitor::{Label, Monitor, Outcome, RequestId};
 use crate::unwind::contained;
 
@@ -43,9 +43,6 @@ pub trait HasRequestId {
     fn request_id(&self) -> &str;
 }
 
-/// The panic of a poll after the end.
-const POLLED_AGAIN: &str = "`ResponseFuture` was polled after its end";
-
 /// Returns the id of a request.
 type IdOf<R> = Arc<dyn Fn(&R) -> RequestId + Send + Sync>;
 
@@ -78,7 +75,7 @@ type LabelOf<R> = Arc<dyn Fn(&R) -> Label + Send + Sync>;
 ///
 /// # Performance
 ///
-/// Some 300 nanoseconds and one allocation for each request, and 15 microseconds for those with a full report.
+/// About a microsecond and one allocation for each request, and some 20 microseconds for those with a full report.
 pub struct ReportLayer<R> {
     monitor: Monitor,
     id: IdOf<R>,
@@ -255,16 +252,7 @@ impl<F: Future> Future for ResponseFuture<F> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let mut this = self.project();
         let Some(reported) = this.reported.as_ref() else { panic!("{POLLED_AGAIN}") };
-        let polled = reported.run(|| {
-            let Some(future) = this.future.as_mut().as_pin_mut() else { panic!("{POLLED_AGAIN}") };
-            let polled = future.poll(cx);
-            if polled.is_ready() {
-                // The memory of the future itself is freed by the request.
-                this.future.set(None);
-            }
-            polled
-        });
-        reported.note_peak();
+        let polled = reported.poll(this.future.as_mut(), cx);
         if polled.is_ready() {
             reported.set_outcome(Outcome::Finished);
             *this.reported = None;

@@ -1,7 +1,9 @@
 //! A request in flight, as the layers hold it.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::AcqRel, Ordering::Relaxed};
+use std::task::{Context, Poll};
 
 use parking_lot::Mutex;
 
@@ -12,6 +14,9 @@ use crate::heap::{Meter, Metered};
 use crate::monitor::RequestScope;
 use crate::monitor::{Invocation, Label, Monitor, Outcome, RequestId};
 use crate::size::ByteSize;
+
+/// The panic of a poll after the end.
+pub(super) const POLLED_AGAIN: &str = "the future of a response was polled after its end";
 
 /// The smallest peak of a request that the alarm names.
 const MIN_LISTED_PEAK: ByteSize = ByteSize::kib(64);
@@ -67,6 +72,26 @@ impl Reported {
     /// Counts `work` for the request.
     pub(super) fn run<T>(&self, work: impl FnOnce() -> T) -> T {
         Meter::run(&self.0, work)
+    }
+
+    /// Polls a future of the request, and drops it at its end.
+    ///
+    /// # Panics
+    ///
+    /// Panics if it has ended.
+    #[expect(clippy::panic, reason = "a poll after the end is a fault of the caller, as for an async block")]
+    pub(super) fn poll<F: Future>(&self, mut future: Pin<&mut Option<F>>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let polled = self.run(|| {
+            let Some(running) = future.as_mut().as_pin_mut() else { panic!("{POLLED_AGAIN}") };
+            let polled = running.poll(cx);
+            if polled.is_ready() {
+                // The memory of the future itself is freed by the request.
+                future.set(None);
+            }
+            polled
+        });
+        self.note_peak();
+        polled
     }
 
     pub(super) fn set_outcome(&self, outcome: Outcome) {

@@ -107,7 +107,7 @@ impl MonitorBuilder {
     /// Sets the share of one processor's time that full reports of the layers may take, in percent. Default: 1, and 100 on
     /// AWS Lambda.
     ///
-    /// A full report takes 15 microseconds and more: it asks the kernel for the rss. A layer measures what each request
+    /// A full report takes 20 microseconds and more: it asks the kernel for the rss. A layer measures what each request
     /// does to the heap and adds it to the sums of its [label](super::Monitor::labels). As long as full reports take less than the
     /// share, a request gets one as well; the others are only counted. So a service with some hundred requests in a second
     /// reports each of them. 0: none gets a full report, and with it no line, no alert and no leak verdict. 100 and more: each
