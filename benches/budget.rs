@@ -1,4 +1,5 @@
 //! What a reservation costs: alone, beside another thread on the same and on another account, and when it is refused.
+#![expect(clippy::unwrap_used, reason = "a bench may panic")]
 
 use std::hint::black_box;
 use std::sync::{Arc, Barrier};
@@ -6,7 +7,7 @@ use std::time::Duration;
 
 use criterion::measurement::{Measurement, WallTime};
 use criterion::{BenchmarkGroup, Criterion, Throughput};
-use plimsoll::budget::Rank;
+use plimsoll::budget::{ReclaimPriority, reclaim_fn};
 use plimsoll::{Account, ByteSize, MemoryBudget};
 
 fn main() {
@@ -24,7 +25,7 @@ fn main() {
 /// Reserving what is free, and giving it back.
 fn reservations(criterion: &mut Criterion) {
     let budget = MemoryBudget::new(ByteSize::gib(1));
-    let (one, two) = (budget.account("one"), budget.account("two"));
+    let (one, two) = (budget.account("one").unwrap(), budget.account("two").unwrap());
 
     let mut group = started(criterion, "budget/reserve_drop");
     group.bench_function("1t", |b| b.iter(|| reserve_and_drop(&one)));
@@ -36,7 +37,7 @@ fn reservations(criterion: &mut Criterion) {
     let Ok(mut held) = one.try_reserve(ByteSize::mib(1)) else { return };
     group.bench_function("1t", |b| {
         b.iter(|| {
-            let grown = held.grow_if_free(black_box(ByteSize::kib(4)));
+            let grown = held.try_grow_without_reclaim(black_box(ByteSize::kib(4)));
             held.shrink(ByteSize::kib(4));
             grown
         });
@@ -47,32 +48,35 @@ fn reservations(criterion: &mut Criterion) {
 /// Reserving what is not free: refused with and without a report, and granted by a reclaimer.
 fn refusals(criterion: &mut Criterion) {
     let budget = MemoryBudget::new(ByteSize::mib(64));
-    let accounts: Vec<Account> = ["a", "b", "c", "d", "e", "f", "g", "h"].map(|name| budget.account(name)).into();
-    let full: Vec<_> = accounts.iter().filter_map(|account| account.reserve_if_free(ByteSize::mib(8))).collect();
+    let accounts: Vec<Account> =
+        ["a", "b", "c", "d", "e", "f", "g", "h"].map(|name| budget.account(name).unwrap()).into();
+    let full: Vec<_> =
+        accounts.iter().filter_map(|account| account.try_reserve_without_reclaim(ByteSize::mib(8))).collect();
     let Some(account) = accounts.first() else { return };
 
     let mut group = started(criterion, "budget/refused");
     group.bench_function("without-report", |b| {
-        b.iter(|| account.reserve_if_free(black_box(ByteSize::kib(4))).is_some());
+        b.iter(|| account.try_reserve_without_reclaim(black_box(ByteSize::kib(4))).is_some());
     });
     group.bench_function("with-report", |b| b.iter(|| account.try_reserve(black_box(ByteSize::kib(4)))));
     group.finish();
     drop(full);
 
     let budget = MemoryBudget::new(ByteSize::mib(64));
-    let (cache, buffers) = (budget.account("cache"), budget.account("buffers"));
-    let Some(entries) = cache.reserve_if_free(ByteSize::mib(64)) else { return };
+    let (cache, buffers) = (budget.account("cache").unwrap(), budget.account("buffers").unwrap());
+    let Some(entries) = cache.try_reserve_without_reclaim(ByteSize::mib(64)) else { return };
     let entries = Arc::new(std::sync::Mutex::new(entries));
     let shared = Arc::clone(&entries);
-    let reclaimer =
-        Arc::new(move |want: ByteSize, _| shared.try_lock().map_or(ByteSize::ZERO, |mut held| held.shrink(want)));
-    cache.set_reclaimer(Rank::CACHE, Arc::downgrade(&reclaimer));
+    let reclaimer = reclaim_fn(move |want: ByteSize, _| {
+        let _released = shared.try_lock().map_or(ByteSize::ZERO, |mut held| held.shrink(want));
+    });
+    let _registered = cache.register_reclaimer(ReclaimPriority::CACHE, reclaimer);
     let mut group = started(criterion, "budget/reclaimed");
     group.bench_function("one-reclaimer", |b| {
         b.iter(|| {
             let granted = buffers.try_reserve(black_box(ByteSize::kib(4)));
             drop(granted);
-            entries.lock().is_ok_and(|mut held| held.grow_if_free(ByteSize::kib(4)))
+            entries.lock().is_ok_and(|mut held| held.try_grow_without_reclaim(ByteSize::kib(4)))
         });
     });
     group.finish();
@@ -80,13 +84,13 @@ fn refusals(criterion: &mut Criterion) {
 
 fn readings(criterion: &mut Criterion) {
     let budget = MemoryBudget::new(ByteSize::mib(64));
-    let _accounts: Vec<Account> = ["a", "b", "c", "d", "e", "f", "g", "h"].map(|name| budget.account(name)).into();
+    let _accounts: Vec<Account> =
+        ["a", "b", "c", "d", "e", "f", "g", "h"].map(|name| budget.account(name).unwrap()).into();
     let mut group = started(criterion, "budget/read");
     group.bench_function("pressure", |b| b.iter(|| budget.pressure()));
-    group.bench_function("holders-of-8", |b| {
-        b.iter(|| budget.holders().map(|holding| holding.held.as_u64()).sum::<u64>());
+    group.bench_function("accounts-of-8", |b| {
+        b.iter(|| budget.accounts().iter().map(|account| account.reserved.as_u64()).sum::<u64>());
     });
-    group.bench_function("rebaseline", |b| b.iter(|| budget.rebaseline(black_box(ByteSize::mib(1)))));
     group.finish();
 }
 

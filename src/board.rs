@@ -17,6 +17,7 @@
 //! error. Nothing here is ever freed. Reading and publishing neither block nor allocate, so a reader may be a signal
 //! handler or the allocator itself. Finding a name by [`holder`], and a budget's new account, may allocate.
 
+use std::borrow::Cow;
 use std::fmt::{self, Write};
 use std::ops::Deref;
 use std::sync::OnceLock;
@@ -27,7 +28,7 @@ use std::sync::atomic::{
 
 use crate::log::warn_once;
 use crate::size::ByteSize;
-use crate::sync::{AtomicU64, AtomicUsize};
+use crate::sync::{AtomicU64, AtomicUsize, Mutex};
 
 /// Names with a slot of their own.
 ///
@@ -39,6 +40,31 @@ use crate::sync::{AtomicU64, AtomicUsize};
 /// assert!(board::holders().count() <= board::SLOTS + 1); // and one for `other`
 /// ```
 pub const SLOTS: usize = 64;
+
+/// The most names that [`intern`] keeps.
+pub(crate) const MAX_NAMES: usize = 1024;
+
+/// Returns the name with a static lifetime, so that the alarm can read it at any time. A name that was made at run time is kept
+/// for the life of the process, once. `None` if [`MAX_NAMES`] are kept.
+pub(crate) fn intern(name: Cow<'static, str>) -> Option<&'static str> {
+    static KEPT: Mutex<Vec<&'static str>> = Mutex::new(Vec::new());
+
+    let name = match name {
+        Cow::Borrowed(name) => return Some(name),
+        Cow::Owned(name) => name,
+    };
+    let mut kept = KEPT.lock();
+    let place = match kept.binary_search(&name.as_str()) {
+        Ok(place) => return kept.get(place).copied(),
+        Err(place) => place,
+    };
+    if kept.len() == MAX_NAMES {
+        return None;
+    }
+    let name = Box::leak(name.into_boxed_str());
+    kept.insert(place, name);
+    Some(name)
+}
 
 /// One name and what is held under it.
 #[derive(Debug)]
@@ -286,9 +312,9 @@ impl Holder {
     /// use plimsoll::{ByteSize, MemoryBudget, board};
     ///
     /// let budget = MemoryBudget::new(ByteSize::mib(10));
-    /// let _held = budget.account("thumbnails").try_reserve(ByteSize::mib(1))?;
+    /// let _held = budget.account("thumbnails")?.try_reserve(ByteSize::mib(1))?;
     /// assert_eq!(board::holder("thumbnails").bytes(), ByteSize::mib(1)); // an account publishes too
-    /// # Ok::<(), plimsoll::BudgetExceeded>(())
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn bytes(&self) -> ByteSize {
         let place = ENTRIES.iter().position(|entry| std::ptr::eq(entry, self.0)).unwrap_or(SLOTS) + 1;

@@ -1,9 +1,9 @@
 //! What the cores are written against: std's atomics and `parking_lot`'s locks here, loom's twins where
 //! `tests/loom` supplies its own `sync`.
 
+pub(crate) use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicU64, AtomicUsize, Ordering};
 #[cfg(feature = "profile")]
 pub(crate) use std::sync::atomic::{AtomicI64, AtomicU8};
-pub(crate) use std::sync::atomic::{AtomicIsize, AtomicU64, AtomicUsize, Ordering};
 pub(crate) use std::thread::ThreadId;
 
 pub(crate) use parking_lot::{Condvar, Mutex, MutexGuard};

@@ -3,6 +3,7 @@
 #![expect(
     clippy::expect_used,
     clippy::panic,
+    clippy::unwrap_used,
     reason = "clippy knows `#[test]` functions as tests, but not their helpers"
 )]
 
@@ -14,7 +15,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
-use plimsoll::budget::Rank;
+use plimsoll::budget::{ReclaimPriority, reclaim_fn};
 use plimsoll::integration::AdmissionError;
 use plimsoll::{AdmissionLayer, ByteSize, MemoryBudget, OverMemory, Pressure, Reservation};
 use tower::limit::ConcurrencyLimit;
@@ -27,11 +28,11 @@ fn poll_once<F: Future>(future: std::pin::Pin<&mut F>) -> Poll<F::Output> {
 }
 
 fn hold(budget: &MemoryBudget, name: &'static str, mib: u64) -> Reservation {
-    budget.account(name).try_reserve(ByteSize::mib(mib)).expect("it is free")
+    budget.account(name).unwrap().try_reserve(ByteSize::mib(mib)).expect("it is free")
 }
 
 fn held(budget: &MemoryBudget) -> ByteSize {
-    budget.account("requests").held()
+    budget.account("requests").unwrap().reserved()
 }
 
 /// The refusal, which the handler has no part in.
@@ -50,14 +51,14 @@ async fn a_request_without_memory_is_answered_and_never_reaches_the_service_and_
         calls.fetch_add(1, Relaxed);
         ready(Ok::<_, Infallible>(number))
     });
-    let mut service = AdmissionLayer::new(&budget, FLOOR).layer(handler);
+    let mut service = AdmissionLayer::new(&budget, FLOOR).unwrap().layer(handler);
     let model = hold(&budget, "model", 70);
     let _index = hold(&budget, "index", 25);
     let over = over(service.ready().await.unwrap().call(1).await);
     assert_eq!(
         over.to_string(),
-        "over memory: requests asked for 10.0 MiB, 5.0 MiB are free of a 100.0 MiB budget: \
-         held by model 70.0 MiB, index 25.0 MiB"
+        "over memory: requests asked for 10.0 MiB, 5.0 MiB are available of a 100.0 MiB budget: \
+         reserved by model 70.0 MiB, index 25.0 MiB"
     );
     assert_eq!((over.requested(), over.available()), (FLOOR, ByteSize::mib(5)));
     assert_eq!(over.holders().next(), Some(("model", ByteSize::mib(70))));
@@ -73,13 +74,13 @@ async fn a_cache_gives_way_before_anybody_is_refused() {
     let budget = MemoryBudget::new(ByteSize::mib(100));
     let entries = Arc::new(Mutex::new(hold(&budget, "cache", 95)));
     let shared = Arc::clone(&entries);
-    let evict = Arc::new(move |want: ByteSize, _: Pressure| {
-        shared.try_lock().map_or(ByteSize::ZERO, |mut entries| entries.shrink(want))
+    let evict = reclaim_fn(move |want: ByteSize, _: Pressure| {
+        let _released = { shared.try_lock().map_or(ByteSize::ZERO, |mut entries| entries.shrink(want)) };
     });
-    budget.account("cache").set_reclaimer(Rank::CACHE, Arc::downgrade(&evict));
+    let _registered = budget.account("cache").unwrap().register_reclaimer(ReclaimPriority::CACHE, evict);
     let in_flight = budget.clone();
     let handler = service_fn(move |()| ready(Ok::<_, Infallible>(in_flight.reserved())));
-    let service = AdmissionLayer::new(&budget, FLOOR).layer(handler);
+    let service = AdmissionLayer::new(&budget, FLOOR).unwrap().layer(handler);
     assert_eq!(service.oneshot(()).await, Ok(ByteSize::mib(100)), "the cache gave 5 MiB, and no more");
     assert_eq!(budget.reserved(), ByteSize::mib(90));
 }
@@ -93,7 +94,7 @@ fn what_is_in_flight_is_promised_its_own_bytes_until_it_is_answered_or_dropped()
         }
         Ok::<_, Infallible>(())
     });
-    let mut service = AdmissionLayer::new(&budget, FLOOR).layer(handler);
+    let mut service = AdmissionLayer::new(&budget, FLOOR).unwrap().layer(handler);
     let mut answered = Box::pin(service.call(true));
     let mut hanging = Box::pin(service.call(false));
     assert!(poll_once(hanging.as_mut()).is_pending());
@@ -129,7 +130,7 @@ fn what_the_request_frees_goes_before_what_was_promised_for_it() {
             if answers { Poll::Ready(Ok::<_, Infallible>(())) } else { Poll::Pending }
         })
     });
-    let mut service = AdmissionLayer::new(&budget, FLOOR).layer(handler);
+    let mut service = AdmissionLayer::new(&budget, FLOOR).unwrap().layer(handler);
     drop(service.call(false));
     let mut answered = Box::pin(service.call(true));
     assert_eq!(poll_once(answered.as_mut()), Poll::Ready(Ok(())));
@@ -154,7 +155,7 @@ async fn of_eight_at_once_no_more_run_than_have_memory_and_every_one_is_answered
             }
         })
     };
-    let service = AdmissionLayer::new(&budget, FLOOR).answer_with(|_| false).layer(handler);
+    let service = AdmissionLayer::new(&budget, FLOOR).unwrap().answer_with(|_| false).layer(handler);
     let clients: Vec<_> = (0..8)
         .map(|_| {
             let service = service.clone();
@@ -172,7 +173,7 @@ async fn of_eight_at_once_no_more_run_than_have_memory_and_every_one_is_answered
     for client in clients {
         served += client.await.unwrap();
     }
-    let (most, peak) = (most.load(Relaxed), budget.account("requests").peak());
+    let (most, peak) = (most.load(Relaxed), budget.account("requests").unwrap().peak());
     assert!((1..=3).contains(&most), "{most} ran at once");
     // What was let in and has not begun is promised its bytes too.
     assert!((most as u64 * 10..=30).contains(&(peak.as_u64() >> 20)), "{peak} for {most} at once");
@@ -185,17 +186,19 @@ async fn a_floor_of_zero_admits_all_and_one_above_the_limit_nobody_and_costs_no_
     let budget = MemoryBudget::new(ByteSize::mib(100));
     let asked = Arc::new(AtomicUsize::new(0));
     let shared = Arc::clone(&asked);
-    let evict = Arc::new(move |_: ByteSize, _: Pressure| {
-        shared.fetch_add(1, Relaxed);
-        ByteSize::ZERO
+    let evict = reclaim_fn(move |_: ByteSize, _: Pressure| {
+        let _released = {
+            shared.fetch_add(1, Relaxed);
+            ByteSize::ZERO
+        };
     });
-    let cache = budget.account("cache");
-    cache.set_reclaimer(Rank::CACHE, Arc::downgrade(&evict));
-    let _overdrawn = cache.book(ByteSize::mib(120));
+    let cache = budget.account("cache").unwrap();
+    let _registered = cache.register_reclaimer(ReclaimPriority::CACHE, evict);
+    let _overdrawn = cache.reserve(ByteSize::mib(120));
     let handler = || service_fn(|()| ready(Ok::<_, Infallible>(())));
-    assert_eq!(AdmissionLayer::new(&budget, ByteSize::ZERO).layer(handler()).oneshot(()).await, Ok(()));
+    assert_eq!(AdmissionLayer::new(&budget, ByteSize::ZERO).unwrap().layer(handler()).oneshot(()).await, Ok(()));
     for floor in [ByteSize::mib(101), ByteSize::MAX] {
-        let over = over(AdmissionLayer::new(&budget, floor).layer(handler()).oneshot(()).await);
+        let over = over(AdmissionLayer::new(&budget, floor).unwrap().layer(handler()).oneshot(()).await);
         assert_eq!((over.requested(), over.refusal().limit()), (floor, ByteSize::mib(100)));
     }
     assert_eq!(asked.load(Relaxed), 0);
@@ -223,7 +226,7 @@ async fn readiness_is_the_inner_service_s_whatever_the_budget_and_a_refusal_does
     let budget = MemoryBudget::new(ByteSize::mib(15));
     let full = hold(&budget, "model", 15);
     let one_at_a_time = ConcurrencyLimit::new(service_fn(|()| ready(Ok::<_, Infallible>(()))), 1);
-    let mut service = AdmissionLayer::new(&budget, FLOOR).layer(one_at_a_time);
+    let mut service = AdmissionLayer::new(&budget, FLOOR).unwrap().layer(one_at_a_time);
     let mut other = service.clone();
     let mut context = Context::from_waker(Waker::noop());
     assert!(service.poll_ready(&mut context).is_ready(), "a full budget is no reason to wait");
@@ -234,7 +237,7 @@ async fn readiness_is_the_inner_service_s_whatever_the_budget_and_a_refusal_does
     assert_eq!(service.call(()).await, Ok(()));
     assert!(other.poll_ready(&mut context).is_ready());
 
-    let mut worn_out = AdmissionLayer::new(&budget, FLOOR).layer(WornOut);
+    let mut worn_out = AdmissionLayer::new(&budget, FLOOR).unwrap().layer(WornOut);
     assert_eq!(worn_out.poll_ready(&mut context), Poll::Ready(Err(AdmissionError::Service("worn out"))));
     assert_eq!(worn_out.call(()).await, Err(AdmissionError::Service("failed")));
 }
@@ -250,7 +253,7 @@ fn a_panic_anywhere_holds_nothing_and_the_next_is_served() {
         }
     });
     let refuses = |over: OverMemory| -> &'static str { panic!("{over}") };
-    let mut service = AdmissionLayer::new(&budget, FLOOR).answer_with(refuses).layer(handler);
+    let mut service = AdmissionLayer::new(&budget, FLOOR).unwrap().answer_with(refuses).layer(handler);
     for how in ["at once", "later"] {
         let call = AssertUnwindSafe(|| poll_once(pin!(service.call(how))));
         assert!(catch_unwind(call).is_err());
@@ -272,6 +275,7 @@ async fn axum_answers_503_and_the_next_200() {
 
     let budget = MemoryBudget::new(ByteSize::mib(15));
     let admission = AdmissionLayer::new(&budget, FLOOR)
+        .unwrap()
         .answer_with(|over| (StatusCode::SERVICE_UNAVAILABLE, over.to_string()).into_response());
     let router = Router::new().route("/", get(async || "in")).layer(admission);
     let ask = async || {
@@ -283,7 +287,7 @@ async fn axum_answers_503_and_the_next_200() {
     let full = hold(&budget, "model", 15);
     let (status, body) = ask().await;
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
-    assert!(body.starts_with("over memory: requests asked for 10.0 MiB, 0 B are free"), "{body}");
+    assert!(body.starts_with("over memory: requests asked for 10.0 MiB, 0 B are available"), "{body}");
     drop(full);
     assert_eq!(ask().await, (StatusCode::OK, "in".to_owned()));
 }
@@ -322,7 +326,7 @@ async fn lambda_s_runtime_answers_a_refused_event_with_an_error_and_serves_the_n
         }
     }
     let handler = service_fn(|_: LambdaEvent<String>| ready(Ok::<_, lambda_runtime::Error>("served")));
-    let runtime = Runtime::new(AdmissionLayer::new(&budget, FLOOR).layer(handler));
+    let runtime = Runtime::new(AdmissionLayer::new(&budget, FLOOR).unwrap().layer(handler));
     let calls = tokio::task::spawn_blocking(move || {
         let mut posted = Vec::new();
         while posted.len() < 5 {
@@ -346,7 +350,7 @@ async fn lambda_s_runtime_answers_a_refused_event_with_an_error_and_serves_the_n
             let error: serde_json::Value = serde_json::from_str(body).unwrap();
             assert_eq!(error["errorType"], "OverMemory");
             let message = error["errorMessage"].as_str().unwrap();
-            let expected = "over memory: requests asked for 10.0 MiB, 0 B are free of a 15.0 MiB budget: ";
+            let expected = "over memory: requests asked for 10.0 MiB, 0 B are available of a 15.0 MiB budget: ";
             assert!(message.starts_with(expected), "{message}");
         } else {
             assert_eq!(body, "\"served\"");

@@ -1,10 +1,10 @@
 //! The budget beside a twin so short that it cannot be wrong, under random operations; and under 16 threads at once.
-#![expect(clippy::indexing_slicing, reason = "a test may panic")]
+#![expect(clippy::indexing_slicing, clippy::unwrap_used, reason = "a test may panic")]
 
 use std::sync::{Arc, Barrier, Mutex};
 use std::thread;
 
-use plimsoll::budget::{Rank, Reclaim};
+use plimsoll::budget::{Reclaim, ReclaimPriority};
 use plimsoll::{ByteSize, MemoryBudget, Pressure, Reservation};
 use proptest::prelude::*;
 
@@ -28,7 +28,6 @@ enum Op {
     Split { which: usize, size: u64 },
     Merge { which: usize, into: usize },
     Drop { which: usize },
-    Rebaseline { live: u64 },
 }
 
 /// Sizes around the room of 1000, and the largest there are.
@@ -50,14 +49,12 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (which.clone(), size()).prop_map(|(which, size)| Op::Split { which, size }),
         2 => (which.clone(), which.clone()).prop_map(|(which, into)| Op::Merge { which, into }),
         3 => which.prop_map(|which| Op::Drop { which }),
-        1 => (0_u64..2000).prop_map(|live| Op::Rebaseline { live }),
     ]
 }
 
 /// The twin: reservations as numbers.
 #[derive(Default)]
 struct Twin {
-    unreserved: u64,
     held: Vec<(usize, u64)>,
 }
 
@@ -66,12 +63,8 @@ impl Twin {
         self.held.iter().map(|(_, size)| size).sum()
     }
 
-    fn room(&self) -> u64 {
-        1000_u64.saturating_sub(self.unreserved)
-    }
-
     fn fits(&self, size: u64) -> bool {
-        size == 0 || u128::from(self.used()) + u128::from(size) <= u128::from(self.room())
+        size == 0 || u128::from(self.used()) + u128::from(size) <= 1000
     }
 }
 
@@ -80,12 +73,12 @@ fn step(op: &Op, budget: &MemoryBudget, real: &mut Vec<Reservation>, twin: &mut 
     let pick = |which: usize| which.checked_rem(real.len());
     match *op {
         Op::Reserve { account, size } | Op::ReserveIfFree { account, size } | Op::Book { account, size } => {
-            let handle = budget.account(NAMES[account]);
+            let handle = budget.account(NAMES[account]).unwrap();
             let fits = twin.fits(size) || matches!(op, Op::Book { .. });
             let got = match op {
                 Op::Reserve { .. } => handle.try_reserve(bytes(size)).ok(),
-                Op::Book { .. } => Some(handle.book(bytes(size))),
-                _ => handle.reserve_if_free(bytes(size)),
+                Op::Book { .. } => Some(handle.reserve(bytes(size))),
+                _ => handle.try_reserve_without_reclaim(bytes(size)),
             };
             assert_eq!(got.is_some(), fits);
             if let Some(got) = got {
@@ -99,10 +92,10 @@ fn step(op: &Op, budget: &MemoryBudget, real: &mut Vec<Reservation>, twin: &mut 
             let grown = match op {
                 Op::Grow { .. } => real[at].try_grow(bytes(size)).is_ok(),
                 Op::BookMore { .. } => {
-                    real[at].book(bytes(size));
+                    real[at].grow(bytes(size));
                     true
                 }
-                _ => real[at].grow_if_free(bytes(size)),
+                _ => real[at].try_grow_without_reclaim(bytes(size)),
             };
             assert_eq!(grown, fits);
             twin.held[at].1 += if fits { size } else { 0 };
@@ -153,10 +146,6 @@ fn step(op: &Op, budget: &MemoryBudget, real: &mut Vec<Reservation>, twin: &mut 
             drop(real.swap_remove(at));
             twin.held.swap_remove(at);
         }
-        Op::Rebaseline { live } => {
-            budget.rebaseline(bytes(live));
-            twin.unreserved = live.saturating_sub(twin.used());
-        }
     }
 }
 
@@ -170,11 +159,12 @@ proptest! {
         for op in &ops {
             step(op, &budget, &mut real, &mut twin);
             prop_assert_eq!(budget.reserved(), bytes(twin.used()));
-            prop_assert_eq!(budget.available(), bytes(twin.room().saturating_sub(twin.used())));
-            prop_assert_eq!(budget.baseline().room, bytes(twin.room()));
+            prop_assert_eq!(budget.available(), bytes(1000_u64.saturating_sub(twin.used())));
+            let sum = budget.accounts().iter().map(|account| account.reserved.as_u64()).sum::<u64>();
+            prop_assert_eq!(sum, twin.used());
             for (account, name) in NAMES.iter().enumerate() {
                 let held = twin.held.iter().filter(|(of, _)| *of == account).map(|(_, size)| size).sum();
-                prop_assert_eq!(budget.account(name).held(), bytes(held));
+                prop_assert_eq!(budget.account(*name).unwrap().reserved(), bytes(held));
             }
         }
         drop(real);
@@ -188,13 +178,16 @@ struct Cache {
     budget: MemoryBudget,
 }
 
-impl Reclaim for Cache {
-    fn reclaim(&self, want: ByteSize, pressure: Pressure) -> ByteSize {
-        let nested = self.budget.account("scratch").try_reserve(bytes(64));
-        let Ok(mut held) = self.held.try_lock() else { return ByteSize::ZERO };
-        let Some(held) = held.as_mut() else { return ByteSize::ZERO };
+/// Keeps the cache alive: it owns no handle.
+struct Reclaimer(Arc<Cache>);
+
+impl Reclaim for Reclaimer {
+    fn reclaim(&self, want: ByteSize, pressure: Pressure) {
+        let nested = self.0.budget.account("scratch").unwrap().try_reserve(bytes(64));
+        let Ok(mut held) = self.0.held.try_lock() else { return };
+        let Some(held) = held.as_mut() else { return };
         drop(nested);
-        if pressure >= Pressure::Critical { held.shrink(want) } else { held.shrink(bytes(want.as_u64() / 2)) }
+        held.shrink(if pressure >= Pressure::Critical { want } else { bytes(want.as_u64() / 2) });
     }
 }
 
@@ -215,15 +208,17 @@ const PHASES: u64 = 10;
 const THREADS: u64 = 16;
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one arm for each operation")]
 fn sixteen_threads_and_their_reclaimers_lose_no_byte() {
     let budget = MemoryBudget::new(bytes(1 << 20));
+    let mut handles = Vec::new();
     let caches: Vec<Arc<Cache>> = ["cache-0", "cache-1", "cache-2", "cache-3"]
         .into_iter()
         .map(|name| {
-            let account = budget.account(name);
-            let held = Mutex::new(account.reserve_if_free(ByteSize::ZERO));
+            let account = budget.account(name).unwrap();
+            let held = Mutex::new(account.try_reserve_without_reclaim(ByteSize::ZERO));
             let cache = Arc::new(Cache { held, budget: budget.clone() });
-            account.set_reclaimer(Rank::CACHE, Arc::downgrade(&cache));
+            handles.push(account.register_reclaimer(ReclaimPriority::CACHE, Reclaimer(Arc::clone(&cache))));
             cache
         })
         .collect();
@@ -235,7 +230,7 @@ fn sixteen_threads_and_their_reclaimers_lose_no_byte() {
             let (budget, caches, gate) = (&budget, &caches, &gate);
             let (truths, granted, fault) = (&truths, &granted, &fault);
             scope.spawn(move || {
-                let account = budget.account(name);
+                let account = budget.account(*name).unwrap();
                 let mut next = random(seed);
                 let mut held: Vec<Reservation> = Vec::new();
                 let mut tries = [0_u64; 2];
@@ -256,7 +251,7 @@ fn sixteen_threads_and_their_reclaimers_lose_no_byte() {
                                 // A cache takes what is free, under its lock.
                                 let cache = &caches[usize::try_from(next(4)).unwrap()];
                                 if let Ok(mut held) = cache.held.try_lock() {
-                                    held.as_mut().map(|held| held.grow_if_free(size));
+                                    held.as_mut().map(|held| held.try_grow_without_reclaim(size));
                                 }
                             }
                             _ => drop(held.pop()),
@@ -269,7 +264,7 @@ fn sixteen_threads_and_their_reclaimers_lose_no_byte() {
                         };
                         let truth =
                             std::mem::take(&mut *truths.lock().unwrap()) + caches.iter().map(size_of).sum::<u64>();
-                        let holders: u64 = budget.holders().map(|holding| holding.held.as_u64()).sum();
+                        let holders: u64 = budget.accounts().iter().map(|account| account.reserved.as_u64()).sum();
                         // Told in the end: the others wait at the gate for a thread that panics.
                         if [holders, budget.reserved().as_u64()] != [truth; 2] || truth > 1 << 20 {
                             *fault.lock().unwrap() = Some((truth, holders, budget.reserved()));
@@ -286,6 +281,6 @@ fn sixteen_threads_and_their_reclaimers_lose_no_byte() {
     assert_eq!(fault.into_inner().unwrap(), None, "at a quiet point: held in truth, by the holders, and in all");
     let [granted, refused] = granted.into_inner().unwrap();
     assert!(granted > 100 && refused > 100, "{granted} granted, {refused} refused: nothing was contended");
-    drop(caches);
+    drop((handles, caches));
     assert_eq!(budget.reserved(), ByteSize::ZERO);
 }

@@ -103,7 +103,8 @@ fn cache_of_a_few_large_values_admits_each() {
 #[test]
 fn large_value_over_hot_entries_and_a_full_budget_is_not_admitted() {
     let budget = MemoryBudget::new(MAX_BYTES);
-    let cache = Cache::builder("charged").max_bytes(MAX_BYTES).account(budget.account("charged")).build().unwrap();
+    let cache =
+        Cache::builder("charged").max_bytes(MAX_BYTES).account(budget.account("charged").unwrap()).build().unwrap();
     for key in 0..HOT {
         cache.insert(key, vec![0_u8; 1_000]).unwrap();
         cache.get(&key);

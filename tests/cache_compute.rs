@@ -18,7 +18,7 @@ use std::sync::{Arc, Barrier, Mutex, OnceLock, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use plimsoll::budget::Rank;
+use plimsoll::budget::{ReclaimPriority, reclaim_fn};
 use plimsoll::cache::{Change, ComputeError, RejectReason, RemovalCause};
 use plimsoll::{ByteSize, Cache, ManualClock, MemoryBudget, Pressure};
 
@@ -237,14 +237,16 @@ fn rejected_value_is_returned_and_the_former_removed() {
 fn write_while_the_budget_is_asked_repeats_the_change() {
     let budget = MemoryBudget::new(ByteSize::mib(1));
     let cache: Cache<u64, Vec<u8>> =
-        Cache::builder("pages").max_bytes(ByteSize::mib(1)).account(budget.account("pages")).build().unwrap();
-    let neighbor = budget.account("neighbor");
+        Cache::builder("pages").max_bytes(ByteSize::mib(1)).account(budget.account("pages").unwrap()).build().unwrap();
+    let neighbor = budget.account("neighbor").unwrap();
     let writer = cache.clone();
-    let reclaimer = Arc::new(move |_: ByteSize, _: Pressure| {
-        writer.insert(1, vec![7]).unwrap();
-        ByteSize::ZERO
+    let reclaimer = reclaim_fn(move |_: ByteSize, _: Pressure| {
+        let _released = {
+            writer.insert(1, vec![7]).unwrap();
+            ByteSize::ZERO
+        };
     });
-    neighbor.set_reclaimer(Rank::BUFFER, Arc::downgrade(&reclaimer));
+    let _registered = neighbor.register_reclaimer(ReclaimPriority::BUFFER, reclaimer);
     let _all = neighbor.try_reserve(ByteSize::kib(900)).unwrap();
     let mut seen = Vec::new();
     let value = cache.compute(&1, |present| {
@@ -259,11 +261,11 @@ fn write_while_the_budget_is_asked_repeats_the_change() {
 fn value_beyond_the_budget_is_rejected() {
     let budget = MemoryBudget::new(ByteSize::mib(1));
     let cache: Cache<u64, Vec<u8>> =
-        Cache::builder("pages").max_bytes(ByteSize::mib(1)).account(budget.account("pages")).build().unwrap();
+        Cache::builder("pages").max_bytes(ByteSize::mib(1)).account(budget.account("pages").unwrap()).build().unwrap();
     cache.insert(1, vec![7]).unwrap();
-    let neighbor = budget.account("neighbor");
-    let reclaimer = Arc::new(|_: ByteSize, _: Pressure| ByteSize::ZERO);
-    neighbor.set_reclaimer(Rank::BUFFER, Arc::downgrade(&reclaimer));
+    let neighbor = budget.account("neighbor").unwrap();
+    let reclaimer = reclaim_fn(|_: ByteSize, _: Pressure| ());
+    let _registered = neighbor.register_reclaimer(ReclaimPriority::BUFFER, reclaimer);
     let _all = neighbor.try_reserve(ByteSize::kib(900)).unwrap();
     let rejected = cache.compute(&1, |_| Change::Put(vec![0; 500_000])).unwrap_err();
     assert!(matches!(&rejected, ComputeError::Rejected(error) if matches!(error.reason(), RejectReason::Budget(_))));

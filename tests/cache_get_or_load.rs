@@ -80,10 +80,10 @@ fn get_or_load_beyond_budget_returns_value_unstored() {
     let cache: Cache<u64, u64> = Cache::builder("budget")
         .max_entries(10)
         .reserve_per_load(ByteSize::kib(32))
-        .account(budget.account("budget"))
+        .account(budget.account("budget").unwrap())
         .build()
         .unwrap();
-    let others = budget.account("others").try_reserve(ByteSize::kib(40)).unwrap();
+    let others = budget.account("others").unwrap().try_reserve(ByteSize::kib(40)).unwrap();
     assert_eq!((cache.get_or_load(&1, |_| 10), cache.len(), cache.stats().rejections), (10, 0, 1));
     drop(others);
     assert_eq!((cache.get_or_load(&1, |_| 11), cache.get(&1)), (11, Some(11)));

@@ -136,7 +136,7 @@ fn eight_threads_of_loaders_that_fail_and_panic_all_come_to_an_end() {
             .max_bytes(ByteSize::kib(8))
             .reserve_per_load(ByteSize::bytes(500))
             .eviction(eviction)
-            .account(budget.account("crowd"))
+            .account(budget.account("crowd").unwrap())
             .build()
             .unwrap();
         let unwound = AtomicU32::new(0);

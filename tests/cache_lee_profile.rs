@@ -38,7 +38,8 @@ struct Function {
 fn function() -> Function {
     let memory_size = ByteSize::mib(128);
     let budget = MemoryBudget::new(ByteSize::mib(100));
-    let built = Cache::builder("digests").max_bytes(ByteSize::mib(5)).account(budget.account("digests")).build();
+    let built =
+        Cache::builder("digests").max_bytes(ByteSize::mib(5)).account(budget.account("digests").unwrap()).build();
     let digests = built.unwrap();
     let monitor = Monitor::builder()
         .memory_size(memory_size)
@@ -77,7 +78,7 @@ fn a_function_of_128_mb_keeps_its_cache_under_5_mb_in_a_flood_and_alerts_at_115_
         assert!(full.bytes > ByteSize::kib(4_800), "the flood fills it: {full:?}");
         let more = ByteSize::bytes(u64::try_from(support::live() - before).unwrap());
         assert!(more < ByteSize::bytes(5_242_880 * 105 / 100), "the heap agrees: {more}");
-        assert_eq!(function.budget.account("digests").held(), full.bytes);
+        assert_eq!(function.budget.account("digests").unwrap().reserved(), full.bytes);
         assert!(heap::highest_crossed_threshold().is_none(), "far below the first line");
 
         // Something else grows, a MiB at a time, and is used.

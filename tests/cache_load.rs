@@ -143,7 +143,7 @@ fn room_is_made_before_a_load_begins_and_given_back_after_it() {
     let cache: Cache<u8, Vec<u8>> = Cache::builder("load")
         .max_bytes(ByteSize::kib(30))
         .reserve_per_load(ByteSize::kib(20))
-        .account(budget.account("load"))
+        .account(budget.account("load").unwrap())
         .build()
         .unwrap();
     for key in 0..25 {
@@ -159,10 +159,13 @@ fn room_is_made_before_a_load_begins_and_given_back_after_it() {
     assert!(loaded.is_ok() && cache.len() < before);
     assert_eq!((cache.stats().loading, budget.reserved()), (ByteSize::ZERO, cache.stats().bytes));
 
-    let _other = budget.account("other").try_reserve(ByteSize::kib(25));
+    let _other = budget.account("other").unwrap().try_reserve(ByteSize::kib(25));
     let refused = cache.try_get_or_load(&101, |_| Ok::<_, ()>(vec![]));
     assert!(matches!(refused, Err(LoadError::BudgetExceeded(_))), "{refused:?}");
-    assert_eq!((cache.stats().loading, budget.account("load").held()), (ByteSize::ZERO, cache.stats().bytes));
+    assert_eq!(
+        (cache.stats().loading, budget.account("load").unwrap().reserved()),
+        (ByteSize::ZERO, cache.stats().bytes)
+    );
 }
 
 /// Creates a cache of `entries` values of 1 MiB that holds at most 8 MiB.
@@ -257,10 +260,10 @@ fn load_refused_next_to_another_evicts_nothing() {
 #[test]
 fn load_refused_by_budget_evicts_nothing() {
     let budget = MemoryBudget::new(ByteSize::mib(8));
-    let builder = Cache::builder("loads").max_bytes(ByteSize::mib(8)).account(budget.account("loads"));
+    let builder = Cache::builder("loads").max_bytes(ByteSize::mib(8)).account(budget.account("loads").unwrap());
     let cache = reserve_per_load(builder, ByteSize::mib(5)).build().unwrap();
     (0..2).for_each(|key| cache.insert(key, vec![0_u8; 1 << 20]).unwrap());
-    let others = budget.account("others").try_reserve(ByteSize::mib(5)).unwrap();
+    let others = budget.account("others").unwrap().try_reserve(ByteSize::mib(5)).unwrap();
     let refused = cache.try_get_or_load(&100, |_| Ok::<_, &'static str>(vec![]));
     assert!(refused.is_err() && !caches::is_load_error(&refused), "{refused:?}");
     assert_eq!((cache.len(), cache.stats().loading), (2, ByteSize::ZERO));

@@ -130,7 +130,7 @@ fn what_a_load_is_expected_to_take_is_held_until_it_ends_or_is_dropped() {
     let cache: Cache<String, u32> = Cache::builder("load")
         .max_bytes(ByteSize::kib(30))
         .reserve_per_load(ByteSize::kib(20))
-        .account(budget.account("load"))
+        .account(budget.account("load").unwrap())
         .build()
         .unwrap();
     let remote = Remote::default();
@@ -147,7 +147,7 @@ fn what_a_load_is_expected_to_take_is_held_until_it_ends_or_is_dropped() {
     assert_eq!(poll(call.as_mut()).map(Result::ok), Poll::Ready(Some(1)));
     assert_eq!(held(), (ByteSize::ZERO, false));
 
-    let _other = budget.account("other").try_reserve(ByteSize::kib(25)).unwrap();
+    let _other = budget.account("other").unwrap().try_reserve(ByteSize::kib(25)).unwrap();
     let refused = pin!(cache.try_get_or_load_async("l", |_| remote.load()));
     assert!(matches!(poll(refused), Poll::Ready(Err(LoadError::BudgetExceeded(_)))));
     assert_eq!((remote.starts(), held()), (2, (ByteSize::ZERO, true)));

@@ -249,7 +249,7 @@ impl Pair {
             .time_to_idle(Duration::from_millis(TTI))
             .eviction(eviction)
             .shards(shards)
-            .account(budget.account("model"))
+            .account(budget.account("model").unwrap())
             .clock(manual.clock())
             .build()
             .unwrap();
@@ -491,7 +491,11 @@ impl Pair {
         let stats = self.cache.stats();
         assert!(stats.entries <= stats.max_entries.unwrap(), "{stats:?}");
         assert!(stats.max_bytes.is_none_or(|max_bytes| stats.bytes <= max_bytes), "{stats:?}");
-        assert_eq!(self.budget.account("model").held(), stats.bytes, "the account is charged for all bytes");
+        assert_eq!(
+            self.budget.account("model").unwrap().reserved(),
+            stats.bytes,
+            "the account is charged for all bytes"
+        );
         assert_eq!(stats.inserts, left(&stats) + stats.entries as u64, "{stats:?}");
         // For the exact order, the entries are the ones that were used last.
         let mut entries = Vec::new();

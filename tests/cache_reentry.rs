@@ -19,7 +19,7 @@ use std::task::{Context, Poll, Waker};
 use std::thread;
 use std::time::Duration;
 
-use plimsoll::budget::{Rank, Reclaim};
+use plimsoll::budget::{ReclaimPriority, ReclaimerHandle, reclaim_fn};
 use plimsoll::cache::{CacheBuilder, Eviction, RejectReason};
 use plimsoll::{ByteSize, Cache, ManualClock, MemoryBudget, Pressure, Reservation};
 
@@ -94,7 +94,7 @@ fn start(cache: &Values, remote: &Remote) -> Load {
 /// Another account, which has reserved 900 of the 1,000 KiB of a budget.
 struct Neighbor {
     reserved: Arc<Mutex<Reservation>>,
-    _reclaimer: Arc<dyn Reclaim>,
+    _reclaimer: ReclaimerHandle,
 }
 
 impl Neighbor {
@@ -103,11 +103,13 @@ impl Neighbor {
         budget: &MemoryBudget,
         release: impl Fn(&mut Reservation, ByteSize) -> ByteSize + Send + Sync + 'static,
     ) -> Self {
-        let account = budget.account("neighbor");
+        let account = budget.account("neighbor").unwrap();
         let reserved = Arc::new(Mutex::new(account.try_reserve(ByteSize::kib(900)).unwrap()));
         let held = Arc::clone(&reserved);
-        let reclaimer = Arc::new(move |want: ByteSize, _: Pressure| release(&mut held.lock().unwrap(), want));
-        account.set_reclaimer(Rank::BUFFER, Arc::downgrade(&reclaimer));
+        let reclaimer = reclaim_fn(move |want: ByteSize, _: Pressure| {
+            let _released = release(&mut held.lock().unwrap(), want);
+        });
+        let reclaimer = account.register_reclaimer(ReclaimPriority::BUFFER, reclaimer);
         Self { reserved, _reclaimer: reclaimer }
     }
 }
@@ -127,14 +129,15 @@ fn insert_that_needs_memory_of_another_account_is_granted() {
             within_patience(move || {
                 let budget = budget();
                 let neighbor = Neighbor::new(&budget, Reservation::shrink);
-                let cache = weighed(ByteSize::kib(1_000)).eviction(eviction).account(budget.account("reentry"));
+                let cache =
+                    weighed(ByteSize::kib(1_000)).eviction(eviction).account(budget.account("reentry").unwrap());
                 let cache = cache.build().unwrap();
                 (0..entries).for_each(|key| cache.insert(key, value(key, 5_000)).unwrap());
                 cache.insert(0, value(100, 300_000)).unwrap();
                 assert_eq!(cache.get(&0).map(|value| value.id), Some(100), "{eviction:?}, {entries} entries");
                 let size = neighbor.reserved.lock().unwrap().size();
                 assert!(size < ByteSize::kib(900) && is_whole(&cache.stats()), "{size}, {:?}", cache.stats());
-                assert_eq!(budget.account("reentry").held(), cache.stats().bytes);
+                assert_eq!(budget.account("reentry").unwrap().reserved(), cache.stats().bytes);
             });
         }
     }
@@ -147,13 +150,14 @@ fn insert_that_another_account_refuses_is_rejected() {
             within_patience(move || {
                 let budget = budget();
                 let _neighbor = Neighbor::new(&budget, release_nothing);
-                let cache = weighed(ByteSize::kib(1_000)).eviction(eviction).account(budget.account("reentry"));
+                let cache =
+                    weighed(ByteSize::kib(1_000)).eviction(eviction).account(budget.account("reentry").unwrap());
                 let cache = cache.build().unwrap();
                 (0..entries).for_each(|key| cache.insert(key, value(key, 5_000)).unwrap());
                 let rejected = cache.insert(0, value(100, 300_000)).unwrap_err();
                 assert!(matches!(rejected.reason(), RejectReason::Budget(_)), "{rejected}");
                 assert!(cache.get(&0).is_none() && is_whole(&cache.stats()), "{:?}", cache.stats());
-                assert_eq!(budget.account("reentry").held(), cache.stats().bytes);
+                assert_eq!(budget.account("reentry").unwrap().reserved(), cache.stats().bytes);
             });
         }
     }
@@ -164,8 +168,11 @@ fn insert_that_another_account_refuses_is_rejected() {
 fn large_and_small_inserts_on_two_threads_end() {
     within_patience(|| {
         let budget = budget();
-        let cache: Cache<u64, Vec<u8>> =
-            Cache::builder("reentry").max_bytes(ByteSize::MAX).account(budget.account("reentry")).build().unwrap();
+        let cache: Cache<u64, Vec<u8>> = Cache::builder("reentry")
+            .max_bytes(ByteSize::MAX)
+            .account(budget.account("reentry").unwrap())
+            .build()
+            .unwrap();
         thread::scope(|scope| {
             for thread in 0..2 {
                 let cache = &cache;
@@ -189,7 +196,8 @@ fn drop_of_victim_that_inserts_large_value_ends() {
     for eviction in BOTH {
         within_patience(move || {
             let budget = budget();
-            let cache = weighed(ByteSize::MAX).eviction(eviction).account(budget.account("reentry")).build().unwrap();
+            let cache =
+                weighed(ByteSize::MAX).eviction(eviction).account(budget.account("reentry").unwrap()).build().unwrap();
             let other = cache.clone();
             let insert = move || drop(other.insert(50, value(50, 600_000)));
             cache.insert(10, value_with_drop(10, 40_000, insert)).unwrap();
@@ -208,7 +216,7 @@ fn drop_of_victim_that_sets_bound_ends() {
         within_patience(move || {
             let budget = budget();
             let _neighbor = Neighbor::new(&budget, release_nothing);
-            let cache = weighed(ByteSize::kib(1_000)).eviction(eviction).account(budget.account("reentry"));
+            let cache = weighed(ByteSize::kib(1_000)).eviction(eviction).account(budget.account("reentry").unwrap());
             let cache = cache.build().unwrap();
             for key in 0..3 {
                 let other = cache.clone();
@@ -400,7 +408,7 @@ fn drop_of_key_that_reads_cache_while_caller_joins_ends() {
 #[test]
 fn rejected_insert_cancels_load_that_starts_in_reclaimer() {
     let (budget, remote) = (budget(), Remote::default());
-    let cache = weighed(ByteSize::kib(1_000)).account(budget.account("reentry")).build().unwrap();
+    let cache = weighed(ByteSize::kib(1_000)).account(budget.account("reentry").unwrap()).build().unwrap();
     let (send, started) = mpsc::channel();
     let (other, load) = (cache.clone(), remote.clone());
     let _neighbor = Neighbor::new(&budget, move |_, _| {

@@ -521,7 +521,7 @@ fn under_a_budget_refreshes_reserve_and_release() {
         .reserve_per_load(ByteSize::kib(16))
         .time_to_live(LIVE)
         .refresh_after(REFRESH)
-        .account(budget.account("refresh"))
+        .account(budget.account("refresh").unwrap())
         .clock(manual.clock())
         .build()
         .unwrap();
@@ -542,7 +542,7 @@ fn under_a_budget_refreshes_reserve_and_release() {
     }
     assert_eq!((cache.stats().loading, drops.load(SeqCst)), (ByteSize::kib(64), 0));
     // Another account takes all.
-    let other = budget.account("other");
+    let other = budget.account("other").unwrap();
     let _held = other.try_reserve(ByteSize::kib(192)).unwrap();
     assert!(cache.stats().loading.as_u64() <= (4 - drops.load(SeqCst) as u64) * 16 * 1024);
     cache.clear();

@@ -126,7 +126,7 @@ macro_rules! check_growth {
 
 /// Reserves all available bytes of the budget and then `more`, which another account must release.
 fn reserve_beyond(budget: &MemoryBudget, more: ByteSize) -> [Reservation; 2] {
-    let neighbor = budget.account("neighbor");
+    let neighbor = budget.account("neighbor").unwrap();
     [budget.available(), more].map(|size| neighbor.try_reserve(size).unwrap())
 }
 
@@ -138,7 +138,8 @@ fn reclaim_at_limit_of_heap_does_not_abort() {
     for eviction in BOTH {
         let ended = support::in_child(|| {
             let budget = MemoryBudget::new(ByteSize::mib(64));
-            let cache = numbers(300_000, |builder| builder.eviction(eviction).account(budget.account("numbers")));
+            let cache =
+                numbers(300_000, |builder| builder.eviction(eviction).account(budget.account("numbers").unwrap()));
             let live = heap::stats().unwrap().live;
             heap::set_limit(live.saturating_add(ByteSize::kib(256))).unwrap();
             let reserved = reserve_beyond(&budget, ByteSize::mib(1));
@@ -153,18 +154,20 @@ fn reclaim_does_not_grow_heap() {
     for eviction in BOTH {
         for more in [ByteSize::kib(1), ByteSize::mib(1), ByteSize::mib(3)] {
             let budget = MemoryBudget::new(ByteSize::mib(16));
-            let configure =
-                |builder: CacheBuilder<u64, u64>| builder.eviction(eviction).account(budget.account("numbers"));
+            let configure = |builder: CacheBuilder<u64, u64>| {
+                builder.eviction(eviction).account(budget.account("numbers").unwrap())
+            };
             let cache = numbers(100_000, configure);
-            let all = budget.account("neighbor").try_reserve(budget.available()).unwrap();
-            let grown = growth(|| drop(budget.account("neighbor").try_reserve(more).unwrap()));
+            let all = budget.account("neighbor").unwrap().try_reserve(budget.available()).unwrap();
+            let grown = growth(|| drop(budget.account("neighbor").unwrap().try_reserve(more).unwrap()));
             assert!(grown <= MAX_GROWTH, "{more} of numbers, {eviction:?}: the heap grew by {grown}");
             drop((cache, all));
 
             let budget = MemoryBudget::new(ByteSize::mib(16));
-            let cache = boxes(ByteSize::mib(8), |builder| builder.eviction(eviction).account(budget.account("boxes")));
-            let all = budget.account("neighbor").try_reserve(budget.available()).unwrap();
-            let grown = growth(|| drop(budget.account("neighbor").try_reserve(more).unwrap()));
+            let cache =
+                boxes(ByteSize::mib(8), |builder| builder.eviction(eviction).account(budget.account("boxes").unwrap()));
+            let all = budget.account("neighbor").unwrap().try_reserve(budget.available()).unwrap();
+            let grown = growth(|| drop(budget.account("neighbor").unwrap().try_reserve(more).unwrap()));
             assert!(grown <= MAX_GROWTH, "{more} of boxes, {eviction:?}: the heap grew by {grown}");
             drop((cache, all));
         }
@@ -276,7 +279,7 @@ fn lost_percent<K, V>(cache: &Cache<K, V>, relief: impl FnOnce()) -> f64 {
 fn reclaim_of_one_kib_evicts_at_most_two_percent() {
     for eviction in BOTH {
         let budget = MemoryBudget::new(ByteSize::mib(16));
-        let cache = numbers(100_000, |builder| builder.eviction(eviction).account(budget.account("numbers")));
+        let cache = numbers(100_000, |builder| builder.eviction(eviction).account(budget.account("numbers").unwrap()));
         let before = cache.stats().bytes;
         let lost = lost_percent(&cache, || drop(reserve_beyond(&budget, ByteSize::kib(1))));
         // Spare tables may be enough.
@@ -288,8 +291,8 @@ fn reclaim_of_one_kib_evicts_at_most_two_percent() {
 fn reclaims_in_small_steps_evict_no_more_than_one() {
     for eviction in BOTH {
         let budget = MemoryBudget::new(ByteSize::mib(16));
-        let cache = numbers(100_000, |builder| builder.eviction(eviction).account(budget.account("numbers")));
-        let neighbor = budget.account("neighbor");
+        let cache = numbers(100_000, |builder| builder.eviction(eviction).account(budget.account("numbers").unwrap()));
+        let neighbor = budget.account("neighbor").unwrap();
         let mut reserved = vec![neighbor.try_reserve(budget.available()).unwrap()];
         let lost = lost_percent(&cache, || {
             reserved.extend((0..100).map(|_| neighbor.try_reserve(ByteSize::kib(1)).unwrap()));
@@ -379,8 +382,8 @@ fn relief_drops_values_in_batches_outside_the_lock() {
         let budget = MemoryBudget::new(ByteSize::mib(16));
         let weigh = |_: &u64, _: &Arc<Counting>| size_of::<Counting>() + 16;
         let built = Cache::builder("batches").max_bytes_weighed(ByteSize::mib(8), weigh).eviction(eviction);
-        let filled =
-            cache.get_or_init(|| built.account(budget.account("batches")).clock(manual.clock()).build().unwrap());
+        let filled = cache
+            .get_or_init(|| built.account(budget.account("batches").unwrap()).clock(manual.clock()).build().unwrap());
         let mut neighbor = Vec::new();
         let check = |relief: &str, work: &mut dyn FnMut(&Counted)| {
             for key in 0..ENTRIES as u64 {
@@ -422,7 +425,8 @@ fn relief_drops_values_in_batches_outside_the_lock() {
 fn check_expired_first(relief: &str, eviction: Eviction, release: impl FnOnce(&MemoryBudget, &Cache<u64, Vec<u8>>)) {
     const ENTRIES: u64 = 40_000;
     let (manual, budget) = (ManualClock::new(), MemoryBudget::new(ByteSize::mib(16)));
-    let configure = |builder: CacheBuilder<u64, Vec<u8>>| builder.eviction(eviction).account(budget.account("timed"));
+    let configure =
+        |builder: CacheBuilder<u64, Vec<u8>>| builder.eviction(eviction).account(budget.account("timed").unwrap());
     let cache = timed(&manual, ENTRIES, |key| key < ENTRIES / 2, || vec![0; 100], configure);
     manual.advance(2 * TTL);
     release(&budget, &cache);
@@ -451,8 +455,8 @@ fn insert_that_budget_can_never_hold_evicts_nothing() {
     for eviction in BOTH {
         let budget = MemoryBudget::new(ByteSize::mib(64));
         let builder = Cache::builder("refused").max_bytes(ByteSize::mib(60)).eviction(eviction);
-        let cache = builder.account(budget.account("refused")).build().unwrap();
-        let others = budget.account("others").try_reserve(ByteSize::mib(40)).unwrap();
+        let cache = builder.account(budget.account("refused").unwrap()).build().unwrap();
+        let others = budget.account("others").unwrap().try_reserve(ByteSize::mib(40)).unwrap();
         for key in 0..20_u64 {
             cache.insert(key, vec![0_u8; 1 << 20]).unwrap();
         }
@@ -494,12 +498,13 @@ fn evict_to_removes_all_expired_entries_before_others() {
 fn reclaim_of_most_bytes_keeps_its_share_of_entries() {
     for want in [300, 500, 600, 700, 800] {
         let budget = MemoryBudget::new(ByteSize::mib(1));
-        let built = Cache::builder("numbers").max_entries(1_000_000).account(budget.account("numbers")).build();
+        let built =
+            Cache::builder("numbers").max_entries(1_000_000).account(budget.account("numbers").unwrap()).build();
         let cache: Cache<u64, u64> = built.unwrap();
         (0..100_000).for_each(|key| cache.insert(key, key).unwrap());
         let left = ByteSize::mib(1).saturating_sub(ByteSize::kib(want)).as_u64();
         let (entries, bytes) = (cache.len() as u64, cache.stats().bytes.as_u64());
-        let reserved = budget.account("neighbor").try_reserve(ByteSize::kib(want)).unwrap();
+        let reserved = budget.account("neighbor").unwrap().try_reserve(ByteSize::kib(want)).unwrap();
         let kept = cache.len() as u64;
         assert!(kept >= entries * left / bytes / 2, "{want} KiB: {kept} of {entries} entries, {left} of {bytes} bytes");
         drop(reserved);
@@ -515,9 +520,10 @@ fn lost_by_budgeted_load<V: HeapSize + Clone + Send + 'static>(
 ) -> f64 {
     let budget = MemoryBudget::new(ByteSize::mib(1));
     let builder = Cache::builder("loads").max_bytes(ByteSize::mib(1)).eviction(eviction);
-    let cache = reserve_per_load(builder.account(budget.account("loads")), ByteSize::bytes(16)).build().unwrap();
+    let cache =
+        reserve_per_load(builder.account(budget.account("loads").unwrap()), ByteSize::bytes(16)).build().unwrap();
     (0..keys).for_each(|key| cache.insert(key, value()).unwrap());
-    let neighbor = budget.account("neighbor").try_reserve(budget.available()).unwrap();
+    let neighbor = budget.account("neighbor").unwrap().try_reserve(budget.available()).unwrap();
     let lost = lost_percent(&cache, || assert!(cache.try_get_or_load(&u64::MAX, |_| Ok::<_, ()>(loaded)).is_ok()));
     drop(neighbor);
     lost

@@ -60,10 +60,11 @@ fn expired_entry_is_reported_when_it_is_freed() {
 #[test]
 fn entry_released_for_other_account_reports_pressure() {
     let budget = MemoryBudget::new(ByteSize::kib(64));
-    let (builder, calls) = recorded(Cache::builder("pressure").max_entries(1_000).account(budget.account("pressure")));
+    let (builder, calls) =
+        recorded(Cache::builder("pressure").max_entries(1_000).account(budget.account("pressure").unwrap()));
     let cache = builder.build().unwrap();
     (0..100).for_each(|key| cache.insert(key, key).unwrap());
-    let _other = budget.account("other").try_reserve(budget.limit()).unwrap();
+    let _other = budget.account("other").unwrap().try_reserve(budget.limit()).unwrap();
     let calls = take(&calls);
     assert_eq!((cache.len(), calls.len()), (0, 100));
     assert!(calls.iter().all(|call| call.2 == RemovalCause::Pressure), "{calls:?}");
@@ -151,7 +152,7 @@ fn each_stored_value_is_reported_once_or_stays() {
             .max_bytes_weighed(ByteSize::kib(100), |_, id: &usize| id % 1_000)
             .eviction(eviction)
             .shards(shards)
-            .account(budget.account("random"))
+            .account(budget.account("random").unwrap())
             .removal_listener(move |_, id: &usize, _| {
                 listener[*id].fetch_add(1, SeqCst);
                 count.fetch_add(1, SeqCst);
@@ -177,7 +178,7 @@ fn each_stored_value_is_reported_once_or_stays() {
                             50..70 => drop(cache.try_get_or_load(&key, |_| Ok::<_, ()>(new_id()))),
                             70..80 => drop(cache.try_get_or_load_if(&key, |_| true, |_| Ok::<_, ()>(new_id()))),
                             80..95 => drop(cache.remove(&key)),
-                            95..97 => drop(budget.account("other").try_reserve(ByteSize::kib(150))),
+                            95..97 => drop(budget.account("other").unwrap().try_reserve(ByteSize::kib(150))),
                             97 => drop(cache.evict_to(ByteSize::kib(random.below(100) as u64))),
                             98 => cache.retain(|key, _| key % 7 != 0),
                             _ if random.one_in(5) => cache.clear(),

@@ -102,7 +102,7 @@ fn under_pressure_a_cache_gives_back_and_grows_again() {
         let cache = Cache::builder("given")
             .max_bytes(ByteSize::mib(2))
             .eviction(eviction)
-            .account(budget.account("given"))
+            .account(budget.account("given").unwrap())
             .build()
             .unwrap();
         for key in 0..5_000_u32 {
@@ -113,7 +113,7 @@ fn under_pressure_a_cache_gives_back_and_grows_again() {
             full.bytes > ByteSize::kib(900) && full.evictions_by_pressure > 0 && full.evictions_by_size == 0,
             "{full:?}"
         );
-        let other = budget.account("other").try_reserve(ByteSize::kib(700)).unwrap();
+        let other = budget.account("other").unwrap().try_reserve(ByteSize::kib(700)).unwrap();
         let given = cache.stats();
         assert!(given.bytes <= ByteSize::kib(324) && given.entries > 100, "{given:?}");
         assert_eq!(budget.reserved(), given.bytes.saturating_add(ByteSize::kib(700)));
@@ -128,8 +128,8 @@ fn under_pressure_a_cache_gives_back_and_grows_again() {
 #[test]
 fn where_the_budget_has_nothing_the_value_comes_back() {
     let budget = MemoryBudget::new(ByteSize::kib(10));
-    let _all = budget.account("all").try_reserve(ByteSize::kib(10)).unwrap();
-    let cache = Cache::builder("poor").max_entries(10).account(budget.account("poor")).build().unwrap();
+    let _all = budget.account("all").unwrap().try_reserve(ByteSize::kib(10)).unwrap();
+    let cache = Cache::builder("poor").max_entries(10).account(budget.account("poor").unwrap()).build().unwrap();
     let error = cache.insert(1, 2).unwrap_err();
     assert!(matches!(error.reason(), RejectReason::Budget(_)), "{error}");
     assert_eq!((error.into_entry(), cache.stats().rejections), ((1, 2), 1));
@@ -139,11 +139,11 @@ fn where_the_budget_has_nothing_the_value_comes_back() {
 fn value_that_budget_can_never_hold_evicts_nothing() {
     for eviction in BOTH {
         let budget = MemoryBudget::new(ByteSize::kib(64));
-        let account = budget.account("full");
+        let account = budget.account("full").unwrap();
         let cache = Cache::builder("full").max_bytes(ByteSize::kib(40)).eviction(eviction).account(account).build();
         let cache = cache.unwrap();
         cache.insert(1, vec![0_u8; 10 << 10]).unwrap();
-        let others = budget.account("others").try_reserve(budget.available()).unwrap();
+        let others = budget.account("others").unwrap().try_reserve(budget.available()).unwrap();
         // The entry of 10 KiB makes two thirds of the capacity for it, and no other account releases the rest.
         let error = cache.insert(2, vec![0_u8; 15 << 10]).unwrap_err();
         assert!(matches!(error.reason(), RejectReason::Budget(_)), "{error}");
@@ -172,7 +172,7 @@ fn eight_threads_never_see_more_than_the_bound() {
             .max_entries(300)
             .max_bytes(most)
             .eviction(eviction)
-            .account(budget.account("stress"))
+            .account(budget.account("stress").unwrap())
             .build()
             .unwrap();
         thread::scope(|scope| {
@@ -195,7 +195,7 @@ fn eight_threads_never_see_more_than_the_bound() {
                             8 => cache.remove(&key),
                             9 => cache.try_get_or_load(&key, |_| Ok::<_, ()>(value())).ok(),
                             10 => {
-                                drop(budget.account("other").try_reserve(ByteSize::kib(150)));
+                                drop(budget.account("other").unwrap().try_reserve(ByteSize::kib(150)));
                                 None
                             }
                             _ => Some(cache.evict_to(ByteSize::kib(below(100)))).and(None),
@@ -207,7 +207,7 @@ fn eight_threads_never_see_more_than_the_bound() {
                 });
             }
         });
-        assert_eq!(budget.account("stress").held(), cache.stats().bytes);
+        assert_eq!(budget.account("stress").unwrap().reserved(), cache.stats().bytes);
         drop(cache);
         assert_eq!(budget.reserved(), ByteSize::ZERO);
     }
@@ -304,7 +304,7 @@ fn keys_values_weighers_and_loaders_that_panic_or_lie_leave_the_cache_whole() {
                 value.0 as usize
             })
             .eviction(eviction)
-            .account(budget.account("moody"))
+            .account(budget.account("moody").unwrap())
             .build()
             .unwrap();
         let mut panics = 0;

@@ -116,7 +116,7 @@ fn eight_threads_never_exceed_the_bound_in_bytes() {
     let budget = MemoryBudget::new(ByteSize::mib(3));
     for with_account in [false, true] {
         let builder = Cache::builder("bytes").max_bytes(ByteSize::mib(2)).shards(SHARDS);
-        let builder = if with_account { builder.account(budget.account("bytes")) } else { builder };
+        let builder = if with_account { builder.account(budget.account("bytes").unwrap()) } else { builder };
         let cache = builder.build().unwrap();
         let is_done = AtomicBool::new(false);
         thread::scope(|scope| {
@@ -138,7 +138,7 @@ fn eight_threads_never_exceed_the_bound_in_bytes() {
                 while !is_done.load(SeqCst) {
                     let bytes = cache.stats().bytes;
                     assert!(bytes <= ByteSize::mib(2), "{bytes}");
-                    let others = budget.account("others").try_reserve(ByteSize::kib(1_536));
+                    let others = budget.account("others").unwrap().try_reserve(ByteSize::kib(1_536));
                     assert!(budget.reserved() <= ByteSize::mib(3), "{}", budget.reserved());
                     drop(others);
                 }
@@ -149,7 +149,7 @@ fn eight_threads_never_exceed_the_bound_in_bytes() {
         });
         assert!(is_whole(&cache.stats()), "{:?}", cache.stats());
         let bytes = cache.stats().bytes;
-        assert!(!with_account || budget.account("bytes").held() == bytes, "{bytes}");
+        assert!(!with_account || budget.account("bytes").unwrap().reserved() == bytes, "{bytes}");
         cache.clear();
         assert_eq!((cache.stats().bytes, cache.len()), (ByteSize::ZERO, 0));
     }
@@ -193,7 +193,7 @@ fn value_that_needs_the_room_of_all_shards_is_stored() {
     for with_account in [false, true] {
         let budget = MemoryBudget::new(ByteSize::kib(1_024));
         let builder = Cache::builder("large").max_bytes(ByteSize::kib(1_024)).shards(SHARDS);
-        let builder = if with_account { builder.account(budget.account("large")) } else { builder };
+        let builder = if with_account { builder.account(budget.account("large").unwrap()) } else { builder };
         let cache = builder.build().unwrap();
         (0..3_000_u64).for_each(|key| cache.insert(key, vec![0_u8; 500]).unwrap());
         let before = cache.len();
@@ -283,16 +283,17 @@ fn clear_clears_all_shards_if_a_drop_panics() {
 #[test]
 fn reclaim_frees_what_is_wanted_from_many_shards() {
     let budget = MemoryBudget::new(ByteSize::mib(4));
-    let builder = Cache::builder("relief").max_bytes(ByteSize::mib(4)).shards(SHARDS).account(budget.account("relief"));
+    let builder =
+        Cache::builder("relief").max_bytes(ByteSize::mib(4)).shards(SHARDS).account(budget.account("relief").unwrap());
     let cache = builder.build().unwrap();
     (0..5_000_u64).for_each(|key| cache.insert(key, vec![0_u8; 1_000]).unwrap());
     let before = cache.len();
-    let small = budget.account("others").try_reserve(ByteSize::kib(1)).unwrap();
+    let small = budget.account("others").unwrap().try_reserve(ByteSize::kib(1)).unwrap();
     assert!(cache.len() * 100 >= before * 98, "{} of {before}", cache.len());
-    let large = budget.account("others").try_reserve(ByteSize::mib(2)).unwrap();
+    let large = budget.account("others").unwrap().try_reserve(ByteSize::mib(2)).unwrap();
     assert!(cache.len() * 100 >= before * 40, "{} of {before}", cache.len());
     drop((small, large));
-    assert!(budget.account("relief").held() == cache.stats().bytes);
+    assert!(budget.account("relief").unwrap().reserved() == cache.stats().bytes);
 }
 
 #[test]

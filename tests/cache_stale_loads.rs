@@ -214,10 +214,11 @@ fn refused_insert_cancels_load() {
 fn reclaim_keeps_load() {
     for (class, start) in CLASSES {
         let budget = MemoryBudget::new(ByteSize::kib(64));
-        let cache: Numbers = Cache::builder("stale").max_entries(100).account(budget.account("stale")).build().unwrap();
+        let cache: Numbers =
+            Cache::builder("stale").max_entries(100).account(budget.account("stale").unwrap()).build().unwrap();
         (10..=100).for_each(|key| cache.insert(key, 2).unwrap());
         let running = start(&cache, 1);
-        let neighbor = budget.account("neighbor");
+        let neighbor = budget.account("neighbor").unwrap();
         let all = neighbor.try_reserve(budget.available()).unwrap();
         let more = neighbor.try_reserve(ByteSize::kib(1)).unwrap();
         assert!(cache.stats().evictions_by_pressure > 0);

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use plimsoll::budget::Rank;
+use plimsoll::budget::{ReclaimPriority, reclaim_fn};
 use plimsoll::cache::Eviction;
 use plimsoll::stream::{
     ChunkReader, Delimiter, Framing, LengthPrefix, LineReader, Oversize, RecordReader, StreamBuilder, StreamError,
@@ -113,30 +113,30 @@ fn lines_are_read_by_several_threads_in_order() {
 #[test]
 fn a_budget_grants_reclaims_splits_merges_and_is_at_zero_in_the_end() {
     let budget = MemoryBudget::new(ByteSize::kib(100));
-    let cache = budget.account("cache");
+    let cache = budget.account("cache").unwrap();
     let held = Arc::new(Mutex::new(cache.try_reserve(ByteSize::kib(80)).unwrap()));
     let shared = Arc::clone(&held);
-    let reclaimer = Arc::new(move |want: ByteSize, _: Pressure| {
-        shared.try_lock().map_or(ByteSize::ZERO, |mut held| held.shrink(want))
+    let reclaimer = reclaim_fn(move |want: ByteSize, _: Pressure| {
+        let _released = { shared.try_lock().map_or(ByteSize::ZERO, |mut held| held.shrink(want)) };
     });
-    cache.set_reclaimer(Rank::CACHE, Arc::downgrade(&reclaimer));
+    let registered = cache.register_reclaimer(ReclaimPriority::CACHE, reclaimer);
     let threads: Vec<_> = (0..2)
         .map(|_| {
-            let buffers = budget.account("buffers");
+            let buffers = budget.account("buffers").unwrap();
             thread::spawn(move || {
                 let mut reserved = buffers.try_reserve(ByteSize::kib(20)).unwrap();
                 let part = reserved.split(ByteSize::kib(5)).unwrap();
                 reserved.merge(part).unwrap();
                 reserved.try_resize(ByteSize::kib(10)).unwrap();
-                reserved.book(ByteSize::kib(1));
+                reserved.grow(ByteSize::kib(1));
             })
         })
         .collect();
     for thread in threads {
         thread.join().unwrap();
     }
-    assert!(cache.held() <= ByteSize::kib(80));
-    drop((reclaimer, held));
+    assert!(cache.reserved() <= ByteSize::kib(80));
+    drop((registered, held));
     assert_eq!(budget.reserved(), ByteSize::ZERO);
 }
 

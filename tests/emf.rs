@@ -168,7 +168,7 @@ fn the_schema_turns_away_what_cloudwatch_would() {
 
 fn a_report_reads_as_documented() {
     let budget = MemoryBudget::new(ByteSize::mib(100));
-    let held = budget.account("orders").try_reserve(ByteSize::mib(25)).unwrap();
+    let held = budget.account("orders").unwrap().try_reserve(ByteSize::mib(25)).unwrap();
     let monitor = builder().budget(&budget).build().unwrap();
     let mut report = monitor.start("r-1").finish();
     drop(held);
@@ -182,7 +182,7 @@ fn a_report_reads_as_documented() {
     report.crossed = Some(70);
     report.duration = Duration::from_micros(12_345_006);
     if let Some(reserved) = &mut report.reserved {
-        reserved.room = ByteSize::mib(100);
+        reserved.capacity = ByteSize::mib(100);
         reserved.pressure = Pressure::High;
     }
     report.heap.as_mut().unwrap().unattributed = ByteSize::ZERO;
@@ -298,8 +298,8 @@ fn any_report(random: &mut Random, model: &InvocationReport) -> InvocationReport
     report.concurrent = random.below(2) == 0;
     report.invocations = figure(random);
     if let Some(reserved) = &mut report.reserved {
-        (reserved.bytes, reserved.room) = (size(random), size(random));
-        reserved.pressure = [Pressure::Calm, Pressure::High, Pressure::Critical][random.below(3)];
+        (reserved.bytes, reserved.capacity) = (size(random), size(random));
+        reserved.pressure = [Pressure::Normal, Pressure::High, Pressure::Critical][random.below(3)];
     }
     for holder in report.gauges.iter_mut().chain(&mut report.accounts) {
         *holder = some(random, |random| (name(random), size(random)));
@@ -339,7 +339,7 @@ fn budget_utilization_is_from_0_to_100_or_absent() {
         [(0, 7, json!(0.0)), (5, 10, json!(50.0)), (30, 10, json!(100.0)), (5, 0, Value::Null)]
     {
         let reserved = report.reserved.as_mut().unwrap();
-        (reserved.bytes, reserved.room) = (ByteSize::mib(bytes), ByteSize::mib(room));
+        (reserved.bytes, reserved.capacity) = (ByteSize::mib(bytes), ByteSize::mib(room));
         assert_eq!(read(&emf(), &report).get("budget_utilization").unwrap_or(&Value::Null), &expected);
         assert_eq!(report.budget_percent(), expected.as_f64());
     }
@@ -383,7 +383,7 @@ fn the_longest_names_and_figures_fit_a_line() {
     report.resources.never_used = usize::MAX;
     report.resources.first_never_used = Some("é".repeat(99).leak());
     if let Some(reserved) = &mut report.reserved {
-        (reserved.bytes, reserved.room) = (ByteSize::MAX, ByteSize::ZERO);
+        (reserved.bytes, reserved.capacity) = (ByteSize::MAX, ByteSize::ZERO);
         reserved.pressure = Pressure::Critical;
     }
     report.resources.loaded = 1;

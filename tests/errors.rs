@@ -38,16 +38,17 @@ impl Read for Broken {
 /// Returns a budget of 10 MiB, of which 9 MiB are reserved.
 fn nearly_full() -> (MemoryBudget, Reservation) {
     let budget = MemoryBudget::new(ByteSize::mib(10));
-    let model = budget.account("model").try_reserve(ByteSize::mib(9)).unwrap();
+    let model = budget.account("model").unwrap().try_reserve(ByteSize::mib(9)).unwrap();
     (budget, model)
 }
 
 fn exceeded() -> BudgetExceeded {
     let (budget, _model) = nearly_full();
-    budget.account("orders").try_reserve(ByteSize::mib(8)).unwrap_err()
+    budget.account("orders").unwrap().try_reserve(ByteSize::mib(8)).unwrap_err()
 }
 
-const EXCEEDED: &str = "orders asked for 8.0 MiB, 1.0 MiB are free of a 10.0 MiB budget: held by model 9.0 MiB";
+const EXCEEDED: &str =
+    "orders asked for 8.0 MiB, 1.0 MiB are available of a 10.0 MiB budget: reserved by model 9.0 MiB";
 
 fn orders() -> Cache<u64, String> {
     Cache::builder("orders").max_entries(10).build().unwrap()
@@ -96,7 +97,7 @@ fn parse_byte_size_error_debug_is_the_message() {
 
 #[test]
 fn budget_error_debug_is_the_message() {
-    let error = MemoryBudget::builder().limit(ByteSize::mib(1)).pressure_at(90, 80).build().unwrap_err();
+    let error = MemoryBudget::builder().limit(ByteSize::mib(1)).pressure_thresholds(90, 80).build().unwrap_err();
     prints(error, "pressure is high at 90 % and critical at 80 %: expected 0 < high < critical <= 100");
 }
 
@@ -178,7 +179,7 @@ fn lazy_error_debug_prints_the_cause() {
 fn lazy_error_over_budget_debug_prints_the_refusal() {
     let (budget, _model) = nearly_full();
     let orders = LazyResource::new("orders", || Ok::<_, io::Error>(1_u8)).expecting(ByteSize::mib(8));
-    orders.charge_to(budget.account("orders")).unwrap();
+    orders.charge_to(budget.account("orders").unwrap()).unwrap();
     prints(orders.get().unwrap_err(), &format!("orders cannot be loaded: {EXCEEDED}"));
 }
 
@@ -236,7 +237,8 @@ fn admission_error_debug_is_that_of_the_error_inside() {
     let (budget, _model) = nearly_full();
     let echo = service_fn(async |order: u64| Ok::<_, io::Error>(order));
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    let error = runtime.block_on(AdmissionLayer::new(&budget, ByteSize::mib(8)).layer(echo).oneshot(1)).unwrap_err();
+    let error =
+        runtime.block_on(AdmissionLayer::new(&budget, ByteSize::mib(8)).unwrap().layer(echo).oneshot(1)).unwrap_err();
     let expected = format!("over memory: {}", EXCEEDED.replace("orders", "requests"));
     prints(&error, &expected);
     let AdmissionError::OverMemory(over) = error else { panic!("{error:?}") };

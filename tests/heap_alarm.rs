@@ -138,7 +138,7 @@ fn crossing_is_one_alarm_until_the_load_falls() {
         assert_eq!(highest_crossed_threshold(), None);
         board::holder("sessions \"quoted\"").set(ByteSize::mib(35));
         board::holder("index").set(ByteSize::mib(10));
-        let account = MemoryBudget::new(ByteSize::mib(50)).account("thumbnails");
+        let account = MemoryBudget::new(ByteSize::mib(50)).account("thumbnails").unwrap();
         let _reservation = account.try_reserve(ByteSize::mib(4)).unwrap();
         let half = touched(60 * MIB);
         assert_eq!(highest_crossed_threshold(), Some(50));

@@ -125,7 +125,7 @@ fn alarm_with_the_longest_members_is_whole() {
         let long = |number: usize| &*format!("{number}{}", "\u{e4}\"".repeat(100)).leak();
         let budget = MemoryBudget::new(ByteSize::MAX);
         (0..10).for_each(|number| board::holder(long(number)).set(ByteSize::mib(1)));
-        let account = |number| budget.account(long(number)).try_reserve(ByteSize::mib(1)).unwrap();
+        let account = |number| budget.account(long(number)).unwrap().try_reserve(ByteSize::mib(1)).unwrap();
         let reservations: Vec<_> = (0..10).map(account).collect();
         let monitor = Monitor::builder().memory_size(ByteSize::mib(100)).environment_share(ByteSize::ZERO);
         let monitor = monitor.report(ReportPolicy::Off).install().unwrap();
@@ -321,7 +321,7 @@ fn equations_hold_with_gauges_and_sites() {
         // The same memory by a gauge: it counts once, and the site keeps its estimate.
         board::holder("much").set(ByteSize::mib(15));
         let _reservation =
-            MemoryBudget::new(ByteSize::gib(1)).account("later").try_reserve(ByteSize::mib(300)).unwrap();
+            MemoryBudget::new(ByteSize::gib(1)).account("later").unwrap().try_reserve(ByteSize::mib(300)).unwrap();
         let holders = Holders::read();
         heap_and_holders_agree(&holders);
         assert_eq!(holders.gauges, ByteSize::mib(15));

@@ -8,7 +8,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use plimsoll::budget::Rank;
+use plimsoll::budget::ReclaimPriority;
 use plimsoll::stream::{BatchFailures, ChunkReader, Delimiter, LengthPrefix, LineReader, Oversize, RecordReader};
 use plimsoll::{
     ByteDelta, ByteSize, Cache, Clock, HeapSize, LambdaEnv, LazyResource, ManualClock, MemoryBudget, Monitor,
@@ -187,41 +187,35 @@ fn a_heap_limit_of_all_there_is_holds_nothing_back() {
 fn budgets_of_any_size_grant_no_more_than_they_have() {
     for limit in sizes() {
         for given in sizes() {
-            let built = MemoryBudget::builder()
-                .limit(limit)
-                .environment_share(given)
-                .margin(given)
-                .floor(given)
-                .overhead_step(given)
-                .build();
+            let built = MemoryBudget::builder().limit(limit).environment_share(given).margin(given).build();
             let budget = built.unwrap();
-            budget.rebaseline(given);
-            budget.observe_rss(given, ByteSize::ZERO);
-            budget.observe_rss(ByteSize::ZERO, given);
             assert!(budget.available() <= limit);
-            let account = budget.account("hostile");
+            let account = budget.account("hostile").unwrap();
+            assert_eq!(account.set_minimum(given).is_ok(), given <= limit && i64::try_from(given.as_u64()).is_ok());
+            account.set_minimum(ByteSize::ZERO).unwrap();
             if let Ok(reserved) = account.try_reserve(given) {
                 assert!(given <= limit || given == ByteSize::ZERO, "{given} of {limit}");
                 drop(reserved);
             }
-            let mut booked = account.book(given);
-            booked.book(given);
+            let mut booked = account.reserve(given);
+            booked.grow(given);
             assert!(i64::try_from(budget.reserved().as_u64()).is_ok());
-            let _refused_or_not = (booked.try_grow(given), booked.try_resize(given), booked.grow_if_free(given));
+            let _refused_or_not =
+                (booked.try_grow(given), booked.try_resize(given), booked.try_grow_without_reclaim(given));
             assert!(booked.split(ByteSize::MAX).is_none() || booked.size() == ByteSize::ZERO);
             assert!(booked.shrink(ByteSize::MAX) <= ByteSize::MAX);
             assert_eq!(budget.reserved(), ByteSize::ZERO);
-            assert_eq!(budget.reclaim(Rank::new(255), ByteSize::MAX), ByteSize::ZERO);
-            assert!(budget.relieve());
+            assert_eq!(budget.reclaim(ReclaimPriority::new(255), ByteSize::MAX), ByteSize::ZERO);
+            assert!(budget.reclaim_overdraft());
         }
     }
     for (high, critical) in [(0, 0), (0, 1), (1, 0), (50, 50), (99, 100), (100, 101), (255, 255)] {
-        let built = MemoryBudget::builder().limit(ByteSize::mib(1)).pressure_at(high, critical).build();
+        let built = MemoryBudget::builder().limit(ByteSize::mib(1)).pressure_thresholds(high, critical).build();
         assert_eq!(built.is_ok(), 0 < high && high < critical && critical <= 100, "{high} {critical}");
     }
     let budget = MemoryBudget::new(ByteSize::kib(1));
     for name in names() {
-        let account = budget.account(name);
+        let account = budget.account(name).unwrap();
         let refused = account.try_reserve(ByteSize::MAX).unwrap_err();
         assert_eq!(refused.requested(), ByteSize::MAX);
     }
@@ -363,7 +357,7 @@ fn resources_of_any_settings_load_or_say_why_not() {
                     .retry_after(time, Duration::ZERO)
                     .refresh_after(time)
                     .idle_after(idle)
-                    .rank(Rank::new(0))
+                    .rank(ReclaimPriority::new(0))
                     .clock(manual.clock());
                 assert_eq!(resource.unload(), None);
                 assert!(resource.get().is_ok());
@@ -451,7 +445,8 @@ async fn an_admission_of_any_floor_admits_or_answers() {
     for limit in sizes() {
         for floor in sizes() {
             let budget = MemoryBudget::new(limit);
-            let service = AdmissionLayer::new(&budget, floor).layer(service_fn(async |n: u64| Ok::<_, Infallible>(n)));
+            let service =
+                AdmissionLayer::new(&budget, floor).unwrap().layer(service_fn(async |n: u64| Ok::<_, Infallible>(n)));
             let answer = service.oneshot(7).await;
             assert_eq!(answer.is_ok(), floor <= limit && i64::try_from(floor.as_u64()).is_ok(), "{floor} of {limit}");
             assert_eq!(budget.reserved(), ByteSize::ZERO);

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Barrier, Weak};
 use std::time::Duration;
 
-use plimsoll::budget::{Rank, Reclaim};
+use plimsoll::budget::{Reclaim, ReclaimPriority, reclaim_fn};
 use plimsoll::lazy::{FailureCause, Resource, ResourceState};
 use plimsoll::{ByteSize, LazyError, LazyResource, ManualClock, MemoryBudget, Pressure};
 
@@ -287,10 +287,10 @@ fn refused_refresh_asks_the_budget_again_after_a_wait() {
         .expecting(ByteSize::mib(4))
         .refresh_after(ms(1000))
         .retry_after(ms(100), ms(1000));
-    resource.charge_to(budget.account("large")).unwrap();
+    resource.charge_to(budget.account("large").unwrap()).unwrap();
     resource.prefetch().unwrap();
     manual.advance(ms(1000));
-    let other = budget.account("rest").try_reserve(ByteSize::mib(5)).unwrap();
+    let other = budget.account("rest").unwrap().try_reserve(ByteSize::mib(5)).unwrap();
     assert!(resource.get().unwrap().is_stale());
     drop(other);
     assert_eq!((*resource.get().unwrap(), resource.status().failed_attempts), (1, 0));
@@ -473,9 +473,9 @@ fn what_is_expected_is_reserved_before_the_load_and_a_refusal_allocates_nothing(
     let budget = MemoryBudget::new(ByteSize::mib(10));
     let loader = Loader::default();
     let resource = LazyResource::capturing("large", || loader.load()).expecting(ByteSize::mib(6));
-    resource.charge_to(budget.account("large")).unwrap();
-    assert!(resource.charge_to(budget.account("other one")).is_err());
-    let other = budget.account("rest").try_reserve(ByteSize::mib(5)).unwrap();
+    resource.charge_to(budget.account("large").unwrap()).unwrap();
+    assert!(resource.charge_to(budget.account("other one").unwrap()).is_err());
+    let other = budget.account("rest").unwrap().try_reserve(ByteSize::mib(5)).unwrap();
     let error = resource.get().unwrap_err();
     assert!(matches!(error.clone(), LazyError::OverBudget { name: "large", .. }), "{error}");
     assert_eq!(loader.loads.get(), 0);
@@ -493,21 +493,26 @@ fn under_pressure_the_idle_go_and_the_pinned_stay() {
     let budget = MemoryBudget::new(ByteSize::mib(10));
     let resource =
         Arc::new(LazyResource::new("model", || Ok::<_, NoLuck>(1)).expecting(ByteSize::mib(8)).idle_after(2));
-    let account = budget.account("model");
+    let account = budget.account("model").unwrap();
     resource.charge_to(account.clone()).unwrap();
-    account.set_reclaimer(Rank::RESOURCE, Arc::downgrade(&resource));
+    let asked = Arc::clone(&resource);
+    let unload = reclaim_fn(move |want, pressure| asked.reclaim(want, pressure));
+    let _registered = account.register_reclaimer(ReclaimPriority::RESOURCE, unload);
     let pin = resource.get().unwrap();
-    assert!(budget.account("asker").try_reserve(ByteSize::mib(5)).is_err(), "it is pinned");
+    assert!(budget.account("asker").unwrap().try_reserve(ByteSize::mib(5)).is_err(), "it is pinned");
     drop(pin);
-    assert_eq!(resource.reclaim(ByteSize::mib(1), Pressure::High), ByteSize::ZERO, "it is in use");
+    resource.reclaim(ByteSize::mib(1), Pressure::High);
+    assert_eq!(account.reserved(), ByteSize::mib(8), "it is in use");
     resource.invocation_ended();
     resource.invocation_ended();
-    assert_eq!(resource.reclaim(ByteSize::mib(1), Pressure::High), ByteSize::ZERO, "idle for one");
+    resource.reclaim(ByteSize::mib(1), Pressure::High);
+    assert_eq!(account.reserved(), ByteSize::mib(8), "idle for one");
     resource.invocation_ended();
-    assert_eq!(resource.reclaim(ByteSize::mib(1), Pressure::High), ByteSize::mib(8));
+    resource.reclaim(ByteSize::mib(1), Pressure::High);
+    assert_eq!(account.reserved(), ByteSize::ZERO);
     resource.prefetch().unwrap();
     assert!(resource.get().is_ok());
-    let granted = budget.account("asker").try_reserve(ByteSize::mib(5)).unwrap();
+    let granted = budget.account("asker").unwrap().try_reserve(ByteSize::mib(5)).unwrap();
     assert_eq!(resource.status().state, ResourceState::Unloaded, "in the critical round");
     assert!(resource.get().is_err(), "there is no room for it now");
     drop(granted);

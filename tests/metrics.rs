@@ -44,7 +44,7 @@ async fn scrape_has_the_figures_of_requests_and_of_the_process() {
     let monitor = builder.report_share(100).emit_metrics().build().expect("constant settings");
     let gauge = board::holder("sessions");
     gauge.set(ByteSize::kib(3));
-    let _held = budget.account("orders").try_reserve(ByteSize::mib(25)).expect("there is room");
+    let _held = budget.account("orders").unwrap().try_reserve(ByteSize::mib(25)).expect("there is room");
 
     let rendered = prometheus.clone();
     let app = Router::new()

@@ -16,7 +16,7 @@ static NUMBERS: LazyLock<Cache<u32, u32>> = LazyLock::new(|| Cache::builder("num
 fn each_invocation_is_told_what_was_evicted_in_it_and_why() {
     let manual = ManualClock::new();
     let budget = MemoryBudget::new(ByteSize::kib(100));
-    let built = Cache::builder("blobs").max_bytes(ByteSize::mib(1)).account(budget.account("blobs"));
+    let built = Cache::builder("blobs").max_bytes(ByteSize::mib(1)).account(budget.account("blobs").unwrap());
     let blobs: Cache<u32, Vec<u8>> = built.time_to_live(Duration::from_mins(1)).clock(manual.clock()).build().unwrap();
     NUMBERS.insert(1, 1).unwrap();
     assert_eq!(NUMBERS.get(&1), Some(1), "before the monitor: nobody's invocation");
@@ -42,7 +42,7 @@ fn each_invocation_is_told_what_was_evicted_in_it_and_why() {
 
     let invocation = monitor.start("3");
     blobs.insert(1, vec![0; 90_000]).unwrap();
-    drop(budget.account("other").try_reserve(ByteSize::kib(90)).unwrap());
+    drop(budget.account("other").unwrap().try_reserve(ByteSize::kib(90)).unwrap());
     let report = invocation.finish();
     assert_eq!((report.caches.evictions_by_size, report.caches.evictions_by_pressure), (0, 1));
 

@@ -19,7 +19,7 @@ fn resources_are_named_charged_unloaded_and_reported() {
 
     EARLY.prefetch().unwrap();
     let budget = MemoryBudget::new(ByteSize::mib(8));
-    let account = |name| budget.account(name);
+    let account = |name| budget.account(name).unwrap();
     let builder = || Monitor::builder().memory_size(ByteSize::mib(128)).report(ReportPolicy::Off);
     let monitor = builder()
         .resource(&MODEL, account("model"))
@@ -28,7 +28,7 @@ fn resources_are_named_charged_unloaded_and_reported() {
         .resource(&BROKEN, account("broken"))
         .build()
         .unwrap();
-    let early = account("early").held();
+    let early = account("early").reserved();
     assert!(early >= ByteSize::mib(1) && early < ByteSize::kib(1026), "what was loaded before is charged: {early}");
 
     let invocation = monitor.start("1");
@@ -42,14 +42,14 @@ fn resources_are_named_charged_unloaded_and_reported() {
         report.to_string().contains(" | resources 2 loaded 1 unloaded 1 failed 1 never used: pdf_fonts"),
         "{report}"
     );
-    let model = account("model").held();
+    let model = account("model").reserved();
     let cost = MODEL.status().cost.unwrap();
     assert_eq!(Some(model), cost.retained, "what the load kept is charged");
     assert!(model >= ByteSize::mib(4) && model < ByteSize::kib(4098), "{model}");
     assert!(cost.peak >= Some(ByteSize::mib(4)));
 
     let _other = account("other").try_reserve(ByteSize::mib(6)).unwrap();
-    assert_eq!(account("model").held(), ByteSize::ZERO, "it gave way");
+    assert_eq!(account("model").reserved(), ByteSize::ZERO, "it gave way");
     let last = monitor.start("2").finish();
     assert_eq!(last.resources.never_used, 1);
 
@@ -71,7 +71,7 @@ fn a_name_makes_no_line_of_its_own() {
     static FORGED: Bytes = LazyResource::new("never\nplimsoll forged", || Ok(Vec::new()));
     let budget = MemoryBudget::new(ByteSize::mib(8));
     let monitor = Monitor::builder().memory_size(ByteSize::mib(128)).report(ReportPolicy::Off);
-    let monitor = monitor.resource(&FORGED, budget.account("forged")).build().unwrap();
+    let monitor = monitor.resource(&FORGED, budget.account("forged").unwrap()).build().unwrap();
     let line = monitor.start("1").finish().to_string();
     assert!(line.contains(" never used: never") && !line.contains('\n'), "{line}");
 }

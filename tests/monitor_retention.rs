@@ -10,7 +10,6 @@
 
 mod support;
 
-use plimsoll::budget::MemoryBudget;
 use plimsoll::monitor::{InvocationReport, LeakVerdict, Monitor, Remedy, ReportPolicy, TrimPolicy};
 use plimsoll::{ByteSize, TrackingAllocator};
 use support::lean;
@@ -23,7 +22,6 @@ const GLIBC: bool = cfg!(all(target_os = "linux", target_env = "gnu", not(miri))
 support::tests! {
     pages_that_glibc_keeps_are_retained_until_they_are_given_back if GLIBC && lean(), else "needs glibc and an rss that is this program's own",
     trims_keep_to_their_share_of_the_time if GLIBC, else "needs glibc",
-    pages_given_back_are_no_overhead_of_the_budget if GLIBC && lean(), else "needs glibc and an rss that is this program's own",
 }
 
 /// One invocation that does `work`, and its report.
@@ -31,15 +29,6 @@ fn invoke(monitor: &Monitor, work: impl FnOnce()) -> InvocationReport {
     let invocation = monitor.start("r");
     work();
     invocation.finish()
-}
-
-/// Memory that the kernel counts and the ledger does not, as a C library's; for good.
-fn beside_the_heap(bytes: usize) {
-    let layout = std::alloc::Layout::from_size_align(bytes, 4096).unwrap();
-    // SAFETY: the size is not zero.
-    let block = unsafe { std::alloc::GlobalAlloc::alloc(&std::alloc::System, layout) };
-    // SAFETY: the block has so many bytes, and is never freed.
-    unsafe { block.write_bytes(1, bytes) };
 }
 
 /// Frees 35 MiB of small blocks, but for one in 350: 0.1 MiB, between which glibc keeps the pages of all others.
@@ -103,29 +92,6 @@ fn trims_keep_to_their_share_of_the_time() {
         let trims = (0..50).filter(|_| invoke(&monitor, || pits = pitted()).trimmed.is_some()).count();
         let took = never_ending.finish().duration;
         assert!(trims as u64 <= took.as_secs() + 1, "{trims} trims in {took:?}");
-    });
-    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
-}
-
-fn pages_given_back_are_no_overhead_of_the_budget() {
-    let ended = support::in_child(|| {
-        let budget = MemoryBudget::new(ByteSize::mib(116));
-        let monitor = Monitor::builder().memory_size(ByteSize::mib(128)).report(ReportPolicy::Off).budget(&budget);
-        let monitor = monitor.trim(TrimPolicy::new().share_of_time(100)).build().unwrap();
-        let mut pits = Vec::new();
-        for _ in 0..100 {
-            let report = invoke(&monitor, || pits = pitted());
-            assert!(report.trimmed.is_some(), "{report}");
-        }
-        drop(monitor.start("tells the budget of the last"));
-        let baseline = budget.baseline();
-        // Code, stacks, and what is pitted.
-        assert!(baseline.overhead < ByteSize::mib(8), "{baseline:?}");
-        assert!(baseline.room > ByteSize::mib(107), "{baseline:?}");
-        // The negative control: pages that never carried heap are overhead, given back or not.
-        beside_the_heap(20 << 20);
-        (0..100).for_each(|_| drop(invoke(&monitor, || pits = pitted()).alerts()));
-        assert!(budget.baseline().overhead > ByteSize::mib(18), "{:?}", budget.baseline());
     });
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
 }

@@ -1,10 +1,14 @@
 //! Around a snapshot of the process: what is given back before it is taken, and what a restore leaves right.
-#![expect(clippy::expect_used, reason = "clippy knows `#[test]` functions as tests, but not their helpers")]
+#![expect(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    reason = "clippy knows `#[test]` functions as tests, but not their helpers"
+)]
 
 use std::convert::Infallible;
 use std::time::Duration;
 
-use plimsoll::budget::Rank;
+use plimsoll::budget::ReclaimPriority;
 use plimsoll::heap;
 use plimsoll::monitor::{Alert, MonitorBuilder, ReportPolicy};
 use plimsoll::{ByteSize, Cache, LazyResource, ManualClock, MemoryBudget, Monitor, TrackingAllocator};
@@ -33,7 +37,7 @@ const SPARE: usize = 32 << 10;
 /// A cache of the budget with 4 MiB in it, and a little.
 fn cache(budget: &MemoryBudget) -> Cache<u32, Vec<u8>> {
     let builder = Cache::builder("orders").max_entries(100).max_bytes(ByteSize::mib(8));
-    let cache = builder.account(budget.account("orders")).build().expect("constant bounds");
+    let cache = builder.account(budget.account("orders").unwrap()).build().expect("constant bounds");
     for key in 0..4 {
         cache.insert(key, vec![1; (1 << 20) + SPARE]).expect("it fits");
     }
@@ -49,9 +53,9 @@ fn caches_shrink_and_resources_unload_as_far_as_their_rank_allows_and_nobody_use
     let (budget, other) = (MemoryBudget::new(ByteSize::mib(100)), MemoryBudget::new(ByteSize::mib(100)));
     let monitor = builder()
         .budget(&budget)
-        .resource(&MODEL, budget.account("model"))
-        .resource(&FONTS, budget.account("fonts"))
-        .resource(&ELSEWHERE, other.account("elsewhere"))
+        .resource(&MODEL, budget.account("model").unwrap())
+        .resource(&FONTS, budget.account("fonts").unwrap())
+        .resource(&ELSEWHERE, other.account("elsewhere").unwrap())
         .build()
         .unwrap();
     let cache = cache(&budget);
@@ -61,23 +65,23 @@ fn caches_shrink_and_resources_unload_as_far_as_their_rank_allows_and_nobody_use
     let fonts = FONTS.get().unwrap();
     let heap_before = heap::stats().unwrap().live;
 
-    let freed = monitor.before_snapshot(Rank::CACHE);
+    let freed = monitor.before_snapshot(ReclaimPriority::CACHE);
     assert!((ByteSize::mib(4)..ByteSize::mib(5)).contains(&freed), "{freed}");
     assert_eq!((cache.len(), MODEL.status().loads), (0, 1));
     assert!(MODEL.status().charged >= ByteSize::mib(4), "what was prefetched stays");
 
-    let freed = monitor.before_snapshot(Rank::RESOURCE);
+    let freed = monitor.before_snapshot(ReclaimPriority::RESOURCE);
     assert!((ByteSize::mib(5)..ByteSize::mib(6)).contains(&freed), "the model and what has another budget: {freed}");
     assert_eq!((MODEL.status().charged, ELSEWHERE.status().charged), (ByteSize::ZERO, ByteSize::ZERO));
     assert!(fonts.iter().all(|byte| *byte == 1) && FONTS.status().charged >= ByteSize::mib(1), "it is in use");
     assert!(heap::stats().unwrap().live <= heap_before.saturating_sub(ByteSize::mib(9)));
 
-    assert_eq!(monitor.before_snapshot(Rank::RESOURCE), ByteSize::ZERO);
+    assert_eq!(monitor.before_snapshot(ReclaimPriority::RESOURCE), ByteSize::ZERO);
     drop(fonts);
-    assert!(monitor.before_snapshot(Rank::RESOURCE) >= ByteSize::mib(1));
+    assert!(monitor.before_snapshot(ReclaimPriority::RESOURCE) >= ByteSize::mib(1));
     assert!(budget.reserved() < ByteSize::mib(1), "{}", budget.reserved());
     assert_eq!(MODEL.get().unwrap().len(), 4 << 20, "and it is loaded again when it is wanted");
-    monitor.before_snapshot(Rank::RESOURCE);
+    monitor.before_snapshot(ReclaimPriority::RESOURCE);
 }
 
 #[test]
@@ -93,7 +97,7 @@ fn what_expired_while_the_snapshot_lay_is_not_served_whatever_became_of_the_mono
             .build()
             .unwrap();
         cache.insert(1, "of before").unwrap();
-        monitor.before_snapshot(Rank::RESOURCE);
+        monitor.before_snapshot(ReclaimPriority::RESOURCE);
         assert_eq!(cache.get(&1), Some("of before"), "it has no account: nobody could ask for it");
 
         // Another host: its wall clock is right, its monotonic one counts from its own start.
@@ -123,7 +127,7 @@ fn peaks_begin_anew_after_the_restore_and_an_alert_is_said_again() {
     assert_eq!(near_limit().alerts().count(), 0, "it was said");
     let highest = report.highest_rss;
 
-    monitor.before_snapshot(Rank::RESOURCE);
+    monitor.before_snapshot(ReclaimPriority::RESOURCE);
     monitor.after_restore();
     let live = heap::stats().unwrap().live;
     assert!(heap::stats().unwrap().peak.at_most < live.saturating_add(ByteSize::mib(10)));
@@ -146,7 +150,7 @@ fn a_trim_hook_that_panics_does_not_end_the_function() {
     let budget = MemoryBudget::new(ByteSize::mib(100));
     let cache = cache(&budget);
     let monitor = builder().budget(&budget).build().unwrap();
-    assert!(monitor.before_snapshot(Rank::CACHE) >= ByteSize::mib(4));
+    assert!(monitor.before_snapshot(ReclaimPriority::CACHE) >= ByteSize::mib(4));
     plimsoll::os::set_trim_hook(|| {});
     drop(cache);
 }
@@ -163,7 +167,7 @@ mod on_lambda {
     use plimsoll::integration::lambda;
 
     use super::runtime_api::{Call, RuntimeApi};
-    use super::{ByteSize, Bytes, Cache, Duration, HOUR, LazyResource, ManualClock, MemoryBudget, Rank};
+    use super::{ByteSize, Bytes, Cache, Duration, HOUR, LazyResource, ManualClock, MemoryBudget, ReclaimPriority};
     use super::{alone, builder, cache};
 
     /// Who looked, how many orders he found, and which session.
@@ -220,8 +224,12 @@ mod on_lambda {
             }
         }
         let (budget, clock) = (MemoryBudget::new(ByteSize::mib(100)), ManualClock::new());
-        let monitor =
-            builder().budget(&budget).clock(clock.clock()).resource(&MODEL, budget.account("model")).build().unwrap();
+        let monitor = builder()
+            .budget(&budget)
+            .clock(clock.clock())
+            .resource(&MODEL, budget.account("model").unwrap())
+            .build()
+            .unwrap();
         MODEL.prefetch().unwrap();
         let sessions = Cache::builder("sessions").max_entries(10).time_to_live(Duration::from_mins(5));
         let sessions = sessions.clock(clock.clock()).build().unwrap();
@@ -234,7 +242,7 @@ mod on_lambda {
         let sessions = sessions.clone();
         let runtime = Runtime::new(service_fn(async |_: LambdaEvent<String>| Ok::<_, Error>(sessions.get(&1))))
             .register_snapstart_resource(probe("first"))
-            .register_snapstart_resource(lambda::snap_start(&monitor, Rank::RESOURCE))
+            .register_snapstart_resource(lambda::snap_start(&monitor, ReclaimPriority::RESOURCE))
             .register_snapstart_resource(probe("last"));
         let calls = tokio::task::spawn_blocking(move || {
             let posted = || loop {

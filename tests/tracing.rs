@@ -101,7 +101,7 @@ fn every_figure_is_a_field_of_its_own_type() {
     let builder = Monitor::builder().memory_size(ByteSize::mib(128)).report(ReportPolicy::Off);
     let monitor = builder.budget(&budget).build().unwrap();
     let invocation = monitor.start("r-1");
-    let _held = budget.account("orders").book(ByteSize::mib(85));
+    let _held = budget.account("orders").unwrap().reserve(ByteSize::mib(85));
     let mut report = invocation.finish();
     report.heap.as_mut().unwrap().peak.at_most = ByteSize::mib(58);
     report.heap.as_mut().unwrap().live = ByteSize::mib(80);
@@ -114,7 +114,7 @@ fn every_figure_is_a_field_of_its_own_type() {
     report.resources.loaded = 2;
     // Whatever the process has beside its heap.
     if let Some(reserved) = &mut report.reserved {
-        (reserved.room, reserved.pressure) = (ByteSize::mib(100), Pressure::High);
+        (reserved.capacity, reserved.pressure) = (ByteSize::mib(100), Pressure::High);
     }
     let events = seen(Level::TRACE, || event(&report));
     let [(level, target, fields)] = &*events else { panic!("{events:?}") };

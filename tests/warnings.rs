@@ -24,7 +24,6 @@ support::tests! {
     cache_larger_than_its_budget_warns if CAN_FORK, else "needs fork",
     cache_with_a_bound_of_zero_warns if CAN_FORK, else "needs fork",
     name_beyond_the_board_warns_once if CAN_FORK, else "needs fork",
-    account_beyond_the_budget_warns_once if CAN_FORK, else "needs fork",
     memory_size_above_lambdas_range_warns_once if CAN_FORK, else "needs fork",
     max_concurrency_not_a_number_warns_once if CAN_FORK, else "needs fork",
 }
@@ -110,8 +109,8 @@ fn account_of_another_budget_warns() {
     static INDEX: LazyResource<u64, std::io::Error> = LazyResource::new("index", || Ok(7));
     let warnings = warnings(|| {
         let (own, other) = (MemoryBudget::new(ByteSize::mib(100)), MemoryBudget::new(ByteSize::mib(100)));
-        let builder = builder().budget(&own).resource(&MODEL, other.account("models"));
-        let _monitor = builder.resource(&INDEX, own.account("index")).install().unwrap();
+        let builder = builder().budget(&own).resource(&MODEL, other.account("models").unwrap());
+        let _monitor = builder.resource(&INDEX, own.account("index").unwrap()).install().unwrap();
     });
     assert_one(&warnings, &["`model`", "`models`", "another budget", "same MemoryBudget"]);
 }
@@ -120,7 +119,8 @@ fn cache_larger_than_its_budget_warns() {
     let built = |bytes: ByteSize| {
         warnings(|| {
             let budget = MemoryBudget::new(ByteSize::mib(20));
-            let orders = Cache::<u64, u64>::builder("orders").max_bytes(bytes).account(budget.account("orders"));
+            let orders =
+                Cache::<u64, u64>::builder("orders").max_bytes(bytes).account(budget.account("orders").unwrap());
             drop(orders.build().unwrap());
         })
     };
@@ -151,16 +151,6 @@ fn name_beyond_the_board_warns_once() {
     let named = |count: usize| warnings(|| tenants(count).for_each(|name| _ = board::holder(name)));
     assert_eq!(named(board::SLOTS), [""; 0]);
     assert_one(&named(board::SLOTS + 9), &["`tenant 65`", "`other`", "not one for each tenant"]);
-}
-
-fn account_beyond_the_budget_warns_once() {
-    let warnings = warnings(|| {
-        let budget = MemoryBudget::new(ByteSize::mib(20));
-        // The board has as many names, so the first account too many has both warnings.
-        tenants(70).for_each(|name| drop(budget.account(name)));
-    });
-    assert_eq!(warnings.len(), 1, "{warnings:?}");
-    assert!(warnings[0].contains("accounts of the budget") && warnings[0].contains("`tenant 65`"), "{warnings:?}");
 }
 
 fn memory_size_above_lambdas_range_warns_once() {

@@ -53,17 +53,17 @@ impl Function {
             budget = budget.limit(SMALLEST_FUNCTION.saturating_sub(AlarmThresholds::ENVIRONMENT_SHARE));
         }
         let budget = budget.build()?;
-        let digests = Cache::builder("digests").max_bytes(KEPT).account(budget.account("digests")).build()?;
+        let digests = Cache::builder("digests").max_bytes(KEPT).account(budget.account("digests")?).build()?;
         let swept = digests.clone();
         let monitor = monitor
             .report(policy)
             .budget(&budget)
-            .resource(&MODEL, budget.account("model"))
+            .resource(&MODEL, budget.account("model")?)
             .cache(&digests)
             .at_end(move || _ = swept.remove_expired(SWEPT))
             .trim(true)
             .install()?;
-        let in_the_making = budget.account("in the making");
+        let in_the_making = budget.account("in the making")?;
         Ok(Self { buckets: Buckets::from_env(), digests, in_the_making, budget, monitor })
     }
 

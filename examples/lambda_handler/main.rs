@@ -21,7 +21,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use lambda_runtime::{Error, LambdaEvent, Runtime, service_fn, spawn_graceful_shutdown_handler};
-use plimsoll::budget::Rank;
+use plimsoll::budget::ReclaimPriority;
 use plimsoll::integration::lambda;
 use plimsoll::monitor::ReportPolicy;
 use plimsoll::{AdmissionLayer, ByteSize, ReportLayer, TrackingAllocator};
@@ -64,8 +64,8 @@ async fn serve() -> Result<(), Error> {
     let function = Arc::new(Function::new(ReportPolicy::Each)?);
     spawn_graceful_shutdown_handler(lambda::final_picture(&function.monitor)).await;
     let report = ReportLayer::new(&function.monitor);
-    let snapshot = lambda::snap_start(&function.monitor, Rank::CACHE);
-    let admission = AdmissionLayer::new(&function.budget, IN_PASSING);
+    let snapshot = lambda::snap_start(&function.monitor, ReclaimPriority::CACHE);
+    let admission = AdmissionLayer::new(&function.budget, IN_PASSING)?;
     // It blocks, and may: each invocation has a thread for itself.
     let handler = service_fn(move |event: LambdaEvent<Value>| {
         let function = Arc::clone(&function);

@@ -1,4 +1,4 @@
-//! A budget with settings of one's own, and what its limit is made of.
+//! The builder of a budget, and the parts of its limit.
 
 use std::fmt;
 
@@ -18,11 +18,11 @@ use super::pressure::Thresholds;
 ///
 /// let budget = MemoryBudget::builder()
 ///     .limit(ByteSize::mib(100))
-///     .pressure_at(70, 90)
-///     .floor(ByteSize::mib(40))
+///     .pressure_thresholds(70, 90)
+///     .count_heap()
 ///     .build()?;
-/// assert_eq!(budget.basis().to_string(), "100.0 MiB, as given");
-/// # Ok::<(), plimsoll::budget::BudgetError>(())
+/// assert_eq!(budget.limit_breakdown().to_string(), "100.0 MiB, as given");
+/// # Ok::<(), plimsoll::budget::BuildError>(())
 /// ```
 #[derive(Clone, Debug, Default)]
 #[must_use]
@@ -30,18 +30,15 @@ pub struct BudgetBuilder {
     limit: Option<ByteSize>,
     environment_share: Option<ByteSize>,
     margin: Option<ByteSize>,
-    pressure_at: Option<(u8, u8)>,
-    floor: Option<ByteSize>,
-    overhead_step: Option<ByteSize>,
+    pressure_thresholds: Option<(u8, u8)>,
+    counts_heap: bool,
 }
 
 impl BudgetBuilder {
     const MARGIN_PERCENT: u32 = 5;
-    pub(super) const FLOOR_PERCENT: u32 = 50;
-    pub(super) const STEP_PERCENT: u32 = 5;
 
-    /// Sets the limit, of which nothing is taken off. Default: what [`MemoryLimit::detect`] finds, less the environment's
-    /// share and the margin. Zero grants nothing.
+    /// Sets the limit. Nothing is subtracted from it. Default: what [`MemoryLimit::detect`] finds, less the environment's
+    /// share and the margin. 0 grants nothing.
     ///
     /// # Examples
     ///
@@ -49,31 +46,32 @@ impl BudgetBuilder {
     /// # use plimsoll::{ByteSize, MemoryBudget};
     /// let budget = MemoryBudget::builder().limit(ByteSize::mib(64)).build()?;
     /// assert_eq!(budget.limit(), ByteSize::mib(64));
-    /// # Ok::<(), plimsoll::budget::BudgetError>(())
+    /// # Ok::<(), plimsoll::budget::BuildError>(())
     /// ```
     pub const fn limit(mut self, limit: ByteSize) -> Self {
         self.limit = Some(limit);
         self
     }
 
-    /// Sets what the environment takes of the memory size found. Default: [`ENVIRONMENT_SHARE`](crate::env::ENVIRONMENT_SHARE) on Lambda, nothing
-    /// under a cgroup. Where share and margin are all of the size found, the limit is zero, which grants nothing.
+    /// Sets what the environment uses of the memory size that was found. Default:
+    /// [`ENVIRONMENT_SHARE`](crate::env::ENVIRONMENT_SHARE) on Lambda, 0 under a cgroup. If share and margin are all of that
+    /// size, the limit is 0, which grants nothing.
     ///
     /// # Examples
     ///
     /// ```no_run
     /// # use plimsoll::{ByteSize, MemoryBudget};
-    /// // An extension of 60 MiB beside the function.
+    /// // An extension of 60 MiB next to the function.
     /// let budget = MemoryBudget::builder().environment_share(ByteSize::mib(60)).build()?;
-    /// # Ok::<(), plimsoll::budget::BudgetError>(())
+    /// # Ok::<(), plimsoll::budget::BuildError>(())
     /// ```
     pub const fn environment_share(mut self, share: ByteSize) -> Self {
         self.environment_share = Some(share);
         self
     }
 
-    /// Sets what is left free of the memory size found, for what is not heap. Default: 5 % of it. Where share and margin are
-    /// all of it, the limit is zero, which grants nothing.
+    /// Sets what is left free of the memory size that was found, for memory that is not heap. Default: 5 % of it. If share and
+    /// margin are all of it, the limit is 0, which grants nothing.
     ///
     /// # Examples
     ///
@@ -81,97 +79,85 @@ impl BudgetBuilder {
     /// # use plimsoll::{ByteSize, MemoryBudget};
     /// // Eight requests at a time, each of which may touch 4 MiB that it has reserved.
     /// let budget = MemoryBudget::builder().margin(ByteSize::mib(32)).build()?;
-    /// # Ok::<(), plimsoll::budget::BudgetError>(())
+    /// # Ok::<(), plimsoll::budget::BuildError>(())
     /// ```
     pub const fn margin(mut self, margin: ByteSize) -> Self {
         self.margin = Some(margin);
         self
     }
 
-    /// Sets from which percentages of the room on the pressure is high and critical. Default: 80 and 95.
+    /// Sets the percentages of the capacity from which the pressure is high and critical. Default: 80 and 95.
     /// [`build`](Self::build) refuses them unless `0 < high < critical <= 100`.
     ///
     /// # Examples
     ///
     /// ```
     /// # use plimsoll::{ByteSize, MemoryBudget, Pressure};
-    /// let budget = MemoryBudget::builder().limit(ByteSize::kib(100)).pressure_at(50, 75).build()?;
-    /// let _held = budget.account("buffers").try_reserve(ByteSize::kib(60))?;
+    /// let budget = MemoryBudget::builder().limit(ByteSize::kib(100)).pressure_thresholds(50, 75).build()?;
+    /// let _held = budget.account("buffers")?.try_reserve(ByteSize::kib(60))?;
     /// assert_eq!(budget.pressure(), Pressure::High);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub const fn pressure_at(mut self, high: u8, critical: u8) -> Self {
-        self.pressure_at = Some((high, critical));
+    pub const fn pressure_thresholds(mut self, high: u8, critical: u8) -> Self {
+        self.pressure_thresholds = Some((high, critical));
         self
     }
 
-    /// Sets how much of the room the [overhead](MemoryBudget::observe_rss) leaves in any case. Heap that nobody
-    /// reserved knows no such bound. Default: half of the limit. With zero the overhead may take all; with the limit or
-    /// more, nothing.
+    /// Counts the live heap that no account has reserved against the limit. Default: if the limit was found in the
+    /// environment, and from the moment on at which a [monitor](crate::monitor::MonitorBuilder::budget) has the budget.
+    ///
+    /// It needs the [tracking allocator](crate::TrackingAllocator). For a budget of a part of the process, such as a pool of
+    /// buffers, leave it out.
     ///
     /// # Examples
     ///
     /// ```
     /// # use plimsoll::{ByteSize, MemoryBudget};
-    /// let budget = MemoryBudget::builder().limit(ByteSize::mib(100)).floor(ByteSize::mib(80)).build()?;
-    /// budget.observe_rss(ByteSize::mib(70), ByteSize::mib(10)); // 60 MiB are no heap
-    /// assert_eq!(budget.available(), ByteSize::mib(80));
-    /// # Ok::<(), plimsoll::budget::BudgetError>(())
+    /// let budget = MemoryBudget::builder().limit(ByteSize::mib(100)).count_heap().build()?;
+    /// assert_eq!(budget.limit(), ByteSize::mib(100));
+    /// # Ok::<(), plimsoll::budget::BuildError>(())
     /// ```
-    pub const fn floor(mut self, floor: ByteSize) -> Self {
-        self.floor = Some(floor);
+    pub const fn count_heap(mut self) -> Self {
+        self.counts_heap = true;
         self
     }
 
-    /// Sets by how much the [overhead](MemoryBudget::observe_rss) rises at most from one measurement to the next;
-    /// at least one byte. Default: 5 % of the limit.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # use plimsoll::{ByteSize, MemoryBudget};
-    /// let budget = MemoryBudget::builder().limit(ByteSize::mib(100)).overhead_step(ByteSize::mib(1)).build()?;
-    /// budget.observe_rss(ByteSize::mib(10), ByteSize::mib(10));
-    /// budget.observe_rss(ByteSize::mib(50), ByteSize::mib(10)); // one bad reading
-    /// assert_eq!(budget.baseline().overhead, ByteSize::mib(1));
-    /// # Ok::<(), plimsoll::budget::BudgetError>(())
-    /// ```
-    pub const fn overhead_step(mut self, step: ByteSize) -> Self {
-        self.overhead_step = Some(step);
-        self
-    }
-
-    /// Makes the budget. Without a [`limit`](Self::limit), reads the environment: some 100 us under a cgroup.
+    /// Creates the budget. Without a [`limit`](Self::limit) it reads the environment, which takes some 100 us under a cgroup.
     ///
     /// # Errors
     ///
-    /// [`BudgetError`] where no limit is known or one is not understood, and where the percentages do not rise.
+    /// [`BuildError`] if no limit is known or one is not understood, and if the percentages do not rise.
     ///
     /// # Examples
     ///
     /// ```no_run
     /// let budget = plimsoll::MemoryBudget::builder().build()?;
-    /// println!("{}", budget.basis());
-    /// # Ok::<(), plimsoll::budget::BudgetError>(())
+    /// println!("{}", budget.limit_breakdown());
+    /// # Ok::<(), plimsoll::budget::BuildError>(())
     /// ```
-    pub fn build(self) -> Result<MemoryBudget, BudgetError> {
-        let thresholds =
-            self.pressure_at.map_or(Ok(Thresholds::DEFAULT), |(high, critical)| Thresholds::new(high, critical))?;
-        let basis = if let Some(limit) = self.limit {
-            Basis::given(limit)
+    pub fn build(self) -> Result<MemoryBudget, BuildError> {
+        let thresholds = self
+            .pressure_thresholds
+            .map_or(Ok(Thresholds::DEFAULT), |(high, critical)| Thresholds::new(high, critical))?;
+        let breakdown = if let Some(limit) = self.limit {
+            LimitBreakdown::given(limit)
         } else {
-            let found = MemoryLimit::detect().map_err(|source| BudgetError::Environment { source })?;
-            Basis::of(
+            let found = MemoryLimit::detect().map_err(|source| BuildError::Environment { source })?;
+            LimitBreakdown::of(
                 found,
                 self.environment_share.unwrap_or_else(|| found.environment_share()),
                 self.margin.unwrap_or(found.size().percent(Self::MARGIN_PERCENT)),
             )
         };
-        Ok(MemoryBudget::with(basis, thresholds, self.floor, self.overhead_step))
+        let budget = MemoryBudget::with(breakdown, thresholds);
+        if self.counts_heap {
+            budget.count_heap();
+        }
+        Ok(budget)
     }
 }
 
-/// What a budget's limit is made of. `Display` says it in a line, for the log.
+/// The parts of a budget's limit. `Display` writes them in a line, for the log.
 ///
 /// ```text
 /// 109.6 MiB: 128.0 MiB (lambda memory size) less 12.0 MiB for the environment and a margin of 6.4 MiB
@@ -182,51 +168,51 @@ impl BudgetBuilder {
 /// ```
 /// use plimsoll::{ByteSize, MemoryBudget};
 ///
-/// let basis = MemoryBudget::new(ByteSize::mib(64)).basis();
-/// assert_eq!((basis.limit(), basis.found()), (ByteSize::mib(64), None));
-/// assert_eq!((basis.environment_share(), basis.margin()), (ByteSize::ZERO, ByteSize::ZERO));
+/// let breakdown = MemoryBudget::new(ByteSize::mib(64)).limit_breakdown();
+/// assert_eq!((breakdown.limit(), breakdown.found()), (ByteSize::mib(64), None));
+/// assert_eq!((breakdown.environment_share(), breakdown.margin()), (ByteSize::ZERO, ByteSize::ZERO));
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Basis {
+pub struct LimitBreakdown {
     limit: ByteSize,
     found: Option<MemoryLimit>,
     environment_share: ByteSize,
     margin: ByteSize,
 }
 
-impl Basis {
+impl LimitBreakdown {
     pub(super) const fn given(limit: ByteSize) -> Self {
         Self { limit, found: None, environment_share: ByteSize::ZERO, margin: ByteSize::ZERO }
     }
 
-    /// Takes share and margin off the limit found; where they are all of it, nothing is left.
+    /// Subtracts share and margin from the limit that was found, down to zero.
     pub(super) const fn of(found: MemoryLimit, environment_share: ByteSize, margin: ByteSize) -> Self {
         let limit = found.size().saturating_sub(environment_share).saturating_sub(margin);
         Self { limit, found: Some(found), environment_share, margin }
     }
 
-    /// Tells the budget's limit.
+    /// Returns the budget's limit.
     pub const fn limit(&self) -> ByteSize {
         self.limit
     }
 
-    /// Tells the memory limit found in the environment; `None` where the budget's limit was given.
+    /// Returns the memory limit that was found in the environment; `None` if the limit was given.
     pub const fn found(&self) -> Option<MemoryLimit> {
         self.found
     }
 
-    /// Tells what was taken off for the environment's own processes.
+    /// Returns the part for the environment's own processes.
     pub const fn environment_share(&self) -> ByteSize {
         self.environment_share
     }
 
-    /// Tells what was taken off to be left free.
+    /// Returns the part that is left free.
     pub const fn margin(&self) -> ByteSize {
         self.margin
     }
 }
 
-impl fmt::Display for Basis {
+impl fmt::Display for LimitBreakdown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { limit, found, environment_share, margin } = self;
         match found {
@@ -238,14 +224,14 @@ impl fmt::Display for Basis {
     }
 }
 
-/// Why there is no budget.
+/// An error returned by [`BudgetBuilder::build`] and [`MemoryBudget::from_env`].
 ///
 /// # Examples
 ///
 /// ```
 /// use plimsoll::{ByteSize, MemoryBudget};
 ///
-/// let wrong = MemoryBudget::builder().limit(ByteSize::mib(1)).pressure_at(90, 80).build().unwrap_err();
+/// let wrong = MemoryBudget::builder().limit(ByteSize::mib(1)).pressure_thresholds(90, 80).build().unwrap_err();
 /// assert_eq!(
 ///     wrong.to_string(),
 ///     "pressure is high at 90 % and critical at 80 %: expected 0 < high < critical <= 100"
@@ -253,23 +239,23 @@ impl fmt::Display for Basis {
 /// ```
 #[derive(thiserror::Error)]
 #[non_exhaustive]
-pub enum BudgetError {
-    /// The environment does not say how much memory there is, and no limit was given.
+pub enum BuildError {
+    /// No limit was given, and the environment has none.
     #[error("no memory size for the budget: name one with limit()")]
     #[non_exhaustive]
     Environment {
-        /// What the environment says.
+        /// The error of the environment.
         source: EnvError,
     },
     /// The percentages at which the pressure rises are not between 1 and 100, or do not rise.
     #[error("pressure is high at {high} % and critical at {critical} %: expected 0 < high < critical <= 100")]
     #[non_exhaustive]
-    Thresholds {
-        /// Where it is high.
+    PressureThresholds {
+        /// From here it is high.
         high: u8,
-        /// Where it is critical.
+        /// From here it is critical.
         critical: u8,
     },
 }
 
-debug_as_chain!(BudgetError);
+debug_as_chain!(BuildError);

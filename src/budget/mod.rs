@@ -1,10 +1,11 @@
-//! One memory budget for all that is large: caches, buffers and models reserve from it, so their sum has a bound too.
+//! One memory budget for everything that is large: caches, buffers and models reserve their bytes, so that their sum is
+//! bounded as well.
 //!
 //! ```
 //! use plimsoll::{ByteSize, MemoryBudget};
 //!
 //! let budget = MemoryBudget::new(ByteSize::mib(100)); // on Lambda: MemoryBudget::from_env()?
-//! let orders = budget.account("orders");
+//! let orders = budget.account("orders")?;
 //!
 //! let mut reserved = orders.try_reserve(ByteSize::kib(64))?;   // before allocating
 //! let mut buffer = Vec::<u8>::with_capacity(64 << 10);
@@ -12,98 +13,96 @@
 //! buffer.reserve_exact(128 << 10);
 //! drop(buffer);
 //! drop(reserved);                                              // after freeing
-//! assert_eq!((orders.held(), orders.peak()), (ByteSize::ZERO, ByteSize::kib(128)));
-//! # Ok::<(), plimsoll::BudgetExceeded>(())
+//! assert_eq!((orders.reserved(), orders.peak()), (ByteSize::ZERO, ByteSize::kib(128)));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
 //! # Rules
 //!
-//! 1. Reserve before allocating, release after freeing. A reservation is a promise about memory, not memory.
-//! 2. What does not fit is first [reclaimed](Reclaim) from others: in the order of their [`Rank`], in two rounds
-//!    ([`Pressure::High`], then [`Pressure::Critical`]), each asked for what is still missing. Then it is refused, with
-//!    a report of who holds what.
-//! 3. The account that asks is not asked: a cache evicts its own entries first. Nor is anyone asked whose rank is above
-//!    its own: a cache does not unload a model.
-//! 4. Nobody is asked where all that could be given back would not be enough: a request that must fail costs no cache.
-//! 5. No lock is held while a reclaimer runs, and a reclaimer does not wait for one: it uses `try_lock`, or a wait of a
-//!    millisecond at most, or releases nothing.
-//! 6. A reservation made inside a reclaimer is granted if it is free, and else refused at once.
-//! 7. Nothing runs in the background, since Lambda freezes it. The room follows what the process really holds when
-//!    [`MemoryBudget::rebaseline`] says how much that is: at the start of each invocation.
-//! 8. Where the limit was found in the environment, the kernel has the last word. A reservation of about a thirty-second
-//!    of the limit or more has to fit beside the anonymous pages of the process, less those that an earlier large one has
-//!    left, and with those that others were promised lately and have not touched. If it does not, the allocator gives
-//!    free pages [back](crate::os::trim), then others are asked, then it is refused: an allocator keeps pages of values
-//!    that are gone, and what small values leave between those that stay is no room for a large one. An allocator that
-//!    gives nothing back when asked is not judged by its pages.
-//! 9. Small reservations are not held against the pages, each by itself. Where many of them have taken new pages past
-//!    the limit while others lie free, [`Account::try_reserve`], [`Reservation::try_grow`] and a cache's insert give the
-//!    free ones back.
+//! 1. Reserve before allocating, and release after freeing. A reservation counts bytes; it does not allocate them.
+//! 2. All accounts are in one table under one lock. So figures and refusals are of one moment, and sums are exact.
+//! 3. A request that does not fit reclaims memory from other accounts: their [reclaimers](Reclaim) run in the order of their
+//!    [priority](ReclaimPriority), first at [`Pressure::High`], then at [`Pressure::Critical`], until they release nothing
+//!    more. What they release is promised to the request. Then it is refused, with the largest accounts.
+//! 4. Its own account is not asked: a cache evicts its own entries before. Nor is an account of a higher priority: a
+//!    cache does not unload a model.
+//! 5. A request that must fail in any case reclaims nothing.
+//! 6. No lock of the budget is held while a reclaimer runs. A reclaimer does not wait for locks. What it reserves
+//!    itself is granted if it is available, and refused otherwise.
+//! 7. Nothing runs in the background, because Lambda freezes it.
 //!
-//! Rule 8 holds for [`Account::try_reserve`] and [`Reservation::try_grow`]. With several requests at a time leave a
-//! [margin](BudgetBuilder::margin) for what becomes of pages between two looks, and on glibc set `MALLOC_ARENA_MAX=1`, as
-//! free pages in one thread's arena are no room for another thread.
+//! If the limit was found in the environment, the kernel enforces it, and three rules more hold. The second and the third need
+//! the [tracking allocator](crate::TrackingAllocator).
+//!
+//! 8. A [margin](BudgetBuilder::margin) is left for memory that is not heap.
+//! 9. *Unreserved heap* reduces the capacity: the live heap that no account has reserved. Reserved memory may not be allocated
+//!    yet, so it is estimated: `min(live now, highest (live - reserved) of the last seconds)`.
+//! 10. *Pages.* A request of 1/32 of the limit has to fit next to the resident pages and to what is reserved and not
+//!     allocated yet. An allocator keeps pages of freed blocks, which may be too small for a large block. So it releases its free
+//!     pages first; then memory is reclaimed; then the request is refused. Smaller requests are checked once for as many bytes. It
+//!     is known of `System` on glibc, and of an allocator with a [trim hook](crate::os::set_trim_hook), that they
+//!     release free pages. With others nothing is refused for its pages. On glibc such a budget sets `M_TRIM_THRESHOLD` to 1
+//!     MiB, because `malloc_trim` cannot release the free end of an arena.
+//!
+//! With several requests at a time and glibc, set `MALLOC_ARENA_MAX=1`, because free pages of one thread's arena are no
+//! use for another thread.
 //!
 //! # What is not counted
 //!
-//! What nobody reserves. Its heap is known from one [`MemoryBudget::rebaseline`] to the next, and not in between. Not
-//! bounded: [`Account::book`], which states what is there already.
+//! Memory that is neither reserved nor heap: C code, thread stacks, mapped files. It is seen in the pages only.
+//!
+//! # Forks
+//!
+//! The child of a `fork` must not use a budget that other threads used at that moment: its lock may be taken.
 
 mod account;
-mod baseline;
-mod books;
 mod builder;
 mod core;
 mod error;
-mod outlook;
-mod pages;
 mod pressure;
 mod reclaim;
 mod reservation;
+mod shared;
+mod table;
+mod wait;
 
+use std::borrow::Cow;
 use std::fmt;
-use std::sync::{Arc, OnceLock};
 
-use crate::board::Meter;
 use crate::size::ByteSize;
-use crate::sync::Mutex;
 
 pub use account::Account;
-pub use baseline::Baseline;
-pub use builder::{Basis, BudgetBuilder, BudgetError};
-pub use error::BudgetExceeded;
+pub use builder::{BudgetBuilder, BuildError, LimitBreakdown};
+pub use error::{AccountError, BudgetExceeded, MinimumTooLarge};
 pub use pressure::Pressure;
-pub use reclaim::{Rank, Reclaim};
+pub use reclaim::{Reclaim, ReclaimPriority, ReclaimerHandle, reclaim_fn};
 pub use reservation::Reservation;
 
-use baseline::Reckoning;
-use books::{Line, Slot};
-use pages::Pages;
+use core::Core;
 use pressure::Thresholds;
-use reclaim::Registry;
+use table::Usage;
 
-/// Accounts with a name of their own; those beyond share the account `other`.
+/// The most accounts of a budget.
 ///
 /// # Examples
 ///
 /// ```
-/// use plimsoll::{ByteSize, MemoryBudget, budget};
+/// use plimsoll::budget::MAX_ACCOUNTS;
 ///
-/// let all = MemoryBudget::new(ByteSize::mib(1));
-/// (0..budget::ACCOUNTS).for_each(|n| drop(all.account(format!("tenant {n}").leak())));
-/// assert_eq!(all.account("one more").name(), "other");
+/// assert_eq!(MAX_ACCOUNTS, 64);
 /// ```
-pub const ACCOUNTS: usize = 64;
+pub const MAX_ACCOUNTS: usize = 64;
 
-/// The name of the account that is shared.
-const OTHER: &str = "other";
-
-/// Bounds what its accounts hold together, in bytes.
+/// Bounds the bytes that its accounts reserve in total.
 ///
-/// See the [module](self) for the rules. A clone is the same budget. One takes 3 KiB, in one allocation, and goes when
-/// the last of its handles, accounts and reservations does: releasing after the budget is gone is no special case.
+/// See the [module](self) for the rules. A clone is the same budget. It is in use as long as it has handles, accounts or
+/// reservations.
 ///
-/// A limit of zero grants nothing but reservations of zero bytes.
+/// A limit of 0 grants nothing but reservations of zero bytes.
+///
+/// # Performance
+///
+/// A budget takes 5 KiB, which the next one uses after it. A reservation, made and dropped, takes its lock twice.
 ///
 /// # Examples
 ///
@@ -111,38 +110,17 @@ const OTHER: &str = "other";
 /// use plimsoll::{ByteSize, MemoryBudget};
 ///
 /// let budget = MemoryBudget::new(ByteSize::mib(100));
-/// let (cache, buffers) = (budget.account("cache"), budget.account("buffers"));
+/// let (cache, buffers) = (budget.account("cache")?, budget.account("buffers")?);
 /// let _entries = cache.try_reserve(ByteSize::mib(70))?;
 /// assert!(buffers.try_reserve(ByteSize::mib(40)).is_err(), "their sum is bounded");
 /// assert_eq!((budget.reserved(), budget.available()), (ByteSize::mib(70), ByteSize::mib(30)));
-/// # Ok::<(), plimsoll::BudgetExceeded>(())
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Clone)]
 pub struct MemoryBudget {
-    core: Arc<Core>,
+    core: &'static Core,
 }
 
-/// What a budget, its accounts and their reservations share.
-struct Core {
-    line: Line,
-    thresholds: Thresholds,
-    basis: Basis,
-    reckoning: Mutex<Reckoning>,
-    pages: Pages,
-    reclaimers: Registry,
-    /// The accounts, filled from the first.
-    entries: [OnceLock<Entry>; ACCOUNTS],
-    /// The account of those that came too late for a name of their own.
-    other: OnceLock<Entry>,
-}
-
-/// An account's place in the books.
-struct Entry {
-    name: &'static str,
-    slot: Slot<Meter>,
-}
-
-/// What an account holds; see [`MemoryBudget::holders`].
+/// The figures of an account; see [`MemoryBudget::accounts`].
 ///
 /// # Examples
 ///
@@ -150,25 +128,57 @@ struct Entry {
 /// use plimsoll::{ByteSize, MemoryBudget};
 ///
 /// let budget = MemoryBudget::new(ByteSize::mib(100));
-/// let _model = budget.account("model").try_reserve(ByteSize::mib(30))?;
-/// for holding in budget.holders() {
-///     println!("{}: {} (peak {})", holding.name, holding.held, holding.peak);
+/// let _model = budget.account("model")?.try_reserve(ByteSize::mib(30))?;
+/// for account in budget.accounts() {
+///     println!("{}: {} (peak {}, minimum {})", account.name, account.reserved, account.peak, account.minimum);
 /// }
-/// # Ok::<(), plimsoll::BudgetExceeded>(())
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
-pub struct Holding {
-    /// The account's name.
+pub struct AccountUsage {
+    /// The name of the account.
     pub name: &'static str,
-    /// What it holds now.
-    pub held: ByteSize,
-    /// The most it ever held.
+    /// The bytes reserved now.
+    pub reserved: ByteSize,
+    /// The most bytes reserved at any time.
     pub peak: ByteSize,
+    /// The [minimum share](Account::set_minimum); 0 for none.
+    pub minimum: ByteSize,
+}
+
+impl From<Usage> for AccountUsage {
+    fn from(usage: Usage) -> Self {
+        Self {
+            name: usage.name,
+            reserved: ByteSize::bytes(usage.reserved),
+            peak: ByteSize::bytes(usage.peak),
+            minimum: ByteSize::bytes(usage.minimum),
+        }
+    }
+}
+
+/// The bytes that accounts can reserve in total, and the reason that it is not the limit; see [`MemoryBudget::capacity`].
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::{ByteSize, MemoryBudget};
+///
+/// let capacity = MemoryBudget::new(ByteSize::mib(100)).capacity();
+/// assert_eq!((capacity.unreserved_heap, capacity.total), (ByteSize::ZERO, ByteSize::mib(100)));
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct BudgetCapacity {
+    /// Live heap that no account has reserved, as estimated; at most the limit.
+    pub unreserved_heap: ByteSize,
+    /// The limit less the unreserved heap.
+    pub total: ByteSize,
 }
 
 impl MemoryBudget {
-    /// Makes a budget of so many bytes, with the defaults of [`BudgetBuilder`].
+    /// Creates a budget of `limit` bytes, with the defaults of [`BudgetBuilder`].
     ///
     /// # Examples
     ///
@@ -177,87 +187,87 @@ impl MemoryBudget {
     /// assert_eq!(MemoryBudget::new(ByteSize::mib(100)).available(), ByteSize::mib(100));
     /// ```
     pub fn new(limit: ByteSize) -> Self {
-        Self::with(Basis::given(limit), Thresholds::DEFAULT, None, None)
+        Self::with(LimitBreakdown::given(limit), Thresholds::DEFAULT)
     }
 
-    /// Makes a budget of what the environment leaves: Lambda's memory size less Lambda's own share and a margin, or
-    /// the cgroup's limit less the margin. [`basis`](Self::basis) says what was taken, and why.
+    /// Creates a budget of what the environment leaves: Lambda's memory size less Lambda's own share and a margin, or
+    /// the limit of the cgroup less the margin. [`limit_breakdown`](Self::limit_breakdown) returns the parts.
     ///
     /// # Errors
     ///
-    /// [`BudgetError::Environment`] where no limit is known, as on a laptop, or one is not understood.
+    /// [`BuildError::Environment`] if no limit is known, as on a laptop, or one is not understood.
     ///
     /// # Examples
     ///
     /// ```no_run
     /// let budget = plimsoll::MemoryBudget::from_env()?;
-    /// println!("{}", budget.basis());
+    /// println!("{}", budget.limit_breakdown());
     /// // 109.6 MiB: 128.0 MiB (lambda memory size) less 12.0 MiB for the environment and a margin of 6.4 MiB
-    /// # Ok::<(), plimsoll::budget::BudgetError>(())
+    /// # Ok::<(), plimsoll::budget::BuildError>(())
     /// ```
-    pub fn from_env() -> Result<Self, BudgetError> {
+    pub fn from_env() -> Result<Self, BuildError> {
         Self::builder().build()
     }
 
-    /// Begins a budget with settings of one's own.
+    /// Returns a builder with other settings.
     ///
     /// # Examples
     ///
     /// ```
     /// # use plimsoll::{ByteSize, MemoryBudget};
-    /// let budget = MemoryBudget::builder().limit(ByteSize::mib(100)).pressure_at(70, 90).build()?;
+    /// let budget = MemoryBudget::builder().limit(ByteSize::mib(100)).pressure_thresholds(70, 90).build()?;
     /// assert_eq!(budget.limit(), ByteSize::mib(100));
-    /// # Ok::<(), plimsoll::budget::BudgetError>(())
+    /// # Ok::<(), plimsoll::budget::BuildError>(())
     /// ```
     pub fn builder() -> BudgetBuilder {
         BudgetBuilder::default()
     }
 
-    fn with(basis: Basis, thresholds: Thresholds, floor: Option<ByteSize>, step: Option<ByteSize>) -> Self {
-        let limit = basis.limit();
-        let reckoning = Reckoning {
-            limit: limit.as_u64(),
-            floor: floor.unwrap_or(limit.percent(BudgetBuilder::FLOOR_PERCENT)).as_u64(),
-            step: step.unwrap_or(limit.percent(BudgetBuilder::STEP_PERCENT)).as_u64().max(1),
-            unreserved: 0,
-            overhead: 0,
-            low: u64::MAX,
-            carried: 0,
-            height: 0,
-        };
-        let core = Core {
-            line: Line::new(reckoning.room()),
-            thresholds,
-            basis,
-            reckoning: Mutex::new(reckoning),
-            pages: Pages::new(limit.as_u64(), basis.found().is_some()),
-            reclaimers: Registry::default(),
-            entries: [const { OnceLock::new() }; ACCOUNTS],
-            other: OnceLock::new(),
-        };
-        Self { core: Arc::new(core) }
+    fn with(breakdown: LimitBreakdown, thresholds: Thresholds) -> Self {
+        Self { core: Core::new(breakdown, thresholds) }
     }
 
-    /// Finds the account of that name, or opens it; beyond [`ACCOUNTS`] names, the common one `other`.
+    fn of(core: &'static Core) -> Self {
+        core.add_user();
+        Self { core }
+    }
+
+    const fn core(&self) -> &'static Core {
+        self.core
+    }
+
+    /// Counts unreserved heap from now on, because the limit is one of the whole process.
+    pub(crate) fn count_heap(&self) {
+        self.core.count_heap();
+    }
+
+    /// Returns the account of that name, and opens it if there is none.
     ///
-    /// Names should be short and constant; they go into reports as they are. The same name is the same account. What
-    /// accounts hold is published on the [board](crate::board). Costs a search of the names and an allocation of 256 bytes: keep the
-    /// account.
+    /// The name appears in reports, and the reserved bytes under it on the [board](crate::board). Names are kept for the
+    /// life of the process; use one for each component, not for each tenant.
+    ///
+    /// # Errors
+    ///
+    /// [`AccountError`] beyond [`MAX_ACCOUNTS`] accounts, and beyond 1024 different names in the process.
+    ///
+    /// # Performance
+    ///
+    /// A search of the names, and an allocation for a new one. Keep the account.
     ///
     /// # Examples
     ///
     /// ```
     /// # use plimsoll::{ByteSize, MemoryBudget};
     /// let budget = MemoryBudget::new(ByteSize::mib(100));
-    /// let _held = budget.account("orders").try_reserve(ByteSize::mib(1))?;
-    /// assert_eq!(budget.account("orders").held(), ByteSize::mib(1)); // the same name, the same account
-    /// # Ok::<(), plimsoll::BudgetExceeded>(())
+    /// let _reserved = budget.account(format!("shard {}", 7))?.try_reserve(ByteSize::mib(1))?;
+    /// assert_eq!(budget.account("shard 7")?.reserved(), ByteSize::mib(1)); // the same name, the same account
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn account(&self, name: &'static str) -> Account {
-        Account::open(Arc::clone(&self.core), name)
+    pub fn account(&self, name: impl Into<Cow<'static, str>>) -> Result<Account, AccountError> {
+        Account::open(self.core, name.into())
     }
 
-    /// Tells the limit the budget was made with.
+    /// Returns the limit that the budget was created with.
     ///
     /// # Examples
     ///
@@ -266,189 +276,170 @@ impl MemoryBudget {
     /// assert_eq!(MemoryBudget::new(ByteSize::mib(100)).limit(), ByteSize::mib(100));
     /// ```
     pub fn limit(&self) -> ByteSize {
-        self.core.basis.limit()
+        self.limit_breakdown().limit()
     }
 
-    /// Tells where the limit comes from.
+    /// Returns the parts of the limit.
     ///
     /// # Examples
     ///
     /// ```
     /// # use plimsoll::{ByteSize, MemoryBudget};
-    /// assert_eq!(MemoryBudget::new(ByteSize::mib(100)).basis().to_string(), "100.0 MiB, as given");
+    /// assert_eq!(MemoryBudget::new(ByteSize::mib(100)).limit_breakdown().to_string(), "100.0 MiB, as given");
     /// ```
-    pub fn basis(&self) -> Basis {
-        self.core.basis
+    pub fn limit_breakdown(&self) -> LimitBreakdown {
+        self.core.breakdown()
     }
 
-    /// Tells how much all accounts hold together.
+    /// Returns the bytes that all accounts have reserved: the sum of [`accounts`](Self::accounts) at that moment.
     ///
     /// # Examples
     ///
     /// ```
     /// # use plimsoll::{ByteSize, MemoryBudget};
     /// let budget = MemoryBudget::new(ByteSize::mib(100));
-    /// let _held = budget.account("orders").try_reserve(ByteSize::mib(1))?;
+    /// let _reserved = budget.account("orders")?.try_reserve(ByteSize::mib(1))?;
     /// assert_eq!(budget.reserved(), ByteSize::mib(1));
-    /// # Ok::<(), plimsoll::BudgetExceeded>(())
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn reserved(&self) -> ByteSize {
-        ByteSize::bytes(self.core.line.used())
+        ByteSize::bytes(self.core.reserved())
     }
 
-    /// Tells how much could be reserved now without asking anyone to give something back.
+    /// Returns the bytes that any account could reserve now without reclaiming. An account with a minimum share can have
+    /// that in addition.
     ///
     /// # Examples
     ///
     /// ```
     /// # use plimsoll::{ByteSize, MemoryBudget};
     /// let budget = MemoryBudget::new(ByteSize::mib(100));
-    /// let _held = budget.account("orders").try_reserve(ByteSize::mib(1))?;
+    /// let _reserved = budget.account("orders")?.try_reserve(ByteSize::mib(1))?;
     /// assert_eq!(budget.available(), ByteSize::mib(99));
-    /// # Ok::<(), plimsoll::BudgetExceeded>(())
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn available(&self) -> ByteSize {
-        ByteSize::bytes(self.core.available())
+        ByteSize::bytes(self.core.available(None))
     }
 
-    /// Tells how full the budget is: what is reserved against the room there is. Costs two loads.
+    /// Returns how full the budget is: the reserved bytes as a share of the [capacity](Self::capacity).
+    ///
+    /// # Performance
+    ///
+    /// The lock, and the exact live heap, some 200 ns.
     ///
     /// # Examples
     ///
     /// ```
     /// # use plimsoll::{ByteSize, MemoryBudget, Pressure};
     /// let budget = MemoryBudget::new(ByteSize::mib(100));
-    /// let _held = budget.account("orders").try_reserve(ByteSize::mib(96))?;
+    /// let _reserved = budget.account("orders")?.try_reserve(ByteSize::mib(96))?;
     /// assert!(budget.pressure() >= Pressure::Critical);
-    /// # Ok::<(), plimsoll::BudgetExceeded>(())
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn pressure(&self) -> Pressure {
         self.core.pressure()
     }
 
-    /// Tells what every account holds, in the order of their opening, `other` last.
+    /// Returns what each account has reserved, in the order of their opening, at one moment. Their sum is
+    /// [`reserved`](Self::reserved).
     ///
-    /// Figures are read one after the other: they sum to [`reserved`](Self::reserved) whenever nobody reserves or
-    /// releases meanwhile. No allocation.
+    /// # Performance
     ///
-    /// # Examples
-    ///
-    /// ```
-    /// # use plimsoll::{ByteSize, MemoryBudget};
-    /// let budget = MemoryBudget::new(ByteSize::mib(100));
-    /// let _held = budget.account("orders").try_reserve(ByteSize::mib(1))?;
-    /// assert_eq!(budget.holders().map(|holding| holding.name).collect::<Vec<_>>(), ["orders"]);
-    /// # Ok::<(), plimsoll::BudgetExceeded>(())
-    /// ```
-    pub fn holders(&self) -> impl Iterator<Item = Holding> {
-        self.core.opened().map(|Entry { name, slot }| Holding {
-            name,
-            held: ByteSize::bytes(slot.held()),
-            peak: ByteSize::bytes(slot.peak()),
-        })
-    }
-
-    /// Tells what of the limit is kept from being reserved, and the room that is left.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # use plimsoll::{ByteSize, MemoryBudget};
-    /// assert_eq!(MemoryBudget::new(ByteSize::mib(100)).baseline().room, ByteSize::mib(100));
-    /// ```
-    pub fn baseline(&self) -> Baseline {
-        self.core.reckoning.lock().report()
-    }
-
-    /// Corrects the room by how much heap is live: what nobody reserved is not there to be reserved.
-    ///
-    /// For the start of an invocation, when little is in flight: what is reserved and not allocated yet hides as much
-    /// heap that nobody reserved. A room below what is reserved takes nothing away; [`relieve`](Self::relieve) does.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use plimsoll::{ByteSize, MemoryBudget};
-    ///
-    /// let budget = MemoryBudget::new(ByteSize::mib(100));
-    /// let _held = budget.account("cache").try_reserve(ByteSize::mib(40))?;
-    /// budget.rebaseline(ByteSize::mib(55)); // 15 MiB of the heap are nobody's
-    /// assert_eq!(budget.available(), ByteSize::mib(45));
-    /// # Ok::<(), plimsoll::BudgetExceeded>(())
-    /// ```
-    pub fn rebaseline(&self, live_heap: ByteSize) {
-        self.core.reckon(|reckoning, reserved| reckoning.rebaseline(live_heap.as_u64(), reserved));
-    }
-
-    /// Corrects the room by what the rss has beyond the heap that its pages have carried: code, stacks, fragmentation.
-    ///
-    /// For once an invocation: the rss, and the peak heap since the last call. Pages that carried more heap than is
-    /// live now are no overhead, since they will carry it again; as many as the rss fell by are taken to be given
-    /// back. The first measurement is taken as it is; from then on the figure kept moves a quarter of the way to the one
-    /// measured, upward by at most [one step](BudgetBuilder::overhead_step). It never takes more than what leaves the
-    /// [floor](BudgetBuilder::floor) of the room.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use plimsoll::{ByteSize, MemoryBudget};
-    ///
-    /// let budget = MemoryBudget::new(ByteSize::mib(100));
-    /// budget.observe_rss(ByteSize::mib(48), ByteSize::mib(40));
-    /// assert_eq!(budget.available(), ByteSize::mib(92)); // 8 MiB are no heap
-    /// ```
-    pub fn observe_rss(&self, rss: ByteSize, peak_heap: ByteSize) {
-        self.core.reckon(|reckoning, _| reckoning.observe_rss(rss.as_u64(), peak_heap.as_u64()));
-        self.core.pages.note(rss.as_u64());
-    }
-
-    /// Asks for memory back until the budget is no longer overdrawn, and tells whether that is so.
-    ///
-    /// A budget is overdrawn after a [`rebaseline`](Self::rebaseline) that found the room smaller than what is
-    /// reserved, and after an [`Account::book`]. High pressure alone takes nothing from anyone. Inside a reclaimer,
-    /// nobody is asked. Costs three loads if there is nothing to do. Where the limit was found in the environment, and
-    /// more anonymous pages than that were there when last looked at, free ones are [given back](crate::os::trim) first,
-    /// which takes milliseconds; not again until a thirty-second of the limit has become free beside the live heap.
+    /// One allocation, outside of the lock.
     ///
     /// # Examples
     ///
     /// ```
     /// # use plimsoll::{ByteSize, MemoryBudget};
     /// let budget = MemoryBudget::new(ByteSize::mib(100));
-    /// budget.rebaseline(ByteSize::mib(120)); // more heap than the limit, and nobody to give any back
-    /// assert!(budget.relieve(), "nothing is reserved, so nothing is overdrawn");
+    /// let _reserved = budget.account("orders")?.try_reserve(ByteSize::mib(1))?;
+    /// assert_eq!(budget.accounts()[0].name, "orders");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn relieve(&self) -> bool {
-        self.core.relieve(None)
+    pub fn accounts(&self) -> Vec<AccountUsage> {
+        let mut accounts = Vec::with_capacity(MAX_ACCOUNTS);
+        accounts.extend(self.core.shared.lock().usages().map(AccountUsage::from));
+        accounts
     }
 
-    /// Asks for `want` back from those ranked up to `up_to`, whatever is free, and tells how much less is reserved then.
+    /// Returns what accounts can reserve in total at this moment.
     ///
-    /// For when less is better than enough: before a snapshot of the process is taken, or when it will be idle for long.
-    /// They are asked in two rounds as for a reservation, so [`ByteSize::MAX`] takes whatever they can do without. Inside
-    /// a reclaimer, nobody is asked.
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::{ByteSize, MemoryBudget};
+    /// assert_eq!(MemoryBudget::new(ByteSize::mib(100)).capacity().total, ByteSize::mib(100));
+    /// ```
+    pub fn capacity(&self) -> BudgetCapacity {
+        let mut table = self.core.shared.lock();
+        let total = table.capacity(&self.core.heap_readings());
+        BudgetCapacity {
+            unreserved_heap: ByteSize::bytes(table.limit().saturating_sub(total)),
+            total: ByteSize::bytes(total),
+        }
+    }
+
+    /// Reclaims memory until no more is reserved than the [capacity](Self::capacity). Returns `true` if nothing is left of the
+    /// overdraft.
+    ///
+    /// More can be reserved than the capacity after an [`Account::reserve`], and if unreserved heap grew. High pressure alone
+    /// reclaims nothing. A monitor calls it at the start of each invocation with a full report, and requests that
+    /// [wait](Account::reserve_async) are looked at. Within a reclaimer it reclaims nothing.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::{ByteSize, MemoryBudget};
+    /// let budget = MemoryBudget::new(ByteSize::mib(100));
+    /// assert!(budget.reclaim_overdraft(), "nothing is reserved");
+    /// ```
+    pub fn reclaim_overdraft(&self) -> bool {
+        self.core.recheck_queue();
+        self.core.reclaim_overdraft(None)
+    }
+
+    /// Reclaims `want` bytes from accounts of a priority up to `up_to`, whatever is available, and returns by how much less is
+    /// reserved then.
+    ///
+    /// For moments when less is better than enough: before a snapshot of the process is taken, or when it will be idle for
+    /// long. [`ByteSize::MAX`] reclaims what they can do without. Within a reclaimer it reclaims nothing.
     ///
     /// # Examples
     ///
     /// ```
     /// # use std::sync::{Arc, Mutex};
-    /// # use plimsoll::{ByteSize, MemoryBudget, budget::Rank};
+    /// # use plimsoll::{ByteSize, MemoryBudget};
+    /// # use plimsoll::budget::{ReclaimPriority, reclaim_fn};
     /// # let budget = MemoryBudget::new(ByteSize::kib(100));
-    /// # let held = Arc::new(Mutex::new(budget.account("cache").try_reserve(ByteSize::kib(80))?));
-    /// # let shared = Arc::clone(&held);
-    /// # let reclaimer = Arc::new(move |want: ByteSize, _| {
-    /// #     shared.try_lock().map_or(ByteSize::ZERO, |mut held| held.shrink(want))
-    /// # });
-    /// # budget.account("cache").set_reclaimer(Rank::CACHE, Arc::downgrade(&reclaimer));
-    /// assert_eq!(budget.reclaim(Rank::CACHE, ByteSize::kib(30)), ByteSize::kib(30));
-    /// assert_eq!(budget.reclaim(Rank::CACHE, ByteSize::MAX), ByteSize::kib(50));
-    /// # Ok::<(), plimsoll::BudgetExceeded>(())
+    /// # let cache = budget.account("cache")?;
+    /// # let entries = Arc::new(Mutex::new(cache.try_reserve(ByteSize::kib(80))?));
+    /// # let shared = Arc::clone(&entries);
+    /// # let _registered = cache.register_reclaimer(ReclaimPriority::CACHE, reclaim_fn(move |want, _| {
+    /// #     if let Ok(mut entries) = shared.try_lock() { entries.shrink(want); }
+    /// # }));
+    /// assert_eq!(budget.reclaim(ReclaimPriority::CACHE, ByteSize::kib(30)), ByteSize::kib(30));
+    /// assert_eq!(budget.reclaim(ReclaimPriority::CACHE, ByteSize::MAX), ByteSize::kib(50));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn reclaim(&self, up_to: Rank, want: ByteSize) -> ByteSize {
-        let before = self.reserved();
-        let freed = || before.saturating_sub(self.reserved());
-        self.core.reclaim(None, up_to, || Some(want.saturating_sub(freed())).filter(|left| *left > ByteSize::ZERO));
-        freed()
+    pub fn reclaim(&self, up_to: ReclaimPriority, want: ByteSize) -> ByteSize {
+        let before = self.core.reserved();
+        let released = || before.saturating_sub(self.core.reserved());
+        let missing = || Some(want.as_u64().saturating_sub(released())).filter(|left| *left > 0);
+        let _as_much_as_possible = self.core.run_reclaimers(None, up_to, None, missing);
+        ByteSize::bytes(released())
+    }
+}
+
+impl Clone for MemoryBudget {
+    fn clone(&self) -> Self {
+        Self::of(self.core)
+    }
+}
+
+impl Drop for MemoryBudget {
+    fn drop(&mut self) {
+        self.core.remove_user();
     }
 }
 
@@ -457,7 +448,7 @@ impl fmt::Debug for MemoryBudget {
         f.debug_struct("MemoryBudget")
             .field("limit", &self.limit())
             .field("reserved", &self.reserved())
-            .field("baseline", &self.baseline())
+            .field("capacity", &self.capacity())
             .finish_non_exhaustive()
     }
 }

@@ -1,44 +1,44 @@
-//! How full a budget is, in three words.
+//! The pressure of a budget.
 
 use std::fmt;
 
-use super::BudgetError;
+use super::BuildError;
 
-/// How full a budget is. Compare with `>=`: there may be more levels some day.
+/// The share of a budget that is reserved, in levels. Compare with `>=`, because there may be more levels in later versions.
 ///
 /// ```
 /// use plimsoll::{ByteSize, MemoryBudget, Pressure};
 ///
 /// let budget = MemoryBudget::new(ByteSize::kib(100));
-/// let buffers = budget.account("buffers");
+/// let buffers = budget.account("buffers")?;
 /// let _chunk = buffers.try_reserve(ByteSize::kib(85))?;
 /// let next = if budget.pressure() >= Pressure::High { ByteSize::kib(4) } else { ByteSize::kib(64) };
 /// assert_eq!(next, ByteSize::kib(4));
-/// # Ok::<(), plimsoll::BudgetExceeded>(())
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 #[non_exhaustive]
 pub enum Pressure {
-    /// There is room.
+    /// Less than the threshold of [`High`](Self::High) is reserved.
     #[default]
-    Calm,
-    /// Take less: smaller chunks, no prefetching, nothing that can wait. From 80 % of the room on.
+    Normal,
+    /// Use less: smaller chunks, no prefetching, nothing that can wait. From 80 % of the capacity.
     High,
-    /// The next request may be refused. From 95 % of the room on, and where the budget is overdrawn.
+    /// The next request may be refused. From 95 % of the capacity, and if more is reserved than that.
     Critical,
 }
 
 impl fmt::Display for Pressure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
-            Self::Calm => "calm",
+            Self::Normal => "normal",
             Self::High => "high",
             Self::Critical => "critical",
         })
     }
 }
 
-/// From which percentages of the room on the pressure is high and critical.
+/// The percentages of the capacity from which the pressure is high and critical.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Thresholds {
     high: u8,
@@ -48,23 +48,23 @@ pub(super) struct Thresholds {
 impl Thresholds {
     pub(super) const DEFAULT: Self = Self { high: 80, critical: 95 };
 
-    pub(super) fn new(high: u8, critical: u8) -> Result<Self, BudgetError> {
+    pub(super) fn new(high: u8, critical: u8) -> Result<Self, BuildError> {
         if 0 < high && high < critical && critical <= 100 {
             Ok(Self { high, critical })
         } else {
-            Err(BudgetError::Thresholds { high, critical })
+            Err(BuildError::PressureThresholds { high, critical })
         }
     }
 
-    /// How full `room` is with `used` bytes of it reserved. A room of nothing is always full.
-    pub(super) fn pressure(self, used: u64, room: u64) -> Pressure {
-        let reached = |percent: u8| u128::from(used) * 100 >= u128::from(room) * u128::from(percent);
+    /// Returns the pressure with `reserved` bytes of `capacity`. A capacity of zero is always full.
+    pub(super) fn pressure(self, reserved: u64, capacity: u64) -> Pressure {
+        let reached = |percent: u8| u128::from(reserved) * 100 >= u128::from(capacity) * u128::from(percent);
         if reached(self.critical) {
             Pressure::Critical
         } else if reached(self.high) {
             Pressure::High
         } else {
-            Pressure::Calm
+            Pressure::Normal
         }
     }
 }

@@ -1,121 +1,184 @@
-//! Taking memory back from those who can do without it: who may be asked, in which order, and by whom.
+//! Reclaimers: the components that release memory on request, and the order of the requests.
 
 use std::cell::Cell;
+use std::fmt;
 use std::sync::{Arc, Weak};
 
 use crate::size::ByteSize;
 use crate::sync::Mutex;
 use crate::unwind::contained;
 
-use super::{ACCOUNTS, Pressure};
+use super::{Account, Pressure};
 
-/// Gives memory back when someone else needs it.
+/// A component that can release memory of its account when another one needs it.
 ///
-/// Runs on the thread of the one who asks, in the middle of *his* work: it must not wait for anything. A lock is taken
-/// by `try_lock`; where that fails the answer is [`ByteSize::ZERO`]. A reservation it makes is granted only if that is
-/// free without asking anyone. Several threads may ask at a time.
+/// It runs on the thread of the request that needs the memory, which may hold locks of its own. So it must not wait: it
+/// takes a lock by `try_lock`, and releases nothing if that fails. Several threads may call it at the same time. A
+/// reservation that it makes is granted if it is available without reclaiming, and refused otherwise.
 ///
-/// What counts is what is released of its own account; the number returned tells the same, and is not relied upon. One
-/// that gives nothing is passed over. One that panics is taken to have given nothing, and is asked again next time; the
-/// panic goes no further than the panic hook.
-///
-/// Closures of the same shape are reclaimers too.
+/// The bytes that it has released are read from the account. A reclaimer that panics has released nothing, and the panic ends here, where panics
+/// unwind.
 ///
 /// # Examples
 ///
 /// ```
 /// use std::sync::{Arc, Mutex};
-/// use plimsoll::{ByteSize, MemoryBudget, budget::Rank};
+/// use plimsoll::budget::{ReclaimPriority, reclaim_fn};
+/// use plimsoll::{ByteSize, MemoryBudget};
 ///
 /// let budget = MemoryBudget::new(ByteSize::kib(100));
-/// let cache = budget.account("cache");
-/// let held = Arc::new(Mutex::new(cache.try_reserve(ByteSize::kib(80))?));
+/// let cache = budget.account("cache")?;
+/// let entries = Arc::new(Mutex::new(cache.try_reserve(ByteSize::kib(80))?));
 ///
-/// let shared = Arc::clone(&held);
-/// let reclaimer = Arc::new(move |want: ByteSize, _| {
-///     shared.try_lock().map_or(ByteSize::ZERO, |mut held| held.shrink(want))
-/// });
-/// cache.set_reclaimer(Rank::CACHE, Arc::downgrade(&reclaimer));
+/// let shared = Arc::clone(&entries);
+/// let _registered = cache.register_reclaimer(ReclaimPriority::CACHE, reclaim_fn(move |want, _| {
+///     if let Ok(mut entries) = shared.try_lock() {
+///         entries.shrink(want); // after freeing as many
+///     }
+/// }));
 ///
-/// let _buffer = budget.account("buffer").try_reserve(ByteSize::kib(50))?;
-/// assert_eq!(held.try_lock().map(|held| held.size()).ok(), Some(ByteSize::kib(50)));
-/// # Ok::<(), plimsoll::BudgetExceeded>(())
+/// let _buffer = budget.account("buffer")?.try_reserve(ByteSize::kib(50))?;
+/// assert_eq!(cache.reserved(), ByteSize::kib(50));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub trait Reclaim: Send + Sync {
-    /// Frees at least `want` if it can, releases what was reserved for it, and tells how much.
+    /// Frees at least `want` bytes if it can, and releases what was reserved for them.
     ///
-    /// At [`Pressure::High`] only what costs little: entries that have expired, pages nobody used. At
-    /// [`Pressure::Critical`], on the second round, whatever it can do without, since the request is refused otherwise.
-    fn reclaim(&self, want: ByteSize, pressure: Pressure) -> ByteSize;
+    /// At [`Pressure::High`] only what costs little: expired entries, unused pages. At [`Pressure::Critical`] whatever it
+    /// can do without, because the request is refused otherwise.
+    fn reclaim(&self, want: ByteSize, pressure: Pressure);
 }
 
-impl<F: Fn(ByteSize, Pressure) -> ByteSize + Send + Sync> Reclaim for F {
-    fn reclaim(&self, want: ByteSize, pressure: Pressure) -> ByteSize {
-        self(want, pressure)
-    }
-}
-
-/// How dear it is to lose what a reclaimer gives back: the lowest is asked first. Among equals, the one set first.
+/// Returns a reclaimer that calls a closure.
 ///
 /// # Examples
 ///
 /// ```
-/// use plimsoll::budget::Rank;
+/// use plimsoll::budget::reclaim_fn;
 ///
-/// assert!(Rank::BUFFER < Rank::CACHE && Rank::CACHE < Rank::RESOURCE);
+/// let reclaimer = reclaim_fn(|want, pressure| println!("{want} are wanted at {pressure} pressure"));
+/// # let _ = reclaimer;
+/// ```
+pub fn reclaim_fn<F>(reclaim: F) -> impl Reclaim
+where
+    F: Fn(ByteSize, Pressure) + Send + Sync,
+{
+    struct Closure<F>(F);
+
+    impl<F: Fn(ByteSize, Pressure) + Send + Sync> Reclaim for Closure<F> {
+        fn reclaim(&self, want: ByteSize, pressure: Pressure) {
+            (self.0)(want, pressure);
+        }
+    }
+
+    Closure(reclaim)
+}
+
+/// The order of reclaimers: the lowest is called first. Of equal ones, the one that was registered first.
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::budget::ReclaimPriority;
+///
+/// assert!(ReclaimPriority::BUFFER < ReclaimPriority::CACHE && ReclaimPriority::CACHE < ReclaimPriority::RESOURCE);
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct Rank(u8);
+pub struct ReclaimPriority(u8);
 
-impl Rank {
+impl ReclaimPriority {
     /// Spare buffers: nothing is lost but an allocation.
     pub const BUFFER: Self = Self(50);
-    /// Cache entries: each is loaded again when it is wanted again.
+    /// Cache entries: each is loaded again when it is wanted.
     pub const CACHE: Self = Self(100);
     /// Whole resources such as models, slow to load again.
     pub const RESOURCE: Self = Self(150);
     pub(super) const HIGHEST: Self = Self(u8::MAX);
 
-    /// A rank of one's own, between or beyond those named here.
+    /// Creates a custom priority.
     ///
     /// # Examples
     ///
     /// ```
-    /// # use plimsoll::budget::Rank;
-    /// assert!(Rank::new(101) > Rank::CACHE); // asked just after the caches
+    /// # use plimsoll::budget::ReclaimPriority;
+    /// assert!(ReclaimPriority::new(101) > ReclaimPriority::CACHE); // called just after the caches
     /// ```
-    pub const fn new(rank: u8) -> Self {
-        Self(rank)
+    pub const fn new(priority: u8) -> Self {
+        Self(priority)
     }
 
-    /// Tells the rank as a number.
+    /// Returns the priority as a number.
     ///
     /// # Examples
     ///
     /// ```
-    /// # use plimsoll::budget::Rank;
-    /// assert_eq!(Rank::new(7).get(), 7);
+    /// # use plimsoll::budget::ReclaimPriority;
+    /// assert_eq!(ReclaimPriority::new(7).get(), 7);
     /// ```
     pub const fn get(self) -> u8 {
         self.0
     }
 }
 
-/// A reclaimer's place in the order of asking.
+/// A registered reclaimer, which is called as long as this lives. [`Account::register_reclaimer`] returns it.
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::budget::{ReclaimPriority, ReclaimerHandle, reclaim_fn};
+/// use plimsoll::{ByteSize, MemoryBudget};
+///
+/// struct Pool {
+///     _reclaimer: ReclaimerHandle, // unregistered when the pool is dropped
+/// }
+///
+/// let account = MemoryBudget::new(ByteSize::mib(1)).account("pool")?;
+/// let release = reclaim_fn(|want, _| println!("releases {want}"));
+/// let _pool = Pool { _reclaimer: account.register_reclaimer(ReclaimPriority::BUFFER, release) };
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[must_use = "the reclaimer is unregistered when this is dropped"]
+pub struct ReclaimerHandle {
+    account: Account,
+    key: Key,
+    _reclaimer: Arc<dyn Reclaim>,
+}
+
+impl ReclaimerHandle {
+    pub(super) fn register(account: &Account, priority: ReclaimPriority, reclaimer: Arc<dyn Reclaim>) -> Self {
+        let key = account.reclaimers().add(account.index(), priority, Arc::downgrade(&reclaimer));
+        account.recheck_queue();
+        Self { account: account.clone(), key, _reclaimer: reclaimer }
+    }
+}
+
+impl Drop for ReclaimerHandle {
+    fn drop(&mut self) {
+        self.account.reclaimers().remove(self.key);
+    }
+}
+
+impl fmt::Debug for ReclaimerHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReclaimerHandle").field("account", &self.account).finish_non_exhaustive()
+    }
+}
+
+/// The place of a reclaimer in the order of calls.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) struct Key {
-    rank: Rank,
-    /// Which reclaimer it is, counting from the first that was set.
+    priority: ReclaimPriority,
+    /// The number of reclaimers registered before it.
     number: u64,
 }
 
 impl Key {
-    pub(super) const fn rank(self) -> Rank {
-        self.rank
+    pub(super) const fn priority(self) -> ReclaimPriority {
+        self.priority
     }
 }
 
-/// The reclaimers of a budget. Its lock is held for a look at the list, never while one of them runs.
+/// The reclaimers of a budget. No reclaimer runs under its lock.
 #[derive(Default)]
 pub(super) struct Registry(Mutex<List>);
 
@@ -123,89 +186,117 @@ pub(super) struct Registry(Mutex<List>);
 struct List {
     /// Sorted by key.
     registered: Vec<Registered>,
-    /// How many were ever set.
+    /// The number of reclaimers that were ever registered.
     count: u64,
 }
 
 struct Registered {
     key: Key,
-    /// The index of the account it belongs to.
+    /// The index of its account.
     account: usize,
     reclaimer: Weak<dyn Reclaim>,
 }
 
 impl Registry {
-    /// Sets the reclaimer of an account, in the place of an earlier one; on the shared account, beside the others.
-    pub(super) fn set(&self, account: usize, rank: Rank, reclaimer: Weak<dyn Reclaim>) {
+    fn add(&self, account: usize, priority: ReclaimPriority, reclaimer: Weak<dyn Reclaim>) -> Key {
         let mut list = self.0.lock();
-        let key = Key { rank, number: list.count };
+        let key = Key { priority, number: list.count };
         list.count += 1;
-        list.registered.retain(|entry| {
-            let replaced = entry.account == account && account < ACCOUNTS;
-            !replaced && entry.reclaimer.strong_count() > 0
-        });
         let place = list.registered.partition_point(|entry| entry.key < key);
         list.registered.insert(place, Registered { key, account, reclaimer });
+        key
     }
 
-    /// How many were ever set: who is set later has a number from this on.
+    fn remove(&self, key: Key) {
+        let mut list = self.0.lock();
+        list.registered.retain(|entry| entry.key != key);
+    }
+
+    /// Returns the number of reclaimers that were ever registered: later ones have this number or a higher one.
     pub(super) fn count(&self) -> u64 {
         self.0.lock().count
     }
 
-    /// The next reclaimer to ask after the one at `key`, of those with a number below `count`: one that sets itself
-    /// anew when it is asked is not asked again for it.
-    pub(super) fn after(&self, key: Option<Key>, count: u64, asker: Option<usize>) -> Option<(Key, Arc<dyn Reclaim>)> {
+    /// Returns the next reclaimer after `key` that `asker`, an account, may call, and its account. Those with a number from `count` on are left
+    /// out, so that one that registers again during the call is not called again.
+    pub(super) fn after(
+        &self,
+        key: Option<Key>,
+        count: u64,
+        asker: Option<usize>,
+    ) -> Option<(Key, usize, Arc<dyn Reclaim>)> {
         let list = self.0.lock();
         list.askable(asker)
             .filter(|entry| Some(entry.key) > key && entry.key.number < count)
-            .find_map(|entry| Some((entry.key, entry.reclaimer.upgrade()?)))
+            .find_map(|entry| Some((entry.key, entry.account, entry.reclaimer.upgrade()?)))
     }
 
-    /// The accounts that `asker` may ask, one bit for each index; those beyond the last name share the bit behind it.
-    pub(super) fn askable(&self, asker: usize) -> u128 {
+    /// Returns the accounts with a reclaimer that `asker` may call, one bit for each index.
+    pub(super) fn askable(&self, asker: usize) -> u64 {
         let list = self.0.lock();
-        list.askable(Some(asker)).fold(0, |bits, entry| bits | 1 << entry.account.min(ACCOUNTS))
+        list.askable(Some(asker)).fold(0, |bits, entry| bits | 1 << entry.account)
     }
 }
 
 impl List {
-    /// Those whom `asker` may ask: all that live but itself, and none above its own rank if it has one.
+    /// Returns those that `asker` may call: not its own, and none of a higher priority than its own has.
     fn askable(&self, asker: Option<usize>) -> impl Iterator<Item = &Registered> {
-        let own = move |entry: &&Registered| Some(entry.account) == asker;
-        let alive = || self.registered.iter().filter(|entry| entry.reclaimer.strong_count() > 0);
-        let rank = alive().filter(own).map(|entry| entry.key.rank).max();
-        alive().filter(move |entry| !own(entry) && rank.is_none_or(|rank| entry.key.rank <= rank))
+        let is_own = move |entry: &&Registered| Some(entry.account) == asker;
+        let own = self.registered.iter().filter(is_own).map(|entry| entry.key.priority).max();
+        let others = self.registered.iter().filter(move |entry| !is_own(entry));
+        others.filter(move |entry| own.is_none_or(|own| entry.key.priority <= own))
     }
 }
 
-/// Asks one reclaimer. What it answers is not relied upon, and a panic in it is no business of the one who asks.
-pub(super) fn ask(reclaimer: Arc<dyn Reclaim>, want: ByteSize, pressure: Pressure) {
-    // Nothing of ours is seen by it but the books, which are atomic.
+/// Calls one reclaimer.
+pub(super) fn call(reclaimer: Arc<dyn Reclaim>, want: ByteSize, pressure: Pressure) {
+    // Nothing of the budget is half changed here, and the panic is not the caller's.
     contained(move || reclaimer.reclaim(want, pressure));
 }
 
-thread_local! {
-    static RECLAIMING: Cell<bool> = const { Cell::new(false) };
+/// The address of a budget, and the number of its request that reclaims.
+type Pass = (usize, u64);
+
+/// The reclaimers that a thread runs.
+#[derive(Clone, Copy)]
+enum Runs {
+    Nothing,
+    /// Those for a request, or those that no request waits for.
+    Reclaimers(Option<Pass>),
 }
 
-/// As long as it lives, this thread asks reclaimers, and nobody whom it calls may begin to.
+thread_local! {
+    static RECLAIMING: Cell<Runs> = const { Cell::new(Runs::Nothing) };
+}
+
+/// Marks this thread as one that runs reclaimers or a trim, which must not reclaim themselves.
 pub(super) struct Reclaiming(());
 
 impl Reclaiming {
-    /// `None` where this thread is asking already.
-    pub(super) fn begin() -> Option<Self> {
-        // Not `then_some`: a guard made and thrown away would end what the outer one began.
-        (!RECLAIMING.replace(true)).then(|| Self(()))
+    /// Returns `None` if the thread is marked already.
+    pub(super) fn begin(pass: Option<Pass>) -> Option<Self> {
+        if Self::is_on() {
+            return None;
+        }
+        RECLAIMING.set(Runs::Reclaimers(pass));
+        Some(Self(()))
     }
 
     pub(super) fn is_on() -> bool {
-        RECLAIMING.get()
+        matches!(RECLAIMING.get(), Runs::Reclaimers(_))
+    }
+
+    /// Returns the request for which this thread reclaims.
+    pub(super) fn pass() -> Option<Pass> {
+        match RECLAIMING.get() {
+            Runs::Nothing => None,
+            Runs::Reclaimers(pass) => pass,
+        }
     }
 }
 
 impl Drop for Reclaiming {
     fn drop(&mut self) {
-        RECLAIMING.set(false);
+        RECLAIMING.set(Runs::Nothing);
     }
 }

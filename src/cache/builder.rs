@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use crate::board::Clean;
-use crate::budget::{Account, Rank};
+use crate::budget::{Account, ReclaimPriority};
 use crate::clock::{Clock, RESOLUTION};
 use crate::heap;
 use crate::log::warn_once;
@@ -93,7 +93,7 @@ pub struct CacheBuilder<K, V, S = DefaultHashBuilder> {
     pub(super) stale_if_error: Duration,
     pub(super) eviction: Eviction,
     pub(super) shards: Option<usize>,
-    pub(super) account: Option<(Account, Rank)>,
+    pub(super) account: Option<(Account, ReclaimPriority)>,
     pub(super) clock: Clock,
     pub(super) hasher: S,
     entry: PhantomData<fn(K, V)>,
@@ -239,11 +239,11 @@ impl<K, V, S> CacheBuilder<K, V, S> {
     /// let budget = MemoryBudget::new(ByteSize::mib(2));
     /// let reports: Cache<u64, Vec<u8>> = Cache::builder("reports")
     ///     .max_bytes(ByteSize::mib(8))
-    ///     .account(budget.account("reports"))
+    ///     .account(budget.account("reports")?)
     ///     .reserve_per_load(ByteSize::mib(4)) // more than the budget has, so no load starts
     ///     .build()?;
     /// assert!(reports.try_get_or_load(&1, |_| Ok::<_, std::io::Error>(Vec::new())).is_err());
-    /// # Ok::<(), plimsoll::cache::BuildError>(())
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn reserve_per_load(mut self, size: ByteSize) -> Self {
         self.reserve_per_load = Some(size).filter(|&size| size > ByteSize::ZERO);
@@ -359,7 +359,7 @@ impl<K, V, S> CacheBuilder<K, V, S> {
     }
 
     /// Charges what the cache holds to an account, and gives back when others of the budget need it, at
-    /// [`Rank::CACHE`].
+    /// [`ReclaimPriority::CACHE`].
     ///
     /// The cache evicts its own entries before it asks others; see the [module](super). An insert that finds free pages in
     /// the way of the kernel's limit has them given back, without the cache's lock: some milliseconds, once for many.
@@ -370,13 +370,13 @@ impl<K, V, S> CacheBuilder<K, V, S> {
     /// # use plimsoll::{ByteSize, Cache, MemoryBudget};
     /// let budget = MemoryBudget::new(ByteSize::kib(64));
     /// let pages: Cache<u64, Vec<u8>> =
-    ///     Cache::builder("pages").max_bytes(ByteSize::mib(1)).account(budget.account("pages")).build()?;
+    ///     Cache::builder("pages").max_bytes(ByteSize::mib(1)).account(budget.account("pages")?).build()?;
     /// pages.insert(1, vec![0; 40_000])?;
     /// assert_eq!(budget.reserved(), pages.stats().bytes);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn account(self, account: Account) -> Self {
-        self.account_ranked(account, Rank::CACHE)
+        self.account_ranked(account, ReclaimPriority::CACHE)
     }
 
     /// As [`account`](Self::account), at a rank of one's own.
@@ -384,16 +384,16 @@ impl<K, V, S> CacheBuilder<K, V, S> {
     /// # Examples
     ///
     /// ```
-    /// # use plimsoll::{ByteSize, Cache, MemoryBudget, budget::Rank};
+    /// # use plimsoll::{ByteSize, Cache, MemoryBudget, budget::ReclaimPriority};
     /// let budget = MemoryBudget::new(ByteSize::mib(1));
     /// let prices: Cache<u64, u64> = Cache::builder("prices")
     ///     .max_entries(1_000)
-    ///     .account_ranked(budget.account("prices"), Rank::new(Rank::CACHE.get() + 1)) // dearer than other caches
+    ///     .account_ranked(budget.account("prices")?, ReclaimPriority::new(ReclaimPriority::CACHE.get() + 1)) // after other caches
     ///     .build()?;
     /// # assert!(prices.is_empty());
-    /// # Ok::<(), plimsoll::cache::BuildError>(())
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn account_ranked(mut self, account: Account, rank: Rank) -> Self {
+    pub fn account_ranked(mut self, account: Account, rank: ReclaimPriority) -> Self {
         self.account = Some((account, rank));
         self
     }

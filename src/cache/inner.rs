@@ -3,12 +3,12 @@
 //! No thread holds the locks of two shards. An operation on all entries visits the shards one after the other.
 
 use std::hash::{BuildHasher, Hash};
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
-use crate::budget::{Account, Pressure, Reclaim};
+use crate::budget::{Account, Pressure, Reclaim, ReclaimerHandle};
 use crate::clock::Clock;
 use crate::size::ByteSize;
 use crate::sync::{Mutex, MutexGuard};
@@ -28,6 +28,8 @@ pub(super) struct Inner<K, V, S> {
     pub(super) shards: Box<[Shard<K, V>]>,
     pub(super) bound: Arc<Bound>,
     pub(super) name: &'static str,
+    /// Set at the end of the build, if the cache has an account.
+    pub(super) reclaimer: OnceLock<ReclaimerHandle>,
     pub(super) weigher: Option<Weigher<K, V>>,
     pub(super) by_load: bool,
     pub(super) listener: Option<Listener<K, V>>,
@@ -357,13 +359,18 @@ impl<K, V, S: BuildHasher> Inner<K, V, S> {
 
 /// Removes expired entries first. Under [`Pressure::Critical`] evicts in the order of the policy, until `want` bytes less
 /// are held.
-impl<K: Send, V: Send, S: Send + Sync> Reclaim for Inner<K, V, S> {
-    fn reclaim(&self, want: ByteSize, pressure: Pressure) -> ByteSize {
+/// The reclaimer of a cache, which does not keep it alive.
+pub(super) struct CacheReclaimer<K, V, S>(pub(super) Weak<Inner<K, V, S>>);
+
+impl<K: Send, V: Send, S: Send + Sync> Reclaim for CacheReclaimer<K, V, S> {
+    fn reclaim(&self, want: ByteSize, pressure: Pressure) {
+        let Some(inner) = self.0.upgrade() else { return };
         // Small requests come in numbers: one move of the tables serves many.
-        let want = want.as_u64().max(self.bound.stored_bytes() / 128);
+        let want = want.as_u64().max(inner.bound.stored_bytes() / 128);
         if pressure < Pressure::Critical {
-            return ByteSize::bytes(self.remove_expired_by(lock_to_reclaim, usize::MAX, want).1);
+            inner.remove_expired_by(lock_to_reclaim, usize::MAX, want);
+        } else {
+            inner.evict_bytes_by(lock_to_reclaim, want, Cause::Pressure);
         }
-        self.evict_bytes_by(lock_to_reclaim, want, Cause::Pressure)
     }
 }

@@ -345,9 +345,7 @@ impl<K, V> State<K, V> {
         let bound = self.claimed.bytes.saturating_add(self.bound.free_bytes());
         match &self.accounting {
             Accounting::Gauge(..) => bound,
-            Accounting::Account(reserved) => {
-                bound.min(reserved.size().saturating_add(reserved.account().budget().available()).as_u64())
-            }
+            Accounting::Account(reserved) => bound.min(reserved.size().saturating_add(reserved.available()).as_u64()),
         }
     }
 
@@ -378,7 +376,7 @@ impl<K, V> State<K, V> {
             Accounting::Gauge(..) => Fit::Fits,
             Accounting::Account(reserved) => {
                 let more = bytes.saturating_sub(reserved.size().as_u64());
-                if reserved.grow_if_free(ByteSize::bytes(more)) { Fit::Fits } else { Fit::ExceedsBudget }
+                if reserved.try_grow_without_reclaim(ByteSize::bytes(more)) { Fit::Fits } else { Fit::ExceedsBudget }
             }
         }
     }
@@ -441,16 +439,16 @@ impl<K, V> State<K, V> {
     /// Returns the account that is charged.
     pub(super) fn account(&self) -> Option<Account> {
         match &self.accounting {
-            Accounting::Account(reserved) => Some(reserved.account().clone()),
+            Accounting::Account(reserved) => Some(reserved.account()),
             Accounting::Gauge(..) => None,
         }
     }
 
-    /// Returns the account if it wants to release free pages after the lock is released.
+    /// Returns the account if it has to check the pages of the process after the lock is released.
     #[inline]
-    pub(super) fn needs_trim(&self) -> Option<Account> {
+    pub(super) fn account_to_check(&self) -> Option<Account> {
         match &self.accounting {
-            Accounting::Account(reserved) => Some(reserved.account()).filter(|account| account.is_untidy()).cloned(),
+            Accounting::Account(reserved) => reserved.is_check_due().then(|| reserved.account()),
             Accounting::Gauge(..) => None,
         }
     }
@@ -545,14 +543,11 @@ impl<K, V> State<K, V> {
             Accounting::Account(reserved) => {
                 let size = reserved.size().as_u64();
                 if bytes > size {
-                    reserved.book(ByteSize::bytes(bytes - size));
+                    reserved.grow(ByteSize::bytes(bytes - size));
                 } else if bytes < size {
                     let less = ByteSize::bytes(size - bytes);
-                    if removed.is_empty() {
-                        reserved.shrink(less);
-                    } else {
-                        removed.set_released(reserved.split(less));
-                    }
+                    // Not under the lock: requests that wait for the bytes are woken.
+                    removed.set_released(reserved.split(less));
                 }
             }
             Accounting::Gauge(gauge, last) => {

@@ -99,9 +99,9 @@ mod to_key;
 use std::borrow::Borrow;
 use std::fmt;
 use std::hash::{BuildHasher, Hash};
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crate::board;
@@ -119,7 +119,7 @@ pub use to_key::ToKey;
 
 use bound::{Amount, Bound, Demand};
 use in_flight::InFlight;
-use inner::{Inner, KeyHash, Shard};
+use inner::{CacheReclaimer, Inner, KeyHash, Shard};
 use load::{Miss, Missed};
 use locked::{Accounting, Locked, Quota, State};
 use stats::Cause;
@@ -179,7 +179,7 @@ impl<K, V, S> Cache<K, V, S> {
         let ages = Ages { idle: builder.tti.map(millis), refresh_after: builder.refresh_after.map(millis), grace };
         let shard = |_| {
             let accounting = match &builder.account {
-                Some((account, _)) => Accounting::Account(account.book(ByteSize::ZERO)),
+                Some((account, _)) => Accounting::Account(account.reserve(ByteSize::ZERO)),
                 None => Accounting::Gauge(board::holder(name), 0),
             };
             Shard::new(State {
@@ -211,9 +211,11 @@ impl<K, V, S> Cache<K, V, S> {
             has_grace: grace > 0,
             clock,
             hasher,
+            reclaimer: OnceLock::new(),
         });
-        if let Some((account, rank)) = builder.account {
-            account.set_reclaimer(rank, Arc::downgrade(&inner));
+        if let Some((account, priority)) = builder.account {
+            let reclaimer = CacheReclaimer(Arc::downgrade(&inner));
+            inner.reclaimer.get_or_init(|| account.register_reclaimer(priority, reclaimer));
         }
         Self { inner }
     }

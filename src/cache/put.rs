@@ -155,9 +155,9 @@ impl<K: Eq, V, S> Inner<K, V, S> {
                 self.put_batch(&mut put, &mut places)
             };
             match batch {
-                Batch::Done(untidy) => {
-                    if let Some(account) = untidy {
-                        account.tidy();
+                Batch::Done(to_check) => {
+                    if let Some(account) = to_check {
+                        account.check_pages_if_due();
                     }
                     break None;
                 }
@@ -225,7 +225,7 @@ impl<K: Eq, V, S> Inner<K, V, S> {
                 {
                     in_flight.supersede(hash, &slot.key, load.id);
                 }
-                Batch::Done(state.needs_trim())
+                Batch::Done(state.account_to_check())
             }
             Insert::Continue => {
                 // Tables that go now are part of what was evicted for it.

@@ -145,10 +145,6 @@ impl<K, V> Removed<'_, K, V> {
         self.free.len()
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.is_empty
-    }
-
     /// Sets the reservation to release after the entries are dropped.
     pub(super) fn set_released(&mut self, released: Option<Reservation>) {
         *self.released = released;

@@ -11,6 +11,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::any::TypeId;
 use std::ptr;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use crate::os;
 
@@ -91,6 +92,23 @@ impl<A> TrackingAllocator<A> {
 #[expect(clippy::inline_always, reason = "folds to a constant or two compares")]
 fn is_special<A: 'static>(layout: Layout) -> bool {
     TypeId::of::<A>() == TypeId::of::<System>() && (layout.align() > MALLOC_ALIGN || layout.align() > layout.size())
+}
+
+/// The inner allocator is not `System`.
+static IS_FOREIGN: AtomicBool = AtomicBool::new(false);
+
+/// Notes the inner allocator. The first allocation of a program is a slow one, which calls it.
+#[inline]
+fn note_inner<A: 'static>() {
+    if TypeId::of::<A>() != TypeId::of::<System>() && !IS_FOREIGN.load(Relaxed) {
+        IS_FOREIGN.store(true, Relaxed);
+    }
+}
+
+/// Returns `true` if [`os::trim`] is known to release the free pages of the inner allocator: of `System` on glibc, and of one
+/// with a trim hook.
+pub(crate) fn releases_pages() -> bool {
+    os::has_trim_hook() || (os::can_trim() && !IS_FOREIGN.load(Relaxed))
 }
 
 /// Returns `true` if a zeroed block comes from the `calloc` of the C library. It writes zeros to pages that it kept,
@@ -183,6 +201,7 @@ impl<A: GlobalAlloc + 'static> TrackingAllocator<A> {
     #[inline(never)]
     unsafe fn alloc_cold(&self, layout: Layout) -> *mut u8 {
         let here = 0_u8;
+        note_inner::<A>();
         let request = Request { growth: layout.size(), size: layout.size(), touched: 0 };
         charge_around(request, || {
             // SAFETY: the caller's contract for `alloc`, passed on.
@@ -199,6 +218,7 @@ impl<A: GlobalAlloc + 'static> TrackingAllocator<A> {
     #[inline(never)]
     unsafe fn alloc_zeroed_cold(&self, layout: Layout) -> *mut u8 {
         let here = 0_u8;
+        note_inner::<A>();
         let touched = if is_calloc::<A>(layout) { layout.size().min(os::trimmed()) } else { layout.size() };
         let request = Request { growth: layout.size(), size: layout.size(), touched };
         charge_around(request, || {

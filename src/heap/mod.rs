@@ -77,6 +77,7 @@ pub(crate) use abort_report::install as install_abort_report;
 pub(crate) use alarm::check_now;
 pub use alarm::{AlarmThresholds, AlarmThresholdsError, highest_crossed_threshold, set_alarm_thresholds};
 pub use allocator::TrackingAllocator;
+pub(crate) use allocator::releases_pages;
 pub(crate) use emergency_log::{InFlightRequest, MAX_TEXT, record_growth, set_alarm_metrics};
 pub use holders::{HeapSite, Holders};
 pub(crate) use holders::{growing_sites, record_baseline, split_of_heap};
@@ -87,6 +88,12 @@ pub use scope::{HeapDelta, assert_peak, scope, scope_async};
 use crate::error_chain::debug_as_chain;
 use crate::size::ByteSize;
 use thread::LEDGER;
+
+/// Returns the live heap by one load: at most 32 KiB for each thread too high, and 0 without the tracking allocator.
+#[inline]
+pub(crate) fn live_estimate() -> u64 {
+    LEDGER.line() as u64
+}
 
 /// Returns a small number for this thread: few threads that run at the same time have the same.
 pub(crate) fn thread_number() -> usize {

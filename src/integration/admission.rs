@@ -8,7 +8,7 @@ use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::budget::{Account, BudgetExceeded, MemoryBudget, Reservation};
+use crate::budget::{Account, AccountError, BudgetExceeded, MemoryBudget, Reservation};
 use crate::error_chain::debug_as_chain;
 use crate::size::ByteSize;
 
@@ -41,13 +41,10 @@ const ACCOUNT: &str = "requests";
 ///
 /// let budget = MemoryBudget::from_env()?;
 /// let monitor = Monitor::builder().budget(&budget).install()?;
-/// let handler = AdmissionLayer::new(&budget, ByteSize::mib(24)).layer(service_fn(handler));
+/// let handler = AdmissionLayer::new(&budget, ByteSize::mib(24))?.layer(service_fn(handler));
 /// Runtime::new(handler).layer(ReportLayer::new(&monitor)).run().await
 /// # }
 /// ```
-///
-/// A monitor that knows the budget tells it at each start what the heap really holds; without one, or
-/// [`MemoryBudget::rebaseline`], only what was reserved is known to be in use.
 ///
 /// An HTTP service answers 503, and has no error to give:
 ///
@@ -56,15 +53,15 @@ const ACCOUNT: &str = "requests";
 /// use plimsoll::{AdmissionLayer, ByteSize, MemoryBudget};
 ///
 /// let budget = MemoryBudget::new(ByteSize::mib(100));
-/// let admission = AdmissionLayer::new(&budget, ByteSize::mib(8))
+/// let admission = AdmissionLayer::new(&budget, ByteSize::mib(8))?
 ///     .answer_with(|over| (StatusCode::SERVICE_UNAVAILABLE, over.to_string()).into_response());
 /// let service: Router = Router::new().route("/", get(async || "in")).layer(admission);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
 /// # Cost
 ///
-/// Three atomic additions and as many subtractions for what is admitted, and for a floor of a thirty-second of the limit or
-/// more what [`Account::try_reserve`] says of large reservations. A refusal allocates some 150 bytes. Reclaimers run
+/// The time of [`Account::try_reserve`]. A refusal allocates some 150 bytes. Reclaimers run
 /// within the call, on its thread. The layer is ready whenever the inner service is.
 #[derive(Clone, Debug)]
 pub struct AdmissionLayer<A = ByError> {
@@ -74,9 +71,13 @@ pub struct AdmissionLayer<A = ByError> {
 }
 
 impl AdmissionLayer {
-    /// Promises each request `floor` bytes of the budget, and answers with an [`AdmissionError`] where it cannot.
-    pub fn new(budget: &MemoryBudget, floor: ByteSize) -> Self {
-        Self { account: budget.account(ACCOUNT), floor, refuse: ByError }
+    /// Reserves `floor` bytes for each request, and answers with an [`AdmissionError`] if they are not available.
+    ///
+    /// # Errors
+    ///
+    /// [`AccountError`] if the budget cannot have one more account, which is `requests`.
+    pub fn new(budget: &MemoryBudget, floor: ByteSize) -> Result<Self, AccountError> {
+        Ok(Self { account: budget.account(ACCOUNT)?, floor, refuse: ByError })
     }
 
     /// Answers with what the function makes of the refusal; errors are those of the inner service alone.
@@ -109,7 +110,7 @@ impl<S, A: Clone> Layer<S> for AdmissionLayer<A> {
 /// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
 /// let budget = MemoryBudget::new(ByteSize::mib(10));
 /// let echo = service_fn(async |order: u64| Ok::<_, std::io::Error>(order));
-/// let service: AdmissionService<_> = AdmissionLayer::new(&budget, ByteSize::mib(8)).layer(echo);
+/// let service: AdmissionService<_> = AdmissionLayer::new(&budget, ByteSize::mib(8))?.layer(echo);
 /// assert_eq!(service.oneshot(4711).await?, 4711);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// # }).map_err(|error| error.to_string())?;
@@ -161,11 +162,12 @@ pin_project! {
     ///
     /// let budget = MemoryBudget::new(ByteSize::mib(10));
     /// let echo = service_fn(async |order: u64| Ok::<_, std::io::Error>(order));
-    /// let mut service = AdmissionLayer::new(&budget, ByteSize::mib(8)).layer(echo);
+    /// let mut service = AdmissionLayer::new(&budget, ByteSize::mib(8))?.layer(echo);
     /// let answer: AdmissionFuture<_, _, _, _> = service.call(4711);
     /// assert_eq!(budget.reserved(), ByteSize::mib(8)); // from the call on
     /// drop(answer); // a client that went away
     /// assert_eq!(budget.reserved(), ByteSize::ZERO);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub struct AdmissionFuture<F, A, T, E>
     where
@@ -222,7 +224,7 @@ impl<F, A: Refuse<T, E>, T, E> fmt::Debug for AdmissionFuture<F, A, T, E> {
 /// of the type `OverMemory`.
 ///
 /// ```text
-/// over memory: requests asked for 24.0 MiB, 9.6 MiB are free of a 109.6 MiB budget: held by model 64.0 MiB, requests 24.0 MiB, orders 12.0 MiB
+/// over memory: requests asked for 24.0 MiB, 9.6 MiB are available of a 109.6 MiB budget: reserved by model 64.0 MiB, requests 24.0 MiB, orders 12.0 MiB
 /// ```
 #[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[error("over memory: {0}")]
@@ -243,7 +245,7 @@ impl OverMemory {
 
     /// Tells the three largest holders and what they held, the largest first.
     pub fn holders(&self) -> impl Iterator<Item = (&'static str, ByteSize)> {
-        self.0.holders()
+        self.0.largest_accounts()
     }
 
     /// Tells all that the budget said.
@@ -264,9 +266,9 @@ impl OverMemory {
 ///
 /// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
 /// let budget = MemoryBudget::new(ByteSize::mib(10));
-/// let _model = budget.account("model").try_reserve(ByteSize::mib(9))?;
+/// let _model = budget.account("model")?.try_reserve(ByteSize::mib(9))?;
 /// let echo = service_fn(async |order: u64| Ok::<_, std::io::Error>(order));
-/// match AdmissionLayer::new(&budget, ByteSize::mib(8)).layer(echo).oneshot(4711).await {
+/// match AdmissionLayer::new(&budget, ByteSize::mib(8))?.layer(echo).oneshot(4711).await {
 ///     Err(AdmissionError::OverMemory(over)) => println!("{over}; {}", over.refusal().requested()),
 ///     other => panic!("{other:?}"),
 /// }
@@ -343,7 +345,8 @@ pub trait Refuse<T, E>: Clone {
 /// use plimsoll::{AdmissionLayer, ByteSize, MemoryBudget, integration::ByError};
 ///
 /// let budget = MemoryBudget::new(ByteSize::mib(100));
-/// let _layer: AdmissionLayer<ByError> = AdmissionLayer::new(&budget, ByteSize::mib(8));
+/// let _layer: AdmissionLayer<ByError> = AdmissionLayer::new(&budget, ByteSize::mib(8))?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Copy, Debug)]
 pub struct ByError;
@@ -369,7 +372,8 @@ impl<T, E> Refuse<T, E> for ByError {
 ///
 /// let budget = MemoryBudget::new(ByteSize::mib(100));
 /// let _layer: AdmissionLayer<ByAnswer<_>> =
-///     AdmissionLayer::new(&budget, ByteSize::mib(8)).answer_with(|over: OverMemory| over.to_string());
+///     AdmissionLayer::new(&budget, ByteSize::mib(8))?.answer_with(|over: OverMemory| over.to_string());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Copy)]
 pub struct ByAnswer<F>(F);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use lambda_runtime::{BoxFuture, Diagnostic, Error, LambdaInvocation, SnapStartResource};
 
 use super::{AdmissionError, HasRequestId, OverMemory};
-use crate::budget::Rank;
+use crate::budget::ReclaimPriority;
 use crate::monitor::Monitor;
 
 impl HasRequestId for LambdaInvocation {
@@ -63,8 +63,8 @@ pub fn final_picture(monitor: &Monitor) -> impl FnOnce() -> Ready<()> + Send + '
 /// A snapshot is restored as often as environments are needed, hours later and on other hosts: what it holds is loaded
 /// each time, and is as old as the snapshot. So [`Monitor::before_snapshot`] has those of the monitor's budget and
 /// resources ranked up to `up_to` give back what they hold, and pages be given back; [`Monitor::after_restore`] has what
-/// expired meanwhile be seen as expired. With [`Rank::CACHE`] the resources that were prefetched stay, to be there from
-/// the first request on; with [`Rank::RESOURCE`] they go too.
+/// expired in between be seen as expired. With [`ReclaimPriority::CACHE`] the resources that were prefetched stay, to be there from
+/// the first request on; with [`ReclaimPriority::RESOURCE`] they go too.
 ///
 /// Register it first: so it runs last before the snapshot, when others have freed what they free, and first after it.
 /// Where the function is not started from a snapshot nothing happens. It makes no error, as one would end the function.
@@ -73,23 +73,23 @@ pub fn final_picture(monitor: &Monitor) -> impl FnOnce() -> Ready<()> + Send + '
 /// # async fn handler(_: lambda_runtime::LambdaEvent<String>) -> Result<(), lambda_runtime::Error> { Ok(()) }
 /// # async fn serve() -> Result<(), lambda_runtime::Error> {
 /// use lambda_runtime::{Runtime, service_fn};
-/// use plimsoll::{Monitor, ReportLayer, budget::Rank, integration::lambda};
+/// use plimsoll::{Monitor, ReportLayer, budget::ReclaimPriority, integration::lambda};
 ///
 /// let monitor = Monitor::install_from_env();
 /// Runtime::new(service_fn(handler))
-///     .register_snapstart_resource(lambda::snap_start(&monitor, Rank::CACHE))
+///     .register_snapstart_resource(lambda::snap_start(&monitor, ReclaimPriority::CACHE))
 ///     .layer(ReportLayer::new(&monitor))
 ///     .run()
 ///     .await
 /// # }
 /// ```
-pub fn snap_start(monitor: &Monitor, up_to: Rank) -> Arc<dyn SnapStartResource> {
+pub fn snap_start(monitor: &Monitor, up_to: ReclaimPriority) -> Arc<dyn SnapStartResource> {
     Arc::new(SnapStart { monitor: monitor.clone(), up_to })
 }
 
 struct SnapStart {
     monitor: Monitor,
-    up_to: Rank,
+    up_to: ReclaimPriority,
 }
 
 impl SnapStartResource for SnapStart {

@@ -48,7 +48,7 @@ macro_rules! emit {
             fits_mb = $report.fits_mb(),
             alarm_threshold = $report.crossed,
             budget_reserved = bytes(reserved.map(|reserved| reserved.bytes)),
-            budget_room = bytes(reserved.map(|reserved| reserved.room)),
+            budget_room = bytes(reserved.map(|reserved| reserved.capacity)),
             budget_pressure = reserved.map(|reserved| field::display(reserved.pressure)),
             budget_drift = $report.drift().map(ByteDelta::as_i64),
             verdict = Some($report.verdict).filter(|verdict| *verdict != LeakVerdict::Unknown).map(field::display),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use crate::budget::{Account, Pressure, Rank, Reclaim};
+use crate::budget::{Account, Pressure, Reclaim, ReclaimPriority};
 use crate::clock::{Clock, millis};
 use crate::heap;
 use crate::singleflight::{Abandonment, BoxFuture, Joined, SharedFuture, Waiter};

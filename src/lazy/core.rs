@@ -24,7 +24,7 @@ use arc_swap::ArcSwapOption;
 use once_cell::race::OnceRef;
 use once_cell::sync::OnceCell;
 
-use crate::budget::{Account, BudgetExceeded, Pressure, Rank};
+use crate::budget::{Account, BudgetExceeded, Pressure, ReclaimPriority};
 use crate::clock::{Clock, Stopwatch};
 use crate::size::ByteSize;
 use crate::sync::Mutex;
@@ -67,7 +67,7 @@ pub(super) struct ResourceCore<T, E, L> {
     pub(super) clock: Clock,
     pub(super) expecting: ByteSize,
     pub(super) backoff: Backoff,
-    pub(super) rank: Rank,
+    pub(super) rank: ReclaimPriority,
     /// The number of invocations without a use after which it is idle.
     pub(super) idle_after: u64,
     /// Detached loads have a driver, which waits for them as a caller does.
@@ -94,7 +94,7 @@ impl<T, E, L: InFlight<T, E>> ResourceCore<T, E, L> {
             clock: Clock::system(),
             expecting: ByteSize::ZERO,
             backoff: Backoff::DEFAULT,
-            rank: Rank::RESOURCE,
+            rank: ReclaimPriority::RESOURCE,
             idle_after: 3,
             has_drivers: false,
             account: OnceCell::new(),
@@ -434,26 +434,26 @@ impl<T, E, L: InFlight<T, E>> ResourceCore<T, E, L> {
         pins
     }
 
-    /// Removes the value if it is idle and not pinned, and returns the bytes that were charged for it. Never waits.
-    pub(super) fn reclaim(&self, pressure: Pressure) -> ByteSize {
+    /// Removes the value if it is idle and not pinned. Never waits.
+    pub(super) fn reclaim(&self, pressure: Pressure) {
         let idle = if self.usage.load(Relaxed) == UNUSED { self.idle.load(Relaxed) } else { 0 };
         if pressure < Pressure::Critical && idle < self.idle_after {
-            return ByteSize::ZERO;
+            return;
         }
-        let Some(mut state) = self.state.try_lock() else { return ByteSize::ZERO };
+        let Some(mut state) = self.state.try_lock() else { return };
         // The value of a refresh that has ended is not in the slot yet. The garbage holds it too, so it is dropped first.
         let mut garbage = Garbage::none();
         self.collect(&mut state, &mut garbage);
         drop(state);
         garbage.dispose();
-        let Some(state) = self.state.try_lock() else { return ByteSize::ZERO };
+        let Some(state) = self.state.try_lock() else { return };
         let mut old = self.slot.swap(None);
         // The swap turns the debts of readers into counts, so that they can be counted.
         if old.as_ref().is_some_and(|old| Arc::strong_count(old) > 1) {
             self.slot.store(old.take());
         }
         drop(state);
-        old.map_or(ByteSize::ZERO, |old| old.charged())
+        drop(old);
     }
 
     /// Sets the account for the value that is there and for all later ones.
@@ -518,7 +518,7 @@ impl<T, E, L: InFlight<T, E>> ResourceCore<T, E, L> {
     /// Asks other accounts to release the memory that a load took beyond its reservation.
     pub(super) fn reclaim_overdraft(&self) {
         if let Some(account) = self.account.get() {
-            account.relieve();
+            account.reclaim_overdraft();
         }
     }
 }

@@ -18,8 +18,9 @@ macro_rules! face {
             ///
             /// let model = LazyResource::new("model", || Ok::<_, Infallible>(vec![0_u8; 100])).expecting(ByteSize::mib(200));
             /// let budget = MemoryBudget::new(ByteSize::mib(100));
-            /// assert!(model.charge_to(budget.account("model")).is_ok());
+            /// assert!(model.charge_to(budget.account("model")?).is_ok());
             /// assert!(matches!(model.get(), Err(LazyError::OverBudget { name: "model", .. })));
+            /// # Ok::<(), Box<dyn std::error::Error>>(())
             /// ```
             #[must_use = "a setting makes a new resource"]
             pub const fn expecting(mut self, size: ByteSize) -> Self {
@@ -130,20 +131,20 @@ macro_rules! face {
                 self
             }
 
-            /// Sets how dear it is to lose: the lowest is asked to unload first. Default: [`Rank::RESOURCE`].
+            /// Sets the reclaim priority: the lowest is unloaded first. Default: [`ReclaimPriority::RESOURCE`].
             ///
             /// # Examples
             ///
             /// ```
             /// use std::convert::Infallible;
-            /// use plimsoll::{LazyResource, budget::Rank};
+            /// use plimsoll::{LazyResource, budget::ReclaimPriority};
             ///
             /// static FONTS: LazyResource<Vec<u8>, Infallible> =
-            ///     LazyResource::new("fonts", || Ok(vec![0; 1000])).rank(Rank::CACHE); // cheap to load again
+            ///     LazyResource::new("fonts", || Ok(vec![0; 1000])).rank(ReclaimPriority::CACHE); // cheap to load again
             /// # assert_eq!(FONTS.name(), "fonts");
             /// ```
             #[must_use = "a setting makes a new resource"]
-            pub const fn rank(mut self, rank: Rank) -> Self {
+            pub const fn rank(mut self, rank: ReclaimPriority) -> Self {
                 self.core.rank = rank;
                 self
             }
@@ -275,10 +276,10 @@ macro_rules! face {
             ///
             /// let budget = MemoryBudget::new(ByteSize::mib(100));
             /// let model = LazyResource::new("model", || Ok::<_, Infallible>(vec![0; 1000])).expecting(ByteSize::kib(64));
-            /// assert!(model.charge_to(budget.account("model")).is_ok());
+            /// assert!(model.charge_to(budget.account("model")?).is_ok());
             /// let _pin = model.get()?;
-            /// assert!(budget.account("model").held() > ByteSize::ZERO);
-            /// # Ok::<(), plimsoll::LazyError<Infallible>>(())
+            /// assert!(budget.account("model")?.reserved() > ByteSize::ZERO);
+            /// # Ok::<(), Box<dyn std::error::Error>>(())
             /// ```
             pub fn charge_to(&self, account: Account) -> Result<(), Account> {
                 self.core.charge_to(account)
@@ -287,8 +288,8 @@ macro_rules! face {
 
         impl<T: Send + Sync, E: Send + Sync, F: Send + Sync> Reclaim for $name<T, E, F> {
             /// Unloads the value if it is idle, or the pressure critical, and nobody holds a pin.
-            fn reclaim(&self, _want: ByteSize, pressure: Pressure) -> ByteSize {
-                self.core.reclaim(pressure)
+            fn reclaim(&self, _want: ByteSize, pressure: Pressure) {
+                self.core.reclaim(pressure);
             }
         }
 
@@ -299,7 +300,7 @@ macro_rules! face {
                 self.core.name()
             }
 
-            fn rank(&self) -> Rank {
+            fn rank(&self) -> ReclaimPriority {
                 self.core.rank
             }
 

@@ -95,7 +95,7 @@ impl<T> Generation<T> {
 
     /// Enters under the account what the value keeps, unless that was done before it was loaded.
     pub(super) fn charge_to(&self, account: &Account, expected: ByteSize) {
-        self.charge.get_or_init(|| account.book(self.cost.retained.unwrap_or(expected)));
+        self.charge.get_or_init(|| account.reserve(self.cost.retained.unwrap_or(expected)));
     }
 
     /// What is charged for it.

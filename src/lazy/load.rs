@@ -70,7 +70,7 @@ impl PendingLoad {
         };
         if let (Some(charge), Some(retained)) = (&mut charge, cost.retained) {
             charge.shrink(charge.size().saturating_sub(retained));
-            charge.book(retained.saturating_sub(charge.size()));
+            charge.grow(retained.saturating_sub(charge.size()));
         }
         Outcome::Loaded(Arc::new(Generation::new(value, started_at, clock.now(), cost, charge)))
     }

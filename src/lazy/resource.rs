@@ -5,7 +5,7 @@ use std::panic::Location;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::budget::{Account, Pressure, Rank, Reclaim};
+use crate::budget::{Account, Pressure, Reclaim, ReclaimPriority};
 use crate::clock::{Clock, millis};
 use crate::heap;
 use crate::singleflight::{Latch, WouldDeadlock};

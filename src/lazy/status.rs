@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::budget::{Account, Rank, Reclaim};
+use crate::budget::{Account, Reclaim, ReclaimPriority};
 use crate::size::ByteSize;
 
 use super::error::Site;
@@ -150,7 +150,7 @@ impl fmt::Display for ResourceStatus {
 ///
 /// ```
 /// use std::convert::Infallible;
-/// use plimsoll::{LazyResource, budget::Rank, lazy::Resource};
+/// use plimsoll::{LazyResource, budget::ReclaimPriority, lazy::Resource};
 ///
 /// static MODEL: LazyResource<Vec<u8>, Infallible> = LazyResource::new("model", || Ok(vec![0; 1000]));
 /// static FONTS: LazyResource<Vec<u8>, Infallible> = LazyResource::new("fonts", || Ok(vec![0; 1000]));
@@ -158,7 +158,7 @@ impl fmt::Display for ResourceStatus {
 /// let heavy: [&dyn Resource; 2] = [&MODEL, &FONTS];
 /// for resource in heavy {
 ///     println!("{}", resource.status());
-///     assert_eq!(resource.rank(), Rank::RESOURCE);
+///     assert_eq!(resource.rank(), ReclaimPriority::RESOURCE);
 ///     resource.invocation_ended(); // what a monitor does
 /// }
 /// assert_eq!(MODEL.status().invocations, 1);
@@ -168,7 +168,7 @@ pub trait Resource: sealed::Sealed + Reclaim {
     fn name(&self) -> &'static str;
 
     /// Tells how dear it is to lose: the order in which it is unloaded under pressure.
-    fn rank(&self) -> Rank;
+    fn rank(&self) -> ReclaimPriority;
 
     /// Tells what is known of it. Takes two locks for a moment; allocates nothing.
     fn status(&self) -> ResourceStatus;

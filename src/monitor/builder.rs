@@ -13,7 +13,6 @@ use crate::error_chain::debug_as_chain;
 use crate::heap::{self, AlarmThresholds, AlarmThresholdsError, NotInstalled};
 use crate::lazy::Resource;
 use crate::log::{self, LogFormat};
-use crate::os;
 use crate::size::ByteSize;
 
 use super::activity::Activity;
@@ -26,7 +25,7 @@ use super::policy::{self, ReportPolicy};
 use super::profile::Profile;
 use super::resources::Resources;
 use super::startup::{extensions, foreign_account};
-use super::state::{Before, Seen, State};
+use super::state::{Before, State};
 use super::trim::TrimPolicy;
 use super::window::Window;
 use super::{Monitor, Shared};
@@ -271,11 +270,12 @@ impl MonitorBuilder {
         self
     }
 
-    /// Sets the budget to correct at each invocation's start, and to report. Default: none.
+    /// Sets the budget to report. Default: none.
     ///
-    /// A start tells the budget the live heap, and the rss and peak heap that the last report saw, before the first those
-    /// of the build; then it has what overdraws the budget given back. See [`MemoryBudget::rebaseline`],
-    /// [`observe_rss`](MemoryBudget::observe_rss) and [`relieve`](MemoryBudget::relieve). Reports then say what is reserved, the drift and the pressure.
+    /// From then on the budget counts the [heap that no account has reserved](crate::budget) against its limit, because the
+    /// monitor reports on the whole process. Each start of an invocation with a full report
+    /// [reclaims](MemoryBudget::reclaim_overdraft) what is reserved beyond the capacity. Reports have the reserved bytes, the
+    /// drift and the pressure.
     ///
     /// # Examples
     ///
@@ -288,6 +288,7 @@ impl MonitorBuilder {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn budget(mut self, budget: &MemoryBudget) -> Self {
+        budget.count_heap();
         self.budget = Some(budget.clone());
         self
     }
@@ -347,7 +348,7 @@ impl MonitorBuilder {
     ///     LazyResource::new("model", || std::fs::read("model.bin")).expecting(ByteSize::mib(20));
     ///
     /// let budget = MemoryBudget::from_env()?;
-    /// let monitor = Monitor::builder().budget(&budget).resource(&MODEL, budget.account("model")).install()?;
+    /// let monitor = Monitor::builder().budget(&budget).resource(&MODEL, budget.account("model")?).install()?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn resource(mut self, resource: &'static impl Resource, account: Account) -> Self {
@@ -480,11 +481,8 @@ impl MonitorBuilder {
         if books.is_none() {
             warnings.push(format!("rss only, no heap figures and no alarm: {NotInstalled}"));
         }
-        // The pages that carried the peak of the init phase can carry heap again.
-        let carried = books.map_or(ByteSize::ZERO, |books| books.peak.at_most);
-        let seen = os::rss().ok().filter(|_| books.is_some()).map(|rss| Seen { rss: rss.total, carried });
         let refused = books.map_or(0, |books| books.refused);
-        let before = Before { refused, seen, caches: self.caches.counts() };
+        let before = Before { refused, caches: self.caches.counts() };
         let state = Mutex::new(State::new(Window::new(self.window), before, self.trim));
         let retention = Retention {
             over: self.retaining_over.as_u64(),

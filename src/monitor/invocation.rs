@@ -19,7 +19,7 @@ use super::report::{InvocationHeap, InvocationReport, Outcome, Reserved};
 use super::request::Request;
 use super::request_id::{Label, RequestId};
 use super::request_scope::{RequestHeap, RequestScope};
-use super::state::{Seen, State};
+use super::state::State;
 use super::trim::Trimmed;
 use super::window::Sample;
 
@@ -55,8 +55,6 @@ pub struct Invocation {
 struct Before {
     /// `None` without the tracking allocator.
     live: Option<ByteSize>,
-    /// The peak of the rss was reset at its start.
-    own_peak_rss: bool,
     /// The time that it took to read them.
     took: Duration,
 }
@@ -65,16 +63,14 @@ impl Before {
     /// Reads the figures, and resets the peaks for an invocation that is alone.
     fn read(shared: &Shared, is_shared: bool) -> Self {
         let reading = Stopwatch::start();
-        let mut own_peak_rss = false;
         if !is_shared {
             heap::reset_peak();
             // Without it the peak rss is the process's, which is no worse than not knowing.
-            own_peak_rss = os::reset_peak_rss().is_ok();
+            let _unknown = os::reset_peak_rss();
         }
-        let seen = shared.state().seen.take();
         let live = heap::stats().ok().map(|stats| stats.live);
-        shared.correct_budget(live, seen);
-        Self { live, own_peak_rss, took: reading.elapsed() }
+        shared.relieve_budget();
+        Self { live, took: reading.elapsed() }
     }
 }
 
@@ -154,7 +150,7 @@ impl Invocation {
     /// Hooks and a trim come first, then the rss is read, then observers are called, and the line is written with one
     /// system call. All of it is on this thread.
     pub fn finish(mut self) -> InvocationReport {
-        let before = self.before.take().unwrap_or(Before { live: None, own_peak_rss: false, took: Duration::ZERO });
+        let before = self.before.take().unwrap_or(Before { live: None, took: Duration::ZERO });
         let own = self.own();
         self.report(Outcome::Finished, before, own)
     }
@@ -243,8 +239,6 @@ impl Invocation {
         let mut state = self.shared.state();
         if let Some(heap) = &heap {
             due = self.judge(&mut state, heap, &named, resident, concurrent);
-            let carried = self.carried(heap, &before, rss, peak_rss);
-            state.seen = rss.map(|rss| Seen { rss, carried });
         }
         let resident_peak = peak_rss.max(rss);
         state.highest_rss = state.highest_rss.max(resident_peak.unwrap_or_default().as_u64());
@@ -328,24 +322,6 @@ impl Invocation {
                 self.shared.state().growing_sites = report.growing_sites;
             }
         }
-    }
-
-    /// Returns the most heap that the resident pages carried at one moment of this invocation.
-    fn carried(
-        &self,
-        heap: &InvocationHeap,
-        before: &Before,
-        rss: Option<ByteSize>,
-        peak_rss: Option<ByteSize>,
-    ) -> ByteSize {
-        if self.started.is_shared {
-            // The peak may be older than this invocation, and its pages released since.
-            return heap.live.max(heap.live_before);
-        }
-        // Pages that were released before the end carry nothing any more.
-        let peak_rss = peak_rss.filter(|_| before.own_peak_rss).unwrap_or_default();
-        let released = peak_rss.saturating_sub(rss.unwrap_or_default());
-        heap.peak.at_most.saturating_sub(released).max(heap.live)
     }
 }
 

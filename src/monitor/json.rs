@@ -68,29 +68,29 @@ pub(super) fn metrics(report: &InvocationReport) -> impl Iterator<Item = Metric>
     let used = report.peak_rss.max(report.rss).map(|rss| rss.saturating_add(report.share));
     let watched = report.resources;
     let heap = |metric: fn(&InvocationHeap) -> Metric| report.heap.as_ref().map(metric);
-    let metrics =
-        [
-            used.zip(report.thresholds)
-                .map(|(used, thresholds)| Metric::percent("memory_utilization", used, thresholds.memory_size())),
-            used.map(|used| Metric {
-                name: "used_memory_max",
-                unit: "Megabytes",
-                value: Number::Whole(used.as_u64().div_ceil(1 << 20)),
-            }),
-            report.heap.zip(report.thresholds).map(|(heap, thresholds)| {
-                Metric::percent("heap_utilization", heap.peak.at_most, thresholds.capacity())
-            }),
-            heap(|heap| Metric::bytes("heap_peak", heap.peak.at_most)),
-            heap(|heap| Metric::bytes("heap_live", heap.live)),
-            report.heap.map(|_| Metric::count("allocations_refused", report.refused)),
-            Some(Metric::count("alerts", report.alerts().count() as u64)),
-            // Not known without room, and at most 100 if more is reserved than there is room for.
-            report.reserved.filter(|reserved| reserved.room > ByteSize::ZERO).map(|reserved| {
-                Metric::percent("budget_utilization", reserved.bytes.min(reserved.room), reserved.room)
-            }),
-            leak(report.verdict).map(|leak| Metric::bytes("leak_per_invocation", leak)),
-            (!watched.is_empty()).then(|| Metric::count("resources_failed", watched.failed as u64)),
-        ];
+    let metrics = [
+        used.zip(report.thresholds)
+            .map(|(used, thresholds)| Metric::percent("memory_utilization", used, thresholds.memory_size())),
+        used.map(|used| Metric {
+            name: "used_memory_max",
+            unit: "Megabytes",
+            value: Number::Whole(used.as_u64().div_ceil(1 << 20)),
+        }),
+        report
+            .heap
+            .zip(report.thresholds)
+            .map(|(heap, thresholds)| Metric::percent("heap_utilization", heap.peak.at_most, thresholds.capacity())),
+        heap(|heap| Metric::bytes("heap_peak", heap.peak.at_most)),
+        heap(|heap| Metric::bytes("heap_live", heap.live)),
+        report.heap.map(|_| Metric::count("allocations_refused", report.refused)),
+        Some(Metric::count("alerts", report.alerts().count() as u64)),
+        // Not known without room, and at most 100 if more is reserved than there is room for.
+        report.reserved.filter(|reserved| reserved.capacity > ByteSize::ZERO).map(|reserved| {
+            Metric::percent("budget_utilization", reserved.bytes.min(reserved.capacity), reserved.capacity)
+        }),
+        leak(report.verdict).map(|leak| Metric::bytes("leak_per_invocation", leak)),
+        (!watched.is_empty()).then(|| Metric::count("resources_failed", watched.failed as u64)),
+    ];
     metrics.into_iter().flatten()
 }
 
@@ -142,7 +142,7 @@ impl Members<'_> {
         }
         if let Some(reserved) = report.reserved {
             property(f, "budget_reserved", reserved.bytes.as_u64())?;
-            property(f, "budget_room", reserved.room.as_u64())?;
+            property(f, "budget_room", reserved.capacity.as_u64())?;
             write!(f, r#","budget_pressure":"{}""#, reserved.pressure)?;
         }
         known(f, "budget_drift", report.drift().map(ByteDelta::as_i64))?;
@@ -327,7 +327,7 @@ mod tests {
             (report.rss, report.peak_rss) = (sizes[0], sizes[1]);
             report.highest_rss = sizes[2].unwrap_or_default();
             report.reserved =
-                sizes[3].map(|bytes| Reserved { bytes, room: report.highest_rss, pressure: Pressure::Critical });
+                sizes[3].map(|bytes| Reserved { bytes, capacity: report.highest_rss, pressure: Pressure::Critical });
             report.trimmed = sizes[4].map(|size| Trimmed::new(size, Duration::from_micros(micros)));
             report.caches = CacheCounts { hits, misses, evictions_by_size, expirations, evictions_by_pressure };
             report.duration = Duration::from_micros(micros);

@@ -96,7 +96,7 @@ use maintenance::Schedule;
 use observers::{Hook, Observers};
 use profile::Profile;
 use resources::Resources;
-use state::{Seen, State};
+use state::State;
 use trim::TrimInput;
 
 /// Watches the memory of a process from invocation to invocation, and reports.
@@ -389,17 +389,11 @@ impl fmt::Debug for Monitor {
 }
 
 impl Shared {
-    /// Updates the budget's figures of the process, then reclaims what the budget is overdrawn by. Without the tracking
-    /// allocator the live heap is not known, and only reserved bytes count.
-    fn correct_budget(&self, live: Option<ByteSize>, seen: Option<Seen>) {
-        let Some(budget) = &self.budget else { return };
-        if let Some(live) = live {
-            budget.rebaseline(live);
+    /// Reclaims what is reserved beyond the capacity of the budget, and lets requests that wait have what is available.
+    fn relieve_budget(&self) {
+        if let Some(budget) = &self.budget {
+            let _as_far_as_possible = budget.reclaim_overdraft();
         }
-        if let Some(Seen { rss, carried }) = seen {
-            budget.observe_rss(rss, carried);
-        }
-        let _still_overdrawn = budget.relieve();
     }
 
     /// A panic of a hook or an observer must neither take down the runtime that is about to ask for the next event, nor

@@ -169,31 +169,31 @@ pub struct InvocationReport {
 /// ```no_run
 /// # let monitor = plimsoll::Monitor::install_from_env();
 /// if let Some(reserved) = monitor.start("4f1c9a").finish().reserved {
-///     println!("{} of {} are reserved, pressure {}", reserved.bytes, reserved.room, reserved.pressure);
+///     println!("{} of {} are reserved, pressure {}", reserved.bytes, reserved.capacity, reserved.pressure);
 /// }
 /// # Ok::<(), plimsoll::monitor::BuildError>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Reserved {
-    /// What all accounts hold.
+    /// The bytes that all accounts have reserved.
     pub bytes: ByteSize,
-    /// What they may hold: the limit less what others have of the heap, and of the rss beyond it.
-    pub room: ByteSize,
+    /// The bytes that they can reserve: the limit less the heap that none of them has reserved.
+    pub capacity: ByteSize,
     /// How full that is.
     pub pressure: Pressure,
 }
 
 impl Reserved {
     pub(super) fn of(budget: &MemoryBudget) -> Self {
-        Self { bytes: budget.reserved(), room: budget.baseline().room, pressure: budget.pressure() }
+        Self { bytes: budget.reserved(), capacity: budget.capacity().total, pressure: budget.pressure() }
     }
 }
 
 impl fmt::Display for Reserved {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "reserved {} of {}", mib(self.bytes), mib(self.room))?;
-        if self.pressure > Pressure::Calm { write!(f, " pressure {}", self.pressure) } else { Ok(()) }
+        write!(f, "reserved {} of {}", mib(self.bytes), mib(self.capacity))?;
+        if self.pressure > Pressure::Normal { write!(f, " pressure {}", self.pressure) } else { Ok(()) }
     }
 }
 
@@ -227,8 +227,8 @@ impl InvocationReport {
     /// ```
     #[expect(clippy::cast_precision_loss, reason = "exact up to 2^53 bytes")]
     pub fn budget_percent(&self) -> Option<f64> {
-        let Reserved { bytes, room, .. } = self.reserved.filter(|reserved| reserved.room > ByteSize::ZERO)?;
-        Some(100.0 * bytes.min(room).as_u64() as f64 / room.as_u64() as f64)
+        let Reserved { bytes, capacity, .. } = self.reserved.filter(|reserved| reserved.capacity > ByteSize::ZERO)?;
+        Some(100.0 * bytes.min(capacity).as_u64() as f64 / capacity.as_u64() as f64)
     }
 
     /// Returns the peak heap in percent of the capacity, rounded down; the peak rss without the tracking allocator. `None`

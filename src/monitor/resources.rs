@@ -1,10 +1,9 @@
 //! The lazy resources that a monitor watches.
 
 use std::fmt;
-use std::sync::Arc;
 
 use crate::board::Clean;
-use crate::budget::{Account, Pressure, Rank, Reclaim};
+use crate::budget::{Account, Pressure, Reclaim, ReclaimPriority, ReclaimerHandle};
 use crate::lazy::{Resource, ResourceState, ResourceStatus};
 use crate::size::ByteSize;
 use crate::unwind::contained;
@@ -60,47 +59,53 @@ impl fmt::Display for ResourceCounts {
     }
 }
 
-/// Unloads a static, which a budget cannot hold weakly: what it does hold lives as long as the monitor.
+/// The reclaimer of a resource.
 struct Unloader(&'static dyn Resource);
 
 impl Reclaim for Unloader {
-    fn reclaim(&self, want: ByteSize, pressure: Pressure) -> ByteSize {
-        self.0.reclaim(want, pressure)
+    fn reclaim(&self, want: ByteSize, pressure: Pressure) {
+        self.0.reclaim(want, pressure);
     }
 }
 
+/// A resource. Its reclaimer is registered as long as the monitor lives.
+struct Watched {
+    resource: &'static dyn Resource,
+    _reclaimer: ReclaimerHandle,
+}
+
 #[derive(Default)]
-pub(super) struct Resources(Box<[Arc<Unloader>]>);
+pub(super) struct Resources(Box<[Watched]>);
 
 impl Resources {
-    /// Charges the accounts, and has the budgets ask the resources.
+    /// Charges the accounts, and registers the reclaimers.
     pub(super) fn watch(named: Vec<(&'static dyn Resource, Account)>) -> Result<Self, BuildError> {
         let watch = |(resource, account): (&'static dyn Resource, Account)| {
-            let unloader = Arc::new(Unloader(resource));
             let name = resource.name();
             resource.charge_to(account.clone()).map_err(|_| BuildError::Resource { name })?;
-            account.set_reclaimer(resource.rank(), Arc::downgrade(&unloader));
-            Ok(unloader)
+            let reclaimer = account.register_reclaimer(resource.rank(), Unloader(resource));
+            Ok(Watched { resource, _reclaimer: reclaimer })
         };
         named.into_iter().map(watch).collect::<Result<_, _>>().map(Self)
     }
 
     pub(super) fn statuses(&self) -> impl Iterator<Item = ResourceStatus> {
-        self.0.iter().map(|unloader| unloader.0.status())
+        self.0.iter().map(|watched| watched.resource.status())
     }
 
-    /// Unloads those ranked up to `up_to` that nobody holds a pin of, and tells what they were charged.
-    pub(super) fn unload(&self, up_to: Rank) -> ByteSize {
-        let unloading = self.0.iter().filter(|unloader| unloader.0.rank() <= up_to);
-        unloading.fold(ByteSize::ZERO, |sum, unloader| {
-            // Dropping a value is the user's code.
-            let given = contained(|| unloader.reclaim(ByteSize::MAX, Pressure::Critical));
-            sum.saturating_add(given.unwrap_or_default())
+    /// Unloads those of a priority up to `up_to` without a guard, and returns the bytes that they were charged.
+    pub(super) fn unload(&self, up_to: ReclaimPriority) -> ByteSize {
+        let unloading = self.0.iter().map(|watched| watched.resource).filter(|resource| resource.rank() <= up_to);
+        unloading.fold(ByteSize::ZERO, |sum, resource| {
+            let before = resource.status().charged;
+            // The drop of a value is the user's code.
+            contained(|| resource.reclaim(ByteSize::MAX, Pressure::Critical));
+            sum.saturating_add(before.saturating_sub(resource.status().charged))
         })
     }
 
     pub(super) fn invocation_ended(&self) {
-        self.0.iter().for_each(|unloader| unloader.0.invocation_ended());
+        self.0.iter().for_each(|watched| watched.resource.invocation_ended());
     }
 
     pub(super) fn counts(&self) -> ResourceCounts {

@@ -1,6 +1,6 @@
 //! What a monitor does when the process is frozen into a snapshot and restored from it.
 
-use crate::budget::Rank;
+use crate::budget::ReclaimPriority;
 use crate::heap;
 use crate::os;
 use crate::size::ByteSize;
@@ -21,11 +21,11 @@ impl Monitor {
     ///
     /// ```no_run
     /// # let monitor = plimsoll::Monitor::install_from_env();
-    /// let given_back = monitor.before_snapshot(plimsoll::budget::Rank::CACHE); // models stay
+    /// let given_back = monitor.before_snapshot(plimsoll::budget::ReclaimPriority::CACHE); // models stay
     /// println!("{given_back} less in the snapshot");
     /// # Ok::<(), plimsoll::monitor::BuildError>(())
     /// ```
-    pub fn before_snapshot(&self, up_to: Rank) -> ByteSize {
+    pub fn before_snapshot(&self, up_to: ReclaimPriority) -> ByteSize {
         let budget = self.shared.budget.as_ref();
         let reclaimed = budget.map_or(ByteSize::ZERO, |budget| budget.reclaim(up_to, ByteSize::MAX));
         // Those of other budgets; what was asked above has nothing left to give.

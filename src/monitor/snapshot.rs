@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::board::Clean;
-use crate::budget::Holding;
+use crate::budget::AccountUsage;
 use crate::cache::CacheStats;
 use crate::clock::micros;
 use crate::heap::{self, AlarmThresholds, Extent, HeapPeak, HeapSite, Holders};
@@ -62,7 +62,7 @@ pub struct Snapshot {
     /// The gauges, accounts and allocation sites that hold the memory.
     pub holders: Holders,
     /// The budget and its accounts, if the monitor was given one.
-    pub reserved: Option<(Reserved, Vec<Holding>)>,
+    pub reserved: Option<(Reserved, Vec<AccountUsage>)>,
     /// The watched resources, in the order of their naming.
     pub resources: Vec<ResourceStatus>,
     /// The watched caches, in the order of their naming.
@@ -97,7 +97,7 @@ impl Snapshot {
             highest_rss: os::peak_rss().ok().max(rss).unwrap_or_default().max(ByteSize::bytes(state.highest_rss)),
             thresholds: shared.thresholds,
             holders,
-            reserved: shared.budget.as_ref().map(|budget| (Reserved::of(budget), budget.holders().collect())),
+            reserved: shared.budget.as_ref().map(|budget| (Reserved::of(budget), budget.accounts())),
             resources: shared.resources.statuses().collect(),
             caches: shared.caches.stats().collect(),
             verdict: state.verdict,
@@ -147,8 +147,8 @@ impl fmt::Display for Snapshot {
         self.fmt_holders(f)?;
         if let Some((reserved, accounts)) = &self.reserved {
             write!(f, "  {reserved} MiB:")?;
-            for Holding { name, held, peak, .. } in accounts {
-                write!(f, " {} {held} (peak {peak})", Clean(name))?;
+            for AccountUsage { name, reserved, peak, .. } in accounts {
+                write!(f, " {} {reserved} (peak {peak})", Clean(name))?;
             }
             writeln!(f)?;
         }

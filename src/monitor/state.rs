@@ -28,8 +28,6 @@ pub(super) struct State {
     baseline: Baseline,
     /// The sites of the last report with a growing verdict that has read them.
     pub(super) growing_sites: [Option<HeapSite>; 3],
-    /// The rss of the last report, for the budget.
-    pub(super) seen: Option<Seen>,
     /// The highest rss of any invocation, in bytes.
     pub(super) highest_rss: u64,
     /// Alerts that hold. They are in no further report until they clear.
@@ -51,15 +49,7 @@ pub(super) struct State {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Before {
     pub(super) refused: u64,
-    pub(super) seen: Option<Seen>,
     pub(super) caches: CacheCounts,
-}
-
-/// The rss, and the most heap that its pages carried.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Seen {
-    pub(super) rss: ByteSize,
-    pub(super) carried: ByteSize,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -85,7 +75,7 @@ impl Printed {
 
 impl State {
     pub(super) fn new(window: Window, before: Before, trim: TrimPolicy) -> Self {
-        let Before { refused, seen, caches } = before;
+        let Before { refused, caches } = before;
         Self {
             window,
             leak: LeakWatch::new(),
@@ -95,7 +85,6 @@ impl State {
             growing_sites: [None; 3],
             counted: 0,
             next_print: 0,
-            seen,
             highest_rss: 0,
             alerts: Alerts::default(),
             trends: Alerts::default(),
@@ -107,7 +96,7 @@ impl State {
 
     /// Clears all figures of memory and all alerts. Invocations in flight go on.
     pub(super) fn forget(&mut self) {
-        (self.seen, self.printed, self.highest_rss) = (None, None, 0);
+        (self.printed, self.highest_rss) = (None, 0);
         (self.alerts, self.trends) = (Alerts::default(), Alerts::default());
     }
 }

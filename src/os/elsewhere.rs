@@ -23,6 +23,8 @@ pub(super) const fn trim() -> Result<(), OsError> {
     Err(OsError::NotAvailable { what: "malloc_trim", here: OS })
 }
 
+pub(super) const fn fix_trim_threshold() {}
+
 pub(super) const fn threads() -> Option<u64> {
     None
 }

@@ -20,6 +20,10 @@ static STATM: KeptFile = KeptFile::new(c"/proc/self/statm");
 /// `/proc/self/status`: some pages of text, `VmHWM` on the first unless the process is in hundreds of groups.
 static STATUS: KeptFile = KeptFile::new(c"/proc/self/status");
 
+/// The number of free bytes at the top of an arena from which `free` releases them.
+#[cfg(target_env = "gnu")]
+const TRIM_THRESHOLD: libc::c_int = 1 << 20;
+
 /// How often a descriptor may be full, or the write interrupted, before the rest of a line is given up.
 const WRITE_TRIES: u32 = 16;
 
@@ -42,6 +46,19 @@ pub(super) fn reset_peak_rss() -> Result<(), OsError> {
         file.write_all(b"5").map_err(failed)
     })
 }
+
+/// Has `free` release the top of an arena from a fixed size on.
+///
+/// `malloc_trim` leaves the top of all arenas but the first. `free` releases it from a threshold on, which rises with the largest
+/// block that was freed, up to 64 MiB, unless it is set.
+#[cfg(target_env = "gnu")]
+pub(super) fn fix_trim_threshold() {
+    // SAFETY: `mallopt` takes any values and is thread-safe.
+    unsafe { libc::mallopt(libc::M_TRIM_THRESHOLD, TRIM_THRESHOLD) };
+}
+
+#[cfg(not(target_env = "gnu"))]
+pub(super) const fn fix_trim_threshold() {}
 
 #[cfg(target_env = "gnu")]
 #[expect(clippy::unnecessary_wraps, reason = "the signature of all platforms")]

@@ -280,6 +280,12 @@ pub fn trim() -> Result<ByteSize, OsError> {
     Ok(released)
 }
 
+/// Lets the system's allocator release the free end of each arena when it is larger than 1 MiB, so that [`trim()`] finds no page
+/// that it cannot release. Without effect on platforms other than glibc.
+pub(crate) fn fix_trim_threshold() {
+    host::fix_trim_threshold();
+}
+
 /// The bytes that all calls of [`trim()`] have released.
 static TRIMMED: AtomicUsize = AtomicUsize::new(0);
 

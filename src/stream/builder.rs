@@ -55,7 +55,7 @@ pub enum Oversize {
 /// let mut lines = LineReader::builder(ByteSize::kib(64)) // the longest line, part of the type of the input
 ///     .chunk(ByteSize::kib(32))
 ///     .oversize(Oversize::Skip)
-///     .account(budget.account("lines"))
+///     .account(budget.account("lines")?)
 ///     .build(&b"a\nb\n"[..])?;
 /// assert!(budget.reserved() >= ByteSize::kib(32)); // its buffers
 /// # while lines.next_record()?.is_some() {}

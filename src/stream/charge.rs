@@ -34,7 +34,7 @@ pub(super) struct Held(Option<Reservation>);
 
 impl Held {
     pub(super) fn charge(&self) -> Charge {
-        Charge(self.0.as_ref().map(|reserved| reserved.account().clone()))
+        Charge(self.0.as_ref().map(Reservation::account))
     }
 
     pub(super) fn try_grow(&mut self, more: usize) -> Result<(), NoRoom> {
@@ -50,14 +50,14 @@ impl Held {
 
     /// How full the budget is; calm where nobody is charged.
     pub(super) fn pressure(&self) -> Pressure {
-        self.0.as_ref().map_or(Pressure::Calm, |reserved| reserved.account().pressure())
+        self.0.as_ref().map_or(Pressure::Normal, Reservation::pressure)
     }
 
     /// Reserves so much more if nobody has to give anything back for it, and the budget stays calm.
     pub(super) fn grows_calmly(&mut self, more: usize) -> bool {
         let size = ByteSize::bytes(more as u64);
-        let grown = self.0.as_mut().is_some_and(|reserved| reserved.grow_if_free(size));
-        if grown && self.pressure() > Pressure::Calm {
+        let grown = self.0.as_mut().is_some_and(|reserved| reserved.try_grow_without_reclaim(size));
+        if grown && self.pressure() > Pressure::Normal {
             self.shrink(more);
             return false;
         }

@@ -115,7 +115,7 @@ impl Chunk {
     pub(super) fn clear(&mut self) {
         self.filled = 0;
         let wanted = match self.held.pressure() {
-            Pressure::Calm => self.size,
+            Pressure::Normal => self.size,
             _ => (self.size / UNDER_PRESSURE).max(LEAST_CHUNK).min(self.size),
         };
         let now = self.bytes.len();

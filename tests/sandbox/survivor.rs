@@ -45,24 +45,24 @@ struct Survivor {
 /// Serves all that comes, eight requests at a time, in the memory there is.
 pub(crate) fn survive() -> Result<(), Error> {
     // Values come and go between two looks at the pages, and what one leaves is not always room for the next.
-    let budget = MemoryBudget::builder().margin(ByteSize::mib(34)).floor(ByteSize::mib(16)).build()?;
+    let budget = MemoryBudget::builder().margin(ByteSize::mib(34)).build()?;
     let turns = ManualClock::new();
-    let values = Cache::builder("values").max_bytes(ByteSize::mib(40)).account(budget.account("values"));
+    let values = Cache::builder("values").max_bytes(ByteSize::mib(40)).account(budget.account("values")?);
     let turned = Cache::builder("turned").max_entries(100).time_to_live(Duration::from_mins(1)).clock(turns.clock());
     let survivor = Arc::new(Survivor {
         values: values.time_to_live(Duration::from_mins(5)).build()?,
         turned: turned.build()?,
         turns,
-        scratch: budget.account("scratch"),
+        scratch: budget.account("scratch")?,
     });
     // Each invocation's start looks whether this clock jumped, as it does with the system's.
     let monitor = Monitor::builder().clock(survivor.turns.clock()).budget(&budget);
-    let monitor = monitor.resource(&MODEL, budget.account("model")).install()?;
+    let monitor = monitor.resource(&MODEL, budget.account("model")?).install()?;
     let handler = service_fn(move |event: LambdaEvent<Value>| {
         let survivor = Arc::clone(&survivor);
         async move { survivor.answer(&event.payload).map_err(|error| diagnostic(&*error)) }
     });
-    let handler = AdmissionLayer::new(&budget, ByteSize::mib(1)).layer(handler);
+    let handler = AdmissionLayer::new(&budget, ByteSize::mib(1))?.layer(handler);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(8).enable_all().build()?;
     runtime.block_on(Runtime::new(handler).layer(ReportLayer::new(&monitor)).run_concurrent())
 }

@@ -48,7 +48,7 @@ fn pause(world: &World, hands: &mut Hands, random: &mut Random, step: u64) -> u6
             world.model().unload();
             world.truth.fonts.unload();
             world.fonts().unload();
-            assert_eq!((world.orders.len(), world.budget.account("orders").held()), (0, ByteSize::ZERO));
+            assert_eq!((world.orders.len(), world.budget.account("orders").unwrap().reserved()), (0, ByteSize::ZERO));
         }
     }
     truth.wall.store(hands.wall(), SeqCst);
@@ -94,18 +94,16 @@ pub fn alone(seed: u64) -> Ran {
             number += 1;
             let now = pause(&world, &mut hands, &mut random, number);
             let invocation = world.monitor.start(format!("{seed}-{number}").as_str());
-            // The budget is told what a monitor would tell it, but for an rss that repeats.
-            let heap = u64::try_from(live() - world.base).unwrap_or(0);
-            world.budget.rebaseline(ByteSize::bytes(heap));
-            let rss = heap + random.below(6 << 20) as u64;
-            world.budget.observe_rss(ByteSize::bytes(rss), ByteSize::bytes(heap));
-            if world.budget.reserved() > world.budget.baseline().room {
+            // Memory that is there without a reservation, as heap of the handler would be.
+            let spike = world.spike.reserve(ByteSize::bytes(random.below(64 << 20) as u64));
+            if world.budget.reserved() > world.budget.capacity().total {
                 saw(&world.truth.seen.relieved);
-                let relieved = world.budget.relieve();
-                world.check();
+                let relieved = world.budget.reclaim_overdraft();
                 let empty = world.orders.is_empty() && world.sessions.is_empty();
-                assert!(relieved || empty, "overdrawn, and caches were not asked");
+                assert!(relieved || empty, "more is reserved than the capacity, and caches were not asked");
             }
+            drop(spike);
+            world.check();
             for _ in 0..8 + random.below(24) {
                 let worker = random.below(4);
                 digest.add(&workers[worker].work(&world));
@@ -128,7 +126,7 @@ pub fn alone(seed: u64) -> Ran {
             }
             world.check();
             let (orders, sessions) = (world.orders.stats(), world.sessions.stats());
-            digest.add(&[now, world.budget.reserved().as_u64(), world.budget.baseline().room.as_u64()]);
+            digest.add(&[now, world.budget.reserved().as_u64(), world.budget.capacity().total.as_u64()]);
             digest.add(&[orders.hits, orders.evictions_by_size, orders.expirations, orders.bytes.as_u64()]);
             digest.add(&[sessions.hits, sessions.evictions_by_pressure, sessions.expirations, sessions.bytes.as_u64()]);
         }

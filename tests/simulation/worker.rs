@@ -163,7 +163,7 @@ impl Worker {
             }
             (6, _) if room && size < 6 << 20 => {
                 let block = Block::new(size);
-                let reserved = world.ballast.book(bytes);
+                let reserved = world.ballast.reserve(bytes);
                 truth.ballast.fetch_add(size as u64, SeqCst);
                 truth.booked.fetch_add(size as u64, SeqCst);
                 saw(&truth.seen.booked);
@@ -211,7 +211,7 @@ impl Worker {
             return freed;
         }
         // Nobody is asked for what is only spare, and nothing is reserved under the lock.
-        let Some(reserved) = world.spare.reserve_if_free(ByteSize::bytes(size as u64)) else { return 1 };
+        let Some(reserved) = world.spare.try_reserve_without_reclaim(ByteSize::bytes(size as u64)) else { return 1 };
         let backed = Backed { block: Block::new(size), reserved };
         world.truth.buffers.fetch_add(size as u64, SeqCst);
         let mut spare = buffers.spare.lock().unwrap();

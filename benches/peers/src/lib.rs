@@ -8,6 +8,8 @@ pub mod alarm;
 pub mod budget;
 pub mod cache;
 pub mod heap;
+#[cfg(target_os = "linux")]
+pub mod histories;
 pub mod http;
 pub mod lazy;
 mod random;

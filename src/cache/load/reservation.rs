@@ -43,19 +43,19 @@ impl<K, V, S> LoadReservation<K, V, S> {
         };
         let own = ByteSize::bytes(bound.stored_bytes());
         // The error of the account has the reason.
-        let is_feasible = account.could_hold(size, own);
+        let is_feasible = account.could_reserve(size, own);
         if is_feasible {
             load.claim(inner)?;
         }
-        load.reserved = account.reserve_if_free(size);
+        load.reserved = account.try_reserve_without_reclaim(size);
         // Other threads may take what was evicted. Then other accounts are asked.
         for _ in 0..3 {
             if load.reserved.is_some() || !is_feasible {
                 break;
             }
-            let missing = size.saturating_sub(account.budget().available());
+            let missing = size.saturating_sub(account.available());
             inner.evict_bytes(missing.as_u64(), Cause::Pressure);
-            load.reserved = account.reserve_if_free(size);
+            load.reserved = account.try_reserve_without_reclaim(size);
         }
         if load.reserved.is_none() {
             load.reserved = Some(account.try_reserve(size).map_err(NoRoom::Budget)?);

@@ -295,7 +295,7 @@ pub(super) mod tests {
 
     /// Returns the return addresses of the caller's stack, innermost first.
     #[inline(never)]
-    pub(in crate::heap::profile) fn stack_here() -> Vec<usize> {
+    fn stack_here() -> Vec<usize> {
         let mut addresses = Vec::new();
         backtrace::trace(|frame| {
             addresses.push(frame.ip().addr());
@@ -305,6 +305,12 @@ pub(super) mod tests {
         let is_here = |symbol: &Symbol| symbol.function.ends_with("stack_here");
         let here = addresses.iter().rposition(|&address| resolve(address).iter().any(is_here));
         addresses.split_off(here.map_or(0, |here| here + 1))
+    }
+
+    /// Returns the stack from this function on, which is never inlined, as a test function can be.
+    #[inline(never)]
+    pub(in crate::heap::profile) fn stack_of_named_caller() -> Vec<usize> {
+        black_box(stack_here())
     }
 
     #[inline(never)]

@@ -3,10 +3,12 @@
 #![allow(dead_code, reason = "the cases use a part of what the library does")]
 
 mod alarm_cases;
-mod books_cases;
+mod board;
 mod budget;
+mod budget_cases;
 mod cache_bound;
 mod cache_loads;
+mod clock;
 mod heap;
 mod in_flight_cases;
 mod ledger_cases;

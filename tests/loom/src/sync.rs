@@ -92,7 +92,26 @@ pub(crate) fn thread_id() -> ThreadId {
     loom::thread::current().id()
 }
 
+#[derive(Debug)]
+pub(crate) struct AtomicBool(loom::sync::atomic::AtomicBool);
+
+impl AtomicBool {
+    pub(crate) fn new(value: bool) -> Self {
+        Self(loom::sync::atomic::AtomicBool::new(value))
+    }
+    pub(crate) fn load(&self, order: Ordering) -> bool {
+        self.0.load(order)
+    }
+    pub(crate) fn store(&self, value: bool, order: Ordering) {
+        self.0.store(value, order);
+    }
+    pub(crate) fn swap(&self, value: bool, order: Ordering) -> bool {
+        self.0.swap(value, order)
+    }
+}
+
 /// A lock that nobody poisons. The guard is there but while its owner waits on a `Condvar`.
+#[derive(Debug)]
 pub(crate) struct Mutex<T>(loom::sync::Mutex<T>);
 
 pub(crate) struct MutexGuard<'a, T>(Option<loom::sync::MutexGuard<'a, T>>);
@@ -119,6 +138,7 @@ impl<T> std::ops::DerefMut for MutexGuard<'_, T> {
     }
 }
 
+#[derive(Debug)]
 pub(crate) struct Condvar(loom::sync::Condvar);
 
 impl Condvar {
@@ -129,11 +149,25 @@ impl Condvar {
         let waiting = guard.0.take().unwrap();
         guard.0 = Some(self.0.wait(waiting).unwrap_or_else(std::sync::PoisonError::into_inner));
     }
+    /// No time passes in a model: a wait without a notification is a deadlock.
+    pub(crate) fn wait_for<T>(&self, guard: &mut MutexGuard<'_, T>, _timeout: std::time::Duration) -> Notified {
+        self.wait(guard);
+        Notified
+    }
     pub(crate) fn notify_one(&self) {
         self.0.notify_one();
     }
     pub(crate) fn notify_all(&self) {
         self.0.notify_all();
+    }
+}
+
+/// The result of a wait with a timeout.
+pub(crate) struct Notified;
+
+impl Notified {
+    pub(crate) fn timed_out(&self) -> bool {
+        false
     }
 }
 

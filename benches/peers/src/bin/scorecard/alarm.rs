@@ -6,7 +6,7 @@
 
 #[allow(clippy::unwrap_used, clippy::expect_used, reason = "shared with the tests, which stop at the first surprise")]
 #[path = "../../../../../tests/sandbox/cage.rs"]
-mod cage;
+pub(crate) mod cage;
 
 use std::error::Error;
 use std::os::unix::process::ExitStatusExt;
@@ -25,7 +25,7 @@ use cage::Cage;
 const EACH_KIND_TWICE: usize = 2 * plimsoll_peers::alarm::histories::KINDS.len();
 
 /// The limit of the memory cgroup.
-const CAGE_MIB: u64 = 116;
+pub(crate) const CAGE_MIB: u64 = 116;
 
 /// An allocator below the tracking one.
 struct Allocator {

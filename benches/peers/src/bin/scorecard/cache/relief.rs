@@ -1,13 +1,12 @@
 //! Memory that a cache releases for others: how many entries that costs, how much heap, and how long readers wait.
 
 use std::hint::{black_box, spin_loop};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use plimsoll::budget::{Pressure, Rank};
+use plimsoll::budget::{Pressure, ReclaimPriority, reclaim_fn};
 use plimsoll::cache::{CacheBuilder, Eviction};
 use plimsoll::{ByteSize, Cache, ManualClock, MemoryBudget, heap};
 
@@ -44,26 +43,28 @@ fn numbers(configure: impl FnOnce(CacheBuilder<u64, u64>) -> CacheBuilder<u64, u
 /// Returns the entries that a cache of numbers loses for 1 KiB of another account.
 fn lost_percent(eviction: Eviction) -> f64 {
     let budget = MemoryBudget::new(ByteSize::mib(16));
-    let cache = numbers(|builder| builder.eviction(eviction).account(budget.account("numbers")));
+    let cache = numbers(|builder| builder.eviction(eviction).account(budget.account("numbers").unwrap()));
     lost_for_one_kib(&budget, &cache)
 }
 
 /// Control: a reclaimer that clears its cache.
 fn lost_percent_of_clear() -> f64 {
     let budget = MemoryBudget::new(ByteSize::mib(16));
-    let (cache, account) = (numbers(|builder| builder), budget.account("numbers"));
+    let (cache, account) = (numbers(|builder| builder), budget.account("numbers").unwrap());
     let Ok(reserved) = account.try_reserve(cache.stats().bytes) else { return f64::NAN };
     let (cleared, reserved) = (cache.clone(), Mutex::new(reserved));
-    let reclaimer = Arc::new(move |_: ByteSize, _: Pressure| {
-        cleared.clear();
-        reserved.lock().shrink(ByteSize::MAX)
+    let reclaimer = reclaim_fn(move |_: ByteSize, _: Pressure| {
+        let _released = {
+            cleared.clear();
+            reserved.lock().shrink(ByteSize::MAX)
+        };
     });
-    account.set_reclaimer(Rank::CACHE, Arc::downgrade(&reclaimer));
+    let _registered = account.register_reclaimer(ReclaimPriority::CACHE, reclaimer);
     lost_for_one_kib(&budget, &cache)
 }
 
 fn lost_for_one_kib(budget: &MemoryBudget, cache: &Cache<u64, u64>) -> f64 {
-    let neighbor = budget.account("neighbor");
+    let neighbor = budget.account("neighbor").unwrap();
     let before = cache.len();
     let reserved = [budget.available(), ByteSize::kib(1)].map(|size| neighbor.try_reserve(size));
     let lost = 100.0 * (before - cache.len()) as f64 / before as f64;
@@ -95,8 +96,8 @@ fn heap_growth(eviction: Eviction) -> f64 {
     manual.advance(Duration::from_secs(120));
     let expired = growth(|| _ = black_box(remove_expired(&cache, usize::MAX)));
     let budget = MemoryBudget::new(ByteSize::mib(16));
-    let cache = numbers(|builder| builder.eviction(eviction).account(budget.account("numbers")));
-    let neighbor = budget.account("neighbor");
+    let cache = numbers(|builder| builder.eviction(eviction).account(budget.account("numbers").unwrap()));
+    let neighbor = budget.account("neighbor").unwrap();
     let all = neighbor.try_reserve(budget.available());
     let reclaimed = growth(|| drop(neighbor.try_reserve(ByteSize::mib(1))));
     let is_right = cache.len() as u64 <= ENTRIES && all.is_ok();
@@ -126,14 +127,14 @@ fn reader_wait(rounds: u32) -> f64 {
         let round = |_| {
             let budget = MemoryBudget::new(CAPACITY);
             let builder = Cache::builder("boxes").max_bytes(CAPACITY).eviction(eviction);
-            let built = builder.account(budget.account("boxes")).build();
+            let built = builder.account(budget.account("boxes").unwrap()).build();
             let cache: Cache<u64, Box<[u8]>> = built.unwrap_or_else(|error| unreachable!("{error}"));
             let mut key = 0;
             while cache.stats().evictions_by_pressure + cache.stats().evictions_by_size == 0 {
                 drop(cache.insert(key, vec![0; BOX].into()));
                 key += 1;
             }
-            let neighbor = budget.account("neighbor");
+            let neighbor = budget.account("neighbor").unwrap();
             let all = neighbor.try_reserve(budget.available());
             let before = cache.stats().bytes;
             let wait = longest_wait(
