@@ -1,4 +1,5 @@
 //! Budgets: what a reservation costs, beside what one would make by hand, and whether many threads lose a byte.
+#![expect(clippy::unwrap_used, reason = "a benchmark stops at the first surprise")]
 
 use std::hint::black_box;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};

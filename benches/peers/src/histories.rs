@@ -1,4 +1,5 @@
 //! Histories that a budget has to survive in a memory cgroup, and after which it must refuse nothing at rest.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a worker stops at the first surprise")]
 
 use std::hint::black_box;
 

@@ -1,4 +1,5 @@
 //! Memory that a cache releases for others: how many entries that costs, how much heap, and how long readers wait.
+#![expect(clippy::unwrap_used, reason = "a benchmark stops at the first surprise")]
 
 use std::hint::{black_box, spin_loop};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
