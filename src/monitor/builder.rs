@@ -293,7 +293,7 @@ impl MonitorBuilder {
         self
     }
 
-    /// Sets when free pages are given back, with [`os::trim`](crate::os::trim); `true` for what suits most:
+    /// Sets the times at which free pages are released, with [`os::trim`](crate::os::trim); `true` for what suits most:
     /// [`TrimPolicy::new`]. Default: never. A trim takes milliseconds where there is much to give back, and the next
     /// invocation faults it in again. Each is in the report: see [`InvocationReport::trimmed`](super::InvocationReport::trimmed). Not ruled by this, nor in reports,
     /// are the trims of a [budget](Self::budget) that would otherwise refuse a large reservation.
