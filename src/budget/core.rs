@@ -275,7 +275,8 @@ impl Core {
         }
     }
 
-    /// Calls reclaimers until they have released `bytes`. A trim releases the pages of these. Returns `false` if nothing was released.
+    /// Calls reclaimers until they have released `bytes`. A trim releases the pages of these. Returns `false` if nothing was
+    /// released.
     fn release_bytes(&self, asker: Option<usize>, pass: Option<u64>, bytes: u64) -> bool {
         let before = self.reserved();
         let missing = || Some(bytes.saturating_sub(before.saturating_sub(self.reserved()))).filter(|left| *left > 0);
