@@ -58,6 +58,10 @@ fn pages_of_reclaimed_values_make_room_for_a_large_reservation() {
     of_128_mb("reclaimed");
 }
 
+fn the_free_end_of_a_threads_arena_refuses_nothing() {
+    of_128_mb("arena");
+}
+
 fn a_hook_that_panics_costs_no_memory() {
     of_128_mb("panics");
 }
@@ -179,6 +183,25 @@ fn too_little() {
     drop(pieces);
 }
 
+/// `free` of a large mapped block raises the threshold of glibc from which it releases the end of an arena, and no trim
+/// releases that of a thread's arena.
+fn arena() {
+    let budget = MemoryBudget::from_env().unwrap();
+    let (used, is_used) = std::sync::mpsc::channel();
+    let (end, may_end) = std::sync::mpsc::channel::<()>();
+    let thread = std::thread::spawn(move || {
+        drop(vec![1_u8; 25 << 20]);
+        drop((0..40 << 4).map(|_| vec![1_u8; 60 << 10]).collect::<Vec<_>>());
+        used.send(()).unwrap();
+        let _ended = may_end.recv();
+    });
+    is_used.recv().unwrap();
+    let model = budget.account("model").unwrap().try_reserve(ByteSize::mib(80));
+    assert!(model.is_ok(), "{} MiB are resident: {model:?}", rss());
+    drop(end);
+    thread.join().unwrap();
+}
+
 /// A cache of small values fills the limit. What it releases for a large block stays in the allocator until a trim.
 fn reclaimed() {
     let budget = MemoryBudget::from_env().unwrap();
@@ -222,6 +245,7 @@ fn main() -> std::process::ExitCode {
             Some("promised") => promised(),
             Some("small") => small(),
             Some("reclaimed") => reclaimed(),
+            Some("arena") => arena(),
             Some("panics") => panics(),
             other => panic!("no part {other:?}"),
         }
@@ -229,7 +253,7 @@ fn main() -> std::process::ExitCode {
     }
     let why = (!(cfg!(target_env = "gnu") && support::lean()))
         .then_some("needs an allocator that can be trimmed, and an rss that is this program's own");
-    let tests: [(&str, fn()); 7] = [
+    let tests: [(&str, fn()); 8] = [
         ("free_pages_make_room_for_a_large_reservation", free_pages_make_room_for_a_large_reservation),
         (
             "a_large_reservation_is_refused_where_the_pages_leave_no_room",
@@ -248,6 +272,7 @@ fn main() -> std::process::ExitCode {
             "pages_of_reclaimed_values_make_room_for_a_large_reservation",
             pages_of_reclaimed_values_make_room_for_a_large_reservation,
         ),
+        ("the_free_end_of_a_threads_arena_refuses_nothing", the_free_end_of_a_threads_arena_refuses_nothing),
         ("a_hook_that_panics_costs_no_memory", a_hook_that_panics_costs_no_memory),
     ];
     support::run(&tests.map(|(name, test)| (name, test, why)))

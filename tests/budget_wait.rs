@@ -229,3 +229,117 @@ fn blocked_threads_and_cancelled_tasks_lose_no_byte() {
     assert_eq!(budget.reserved(), ByteSize::ZERO);
     assert_eq!(account(&budget, "waiters").try_reserve(kib(100)).unwrap().size(), kib(100));
 }
+
+#[test]
+fn a_waker_that_panics_costs_no_byte_and_no_other_request_its_turn() {
+    struct Panics;
+
+    impl Wake for Panics {
+        fn wake(self: Arc<Self>) {
+            panic!("a waker of the test");
+        }
+    }
+
+    let budget = MemoryBudget::new(kib(100));
+    let asker = account(&budget, "asker");
+    let full = account(&budget, "held").try_reserve(kib(100)).unwrap();
+    let (panics, wakes) = (Waker::from(Arc::new(Panics)), Arc::<Wakes>::default());
+    let mut first = pin!(asker.reserve_async(kib(60), pending()));
+    let mut second = pin!(asker.reserve_async(kib(40), pending()));
+    assert!(first.as_mut().poll(&mut Context::from_waker(&panics)).is_pending());
+    assert!(poll(second.as_mut(), &wakes).is_pending());
+    drop(full);
+    assert_eq!(wakes.0.load(SeqCst), 1, "the second one is granted too");
+    let both = [granted(poll(first.as_mut(), &wakes)).unwrap(), granted(poll(second.as_mut(), &wakes)).unwrap()];
+    assert_eq!(budget.reserved(), kib(100));
+    drop(both);
+    assert_eq!(budget.reserved(), ByteSize::ZERO);
+}
+
+#[test]
+fn a_waker_may_use_the_budget_when_it_is_dropped() {
+    struct Asks(MemoryBudget);
+
+    impl Wake for Asks {
+        fn wake(self: Arc<Self>) {}
+    }
+
+    impl Drop for Asks {
+        fn drop(&mut self) {
+            assert_eq!(self.0.reserved(), kib(100));
+        }
+    }
+
+    let budget = MemoryBudget::new(kib(100));
+    let asks = || Waker::from(Arc::new(Asks(budget.clone())));
+    let full = account(&budget, "held").try_reserve(kib(100)).unwrap();
+    let asker = account(&budget, "asker");
+    let mut request = Box::pin(asker.reserve_async(kib(60), pending()));
+    // The second waker replaces the first, and is dropped with the request.
+    for waker in [asks(), asks()] {
+        assert!(request.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    }
+    drop(request);
+    drop(full);
+}
+
+#[test]
+fn a_minimum_share_that_is_given_up_lets_the_first_of_the_queue_reclaim() {
+    let budget = MemoryBudget::new(kib(100));
+    let (health, cache, asker) = (account(&budget, "health"), account(&budget, "cache"), account(&budget, "asker"));
+    health.set_minimum(kib(10)).unwrap();
+    let _fixed = account(&budget, "fixed").try_reserve(kib(20)).unwrap();
+    let entries = Arc::new(Mutex::new(cache.try_reserve(kib(70)).unwrap()));
+    let shared = Arc::clone(&entries);
+    let release = reclaim_fn(move |want, _| {
+        shared.lock().unwrap().shrink(want);
+    });
+    let _registered = cache.register_reclaimer(ReclaimPriority::CACHE, release);
+    let wakes = Arc::<Wakes>::default();
+    let mut request = pin!(asker.reserve_async(kib(75), pending()));
+    // The second poll is that of the first of the queue.
+    for _ in 0..2 {
+        assert!(poll(request.as_mut(), &wakes).is_pending(), "20, 10 and 75 are too many");
+    }
+    assert_eq!(cache.reserved(), kib(70));
+    let before = wakes.0.load(SeqCst);
+    health.set_minimum(ByteSize::ZERO).unwrap();
+    assert_eq!(wakes.0.load(SeqCst), before + 1);
+    assert_eq!(granted(poll(request.as_mut(), &wakes)).unwrap().size(), kib(75));
+    assert_eq!(cache.reserved(), kib(5));
+}
+
+#[test]
+fn a_reclaim_that_fails_does_not_wake_its_own_request() {
+    let budget = MemoryBudget::new(kib(100));
+    let (cache, asker) = (account(&budget, "cache"), account(&budget, "asker"));
+    let _entries = cache.try_reserve(kib(90)).unwrap();
+    let calls = Arc::new(AtomicUsize::new(0));
+    let (counted, scratch) = (Arc::clone(&calls), account(&budget, "scratch"));
+    // It reserves and releases a little, and releases nothing of its own.
+    let release = reclaim_fn(move |_, _| {
+        counted.fetch_add(1, SeqCst);
+        drop(scratch.try_reserve(kib(1)));
+    });
+    let _registered = cache.register_reclaimer(ReclaimPriority::CACHE, release);
+    let wakes = Arc::<Wakes>::default();
+    let mut request = pin!(asker.reserve_async(kib(50), pending()));
+    for _ in 0..10 {
+        assert!(poll(request.as_mut(), &wakes).is_pending());
+    }
+    assert!(wakes.0.load(SeqCst) <= 1, "{wakes:?} wakes", wakes = wakes.0);
+    assert!(calls.load(SeqCst) <= 4, "two rounds when it came, and two as the first of the queue: {calls:?}");
+}
+
+#[test]
+fn a_deadline_does_not_overtake() {
+    let budget = MemoryBudget::new(kib(100));
+    let asker = account(&budget, "asker");
+    let _held = account(&budget, "held").try_reserve(kib(50)).unwrap();
+    let wakes = Arc::<Wakes>::default();
+    let mut first = pin!(asker.reserve_async(kib(80), pending()));
+    assert!(poll(first.as_mut(), &wakes).is_pending());
+    let mut second = pin!(asker.reserve_async(kib(10), ready(())));
+    let Poll::Ready(Err(refused)) = poll(second.as_mut(), &wakes) else { panic!("80 are before it") };
+    assert_eq!(refused.requested(), kib(10));
+}

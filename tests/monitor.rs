@@ -353,39 +353,50 @@ fn a_start_corrects_the_budget_and_the_report_tells_its_drift() {
     let monitor = builder().budget(&budget).build().unwrap();
     assert_eq!(quiet().start("without").finish().reserved, None);
     let cache = budget.account("cache of the test").unwrap();
-    let held = Arc::new(Mutex::new(cache.try_reserve(ByteSize::mib(60)).unwrap()));
-    let giving = Arc::clone(&held);
-    // Gives what it is asked for, and no more.
+    let reserved = cache.try_reserve(ByteSize::mib(60)).unwrap();
+    let values: Vec<Block> = (0..60).map(|_| Block::new(1 << 20)).collect();
+    let held = Arc::new(Mutex::new((values, reserved)));
+    let releasing = Arc::clone(&held);
+    // Frees whole values, and releases them.
     let reclaimer = reclaim_fn(move |want: ByteSize, _| {
-        let _released = giving.lock().unwrap().shrink(want);
+        let (values, reserved) = &mut *releasing.lock().unwrap();
+        let count = want.as_usize().div_ceil(1 << 20).min(values.len());
+        values.truncate(values.len() - count);
+        reserved.shrink(ByteSize::mib(count as u64));
     });
     let _registered = cache.register_reclaimer(ReclaimPriority::CACHE, reclaimer);
 
-    let block = Block::new(30 << 20);
+    let block = Block::new(10 << 20);
     let report = invoke(&monitor, || ());
     let reserved = report.reserved.unwrap();
     assert_eq!((reserved.bytes, reserved.pressure), (ByteSize::mib(60), Pressure::Normal));
     assert_eq!(report.drift(), Some(ByteDelta::between(ByteSize::mib(60), report.heap.unwrap().live)));
     let capacity = budget.capacity();
-    // Reserved bytes that are not allocated hide unreserved heap.
-    assert!(capacity.unreserved_heap < ByteSize::mib(1), "{capacity:?}");
-    assert_eq!(reserved.capacity, capacity.total);
+    // The block, and what else the process has.
+    assert_eq!(capacity.unreserved_heap.as_u64() >> 20, 10, "{capacity:?}");
+    assert_eq!(reserved.capacity.as_u64() >> 20, 89);
+    let refused = budget.account("asker").unwrap().try_reserve(ByteSize::mib(90)).unwrap_err().to_string();
+    assert!(
+        refused.ends_with("cache of the test 60.0 MiB; 10.0 MiB of heap are not reserved by any account"),
+        "{refused}"
+    );
 
-    let more = Block::new(80 << 20);
+    let more = Block::new(50 << 20);
     let others = monitor.start("other");
-    // 110 MiB are live, and at least 50 of them unreserved. As long as it releases without freeing, more are.
-    assert!(held.lock().unwrap().size() <= ByteSize::mib(50), "{budget:?}");
+    assert_eq!(
+        held.lock().unwrap().1.size(),
+        ByteSize::mib(39),
+        "60 and a little are unreserved: less than 40 are left"
+    );
     let line = others.finish().to_string();
-    assert!(line.contains(" | reserved ") && line.contains(" pressure critical drift +"), "{line}");
+    assert!(line.contains(" | reserved 39.0 of 40.0 pressure critical drift +60."), "{line}");
     let (reserved, accounts) = monitor.snapshot().reserved.unwrap();
     assert_eq!((accounts[0].name, accounts[0].reserved), ("cache of the test", reserved.bytes));
-    assert!(monitor.snapshot().to_string().contains("cache of the test "));
+    assert!(monitor.snapshot().to_string().contains("cache of the test 39.0"));
+    let before = budget.capacity().total;
     let never_ending = monitor.start("never ending");
     drop((block, more));
-    assert!(
-        invoke(&monitor, || ()).reserved.unwrap().capacity > ByteSize::mib(98),
-        "and it comes back, whoever is in flight"
-    );
+    assert!(invoke(&monitor, || ()).reserved.unwrap().capacity > before, "and it comes back, whoever is in flight");
     drop(never_ending);
 }
 

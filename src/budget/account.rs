@@ -245,6 +245,11 @@ impl Account {
     /// [`BudgetExceeded`] at the deadline; at once if `size` is above the limit less the minimum shares of others, so that it
     /// could never be granted, and within a reclaimer.
     ///
+    /// # Performance
+    ///
+    /// The first poll is a [`try_reserve`](Self::try_reserve). Later ones take the lock and search the queue by halves. A
+    /// request that waits takes 48 bytes of the queue, which has no bound of its own: bound the tasks.
+    ///
     /// # Examples
     ///
     /// ```
@@ -276,6 +281,10 @@ impl Account {
     /// # Errors
     ///
     /// Those of [`reserve_async`](Self::reserve_async).
+    ///
+    /// # Performance
+    ///
+    /// One small allocation, and what [`reserve_async`](Self::reserve_async) takes.
     ///
     /// # Examples
     ///
@@ -346,6 +355,10 @@ impl Account {
     ///
     /// A component that owns the handle and is its own reclaimer registers a small value with a [`Weak`](std::sync::Weak)
     /// reference to itself, so that it can be dropped.
+    ///
+    /// # Performance
+    ///
+    /// An allocation for the reclaimer, and an insertion into a sorted list.
     ///
     /// # Examples
     ///

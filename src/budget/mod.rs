@@ -102,7 +102,7 @@ pub const MAX_ACCOUNTS: usize = 64;
 ///
 /// # Performance
 ///
-/// A budget takes 5 KiB, which the next one uses after it. A reservation, made and dropped, takes its lock twice.
+/// A budget takes 3.3 KiB, which the next one uses after it. A reservation, made and dropped, takes its lock twice.
 ///
 /// # Examples
 ///

@@ -14,7 +14,6 @@ use std::time::Duration;
 
 use crate::clock::Stopwatch;
 use crate::sync::{AtomicBool, Condvar, Mutex, MutexGuard, Ordering::Relaxed};
-
 use crate::unwind::contained;
 
 use super::table::{QueuePlace, Readings, Served, Table};

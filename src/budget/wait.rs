@@ -85,18 +85,22 @@ impl Request {
             table.recheck_queue();
             return Poll::Pending;
         }
-        let is_granted = match table.decide(index, size, &core.readings(), Turn::New) {
+        // Nothing grants it its bytes a second time until it has left the queue.
+        table.set_reclaiming(number, true);
+        let decided = match table.decide(index, size, &core.readings(), Turn::New) {
             Ok(()) => {
                 drop(table);
-                true
+                Ok(())
             }
             Err(shortage) if core.is_feasible(&mut table, index, size, 0, shortage) => {
-                table.set_reclaiming(number, true);
-                core.reclaim_for(table, index, size).is_ok()
+                core.reclaim_for(table, index, size).map_err(drop)
             }
-            Err(_in_vain) => return Poll::Pending,
+            Err(_in_vain) => {
+                drop(table);
+                Err(())
+            }
         };
-        if is_granted {
+        if decided.is_ok() {
             self.number = None;
             core.leave_queue(number);
             return Poll::Ready(Ok(self.granted()));

@@ -93,7 +93,7 @@ impl Monitor {
 ///
 /// # Performance
 ///
-/// One to two microseconds and one allocation for each request, and some 20 microseconds for those with a full report. axum
+/// One to two microseconds and one allocation for each request, and some 15 microseconds for those with a full report. axum
 /// allocates twice more, for the new types of the bodies. With
 /// `lambda_http` that is before the response is posted.
 ///

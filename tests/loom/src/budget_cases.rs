@@ -48,6 +48,17 @@ fn a_request_gets_what_is_released_for_it_and_others_wait_for_its_end() {
     });
 }
 
+/// Releases 60 bytes on another thread.
+fn release_60(shared: &Arc<Shared>) -> thread::JoinHandle<()> {
+    let shared = Arc::clone(shared);
+    thread::spawn(move || {
+        let is_awaited = shared.lock().release(0, 60);
+        if is_awaited {
+            shared.serve(|| READINGS);
+        }
+    })
+}
+
 #[derive(Default)]
 struct Flag(AtomicBool);
 
@@ -61,15 +72,7 @@ impl Wake for Flag {
 fn a_request_that_waits_is_granted_or_woken() {
     loom::model(|| {
         let shared = full();
-        let other = thread::spawn({
-            let shared = Arc::clone(&shared);
-            move || {
-                let is_awaited = shared.lock().release(0, 60);
-                if is_awaited {
-                    shared.serve(|| READINGS);
-                }
-            }
-        });
+        let other = release_60(&shared);
         let flag = std::sync::Arc::<Flag>::default();
         let waker = Waker::from(std::sync::Arc::clone(&flag));
         let number = shared.lock().enqueue(1, 50, waker.clone());
@@ -91,15 +94,7 @@ fn a_request_that_is_cancelled_while_it_is_granted_loses_no_byte() {
         let shared = full();
         let number = shared.lock().enqueue(1, 50, Waker::noop().clone());
         let next = shared.lock().enqueue(1, 40, Waker::noop().clone());
-        let other = thread::spawn({
-            let shared = Arc::clone(&shared);
-            move || {
-                let is_awaited = shared.lock().release(0, 60);
-                if is_awaited {
-                    shared.serve(|| READINGS);
-                }
-            }
-        });
+        let other = release_60(&shared);
         shared.dequeue(number, || READINGS);
         other.join().unwrap();
         assert_eq!(shared.look_up(next, Waker::noop()), QueuePlace::Granted, "the next one has its turn");
