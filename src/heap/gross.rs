@@ -90,20 +90,20 @@ mod counter {
 
         /// Returns the bytes allocated so far.
         pub(crate) fn allocated(&self) -> u64 {
-            let mut sum = 0;
-            // A change takes some stores, so a second look is enough unless the owner is very quick.
+            // A change takes some stores, so a second look is enough unless the owner changes them all the time.
             for _ in 0..4 {
                 let version = self.version.load(Acquire);
                 if version % 2 == 1 {
                     return self.during_change.load(Acquire);
                 }
-                sum = self.base.load(Relaxed).wrapping_add(self.word.load(Relaxed).cast_unsigned());
+                let sum = self.base.load(Relaxed).wrapping_add(self.word.load(Relaxed).cast_unsigned());
                 fence(Acquire);
                 if self.version.load(Relaxed) == version {
-                    break;
+                    return sum;
                 }
             }
-            sum
+            // The sum at a change a moment ago.
+            self.during_change.load(Acquire)
         }
 
         /// Returns the bytes before the next sampling point.
