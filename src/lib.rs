@@ -73,8 +73,10 @@ pub use cache::Cache;
 pub use clock::{Clock, ManualClock};
 pub use env::{EnvError, InitializationType, LambdaEnv, LimitSource, MemoryLimit};
 pub use heap::TrackingAllocator;
+#[cfg(feature = "http")]
+pub use integration::{Admission, Estimate};
 #[cfg(feature = "tower")]
-pub use integration::{AdmissionLayer, HasRequestId, OverMemory, Overloaded, ReportLayer};
+pub use integration::{AdmissionLayer, HasRequestId, Overloaded, ReportLayer};
 pub use lazy::{AsyncLazyResource, LazyError, LazyResource, Pinned};
 pub use monitor::Monitor;
 pub use size::{ByteDelta, ByteSize, ParseByteSizeError};

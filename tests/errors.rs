@@ -239,9 +239,9 @@ fn admission_error_debug_is_that_of_the_error_inside() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let error =
         runtime.block_on(AdmissionLayer::new(&budget, ByteSize::mib(8)).unwrap().layer(echo).oneshot(1)).unwrap_err();
-    let expected = format!("over memory: {}", EXCEEDED.replace("orders", "requests"));
+    let expected = format!("not admitted: {}", EXCEEDED.replace("orders", "requests"));
     prints(&error, &expected);
-    let AdmissionError::OverMemory(over) = error else { panic!("{error:?}") };
+    let AdmissionError::Overloaded(over) = error else { panic!("{error:?}") };
     prints(over, &expected);
     prints(AdmissionError::Service(exceeded()), EXCEEDED);
     prints(AdmissionError::Service("no table"), "\"no table\"");

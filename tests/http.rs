@@ -281,7 +281,7 @@ async fn layer_fits_other_layers_in_both_orders() {
     let http: HttpLayer = monitor.http();
     let admission = AdmissionLayer::new(&MemoryBudget::new(ByteSize::mib(100)), ByteSize::mib(1))
         .unwrap()
-        .answer_with(|over| axum::response::IntoResponse::into_response(over.to_string()));
+        .on_overload(|over| axum::response::IntoResponse::into_response(over.to_string()));
     assert_eq!(send(router().layer(admission.clone()).layer(http.clone()), request("/")).await, StatusCode::OK);
     assert_eq!(send(router().layer(http.clone()).layer(admission), request("/")).await, StatusCode::OK);
     let built =

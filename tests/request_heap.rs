@@ -283,7 +283,7 @@ async fn memory_that_one_segment_allocates_and_another_frees_counts_once() {
         });
         Ok::<_, Infallible>(Response::new(StreamBody::new(frames)))
     }));
-    let mut body = service.oneshot(Request::new(())).await.expect("no error").into_body();
+    let mut body = service.oneshot(Request::new(Body::empty())).await.expect("no error").into_body();
     let mut count = 0;
     while let Some(frame) = body.frame().await {
         drop(frame.expect("it never holds fifty mebibytes"));
@@ -456,9 +456,8 @@ fn frames_of_a_response_count_until_they_are_dropped() {
 #[test]
 fn outcome_of_a_response_body_that_is_dropped_early() {
     let (monitor, seen) = monitor(0);
-    let mut service = monitor.http().layer(service_fn(async |request: Request<RequestBody<&'static str>>| {
-        let mut kind = request.into_body().into_inner();
-        let body = match std::mem::take(&mut kind) {
+    let mut service = monitor.http().layer(service_fn(async |request: Request<RequestBody<String>>| {
+        let body = match request.into_body().into_inner().as_str() {
             "empty" => Body::empty(),
             "full" => Body::from(vec![1; 100]),
             _ => frames(3, 100, false),
@@ -466,7 +465,7 @@ fn outcome_of_a_response_body_that_is_dropped_early() {
         Ok::<_, Infallible>(Response::new(body))
     }));
     let mut outcome = |method: Method, kind: &'static str, polls: usize| {
-        let mut request = Request::new(kind);
+        let mut request = Request::new(kind.to_owned());
         *request.method_mut() = method;
         let mut body = block_on(service.call(request)).expect("no error").into_body();
         for _ in 0..polls {
@@ -506,11 +505,13 @@ fn bodies_pass_through_unchanged() {
         Ok(Frame::trailers(http::HeaderMap::new())),
         Err(std::io::Error::other("cut")),
     ]);
-    let mut trailers = Some(trailers);
+    let trailers = Arc::new(Mutex::new(Some(trailers)));
     let service = service_fn(move |_: Request<_>| {
-        std::future::ready(Ok::<_, Infallible>(Response::new(StreamBody::new(trailers.take().expect("once")))))
+        let trailers = trailers.lock().expect("no panic here").take().expect("once");
+        std::future::ready(Ok::<_, Infallible>(Response::new(StreamBody::new(trailers))))
     });
-    let mut body = block_on(monitor.http().layer(service).oneshot(Request::new(()))).expect("no error").into_body();
+    let mut body =
+        block_on(monitor.http().layer(service).oneshot(Request::new(Body::empty()))).expect("no error").into_body();
     assert!(block_on(body.frame()).is_some_and(|frame| frame.is_ok_and(|frame| frame.is_data())));
     assert!(block_on(body.frame()).is_some_and(|frame| frame.is_ok_and(|frame| frame.is_trailers())));
     assert!(block_on(body.frame()).is_some_and(|frame| frame.is_err_and(|error| error.to_string() == "cut")));
@@ -520,18 +521,19 @@ fn bodies_pass_through_unchanged() {
 fn request_over_its_limit_ends_with_503() {
     let (monitor, seen) = monitor(0);
     let layer = monitor.http().request_limit(ByteSize::mib(4));
-    let mut service = layer.layer(service_fn(async |request: Request<RequestBody<u64>>| {
-        let held = block(request.into_body().into_inner() * MIB);
+    let mut service = layer.layer(service_fn(async |request: Request<RequestBody<String>>| {
+        let mib: u64 = request.into_body().into_inner().parse().expect("a number");
+        let held = block(mib * MIB);
         pause().await;
         drop(held);
         Ok::<_, Infallible>(Response::new(Body::from("done")))
     }));
-    let response = block_on(service.call(Request::new(4))).expect("no error");
+    let response = block_on(service.call(Request::new("4".to_owned()))).expect("no error");
     assert_eq!(response.status(), StatusCode::OK);
     drop(block_on(response.into_body().collect()).expect("no error"));
     assert_eq!(only(&seen).outcome, Outcome::Finished);
     let before = heap::stats().expect("installed").live;
-    let mut future = pin!(service.call(Request::new(5)));
+    let mut future = pin!(service.call(Request::new("5".to_owned())));
     let Poll::Ready(response) = future.as_mut().poll(&mut Context::from_waker(Waker::noop())) else {
         panic!("it holds too much and waits");
     };
@@ -541,7 +543,10 @@ fn request_over_its_limit_ends_with_503() {
     assert!(response.into_body().is_end_stream());
     let request = only(&seen);
     assert_eq!(request.outcome, Outcome::Overloaded);
-    assert!(request.own.is_some_and(|own| own.peak >= ByteSize::mib(5) && own.net.as_i64() < 4096), "{request:?}");
+    assert!(
+        request.own.is_some_and(|own| own.peak >= ByteSize::kib(5 * 1023) && own.net.as_i64() < 4096),
+        "{request:?}"
+    );
 }
 
 #[test]
@@ -560,7 +565,7 @@ fn response_body_over_the_limit_ends_with_an_error() {
     let layer = monitor.http().request_limit(ByteSize::mib(4));
     let service =
         layer.layer(service_fn(async |_: Request<_>| Ok::<_, Infallible>(Response::new(Growing(Vec::new())))));
-    let mut body = block_on(service.oneshot(Request::new(()))).expect("no error").into_body();
+    let mut body = block_on(service.oneshot(Request::new(Body::empty()))).expect("no error").into_body();
     let error = loop {
         match block_on(body.frame()) {
             Some(Ok(_)) => (),
@@ -568,8 +573,8 @@ fn response_body_over_the_limit_ends_with_an_error() {
             None => panic!("it has no end"),
         }
     };
-    let overloaded = error.downcast_ref::<Overloaded>().expect("the limit's error");
-    assert!(overloaded.held > ByteSize::mib(4) && overloaded.limit == ByteSize::mib(4), "{overloaded}");
+    let Some(Overloaded::RequestLimit { held, limit }) = error.downcast_ref() else { panic!("{error}") };
+    assert!(*held > ByteSize::mib(4) && *limit == ByteSize::mib(4), "{error}");
     assert!(error.to_string().starts_with("the request holds 4.0 MiB, its limit is 4.0 MiB"), "{error}");
     assert!(block_on(body.frame()).is_none(), "and then it is at its end");
     assert_eq!(only(&seen).outcome, Outcome::Overloaded);

@@ -40,7 +40,7 @@ pub(crate) enum HandlerError {
     #[error("the digest of `{object}` was given up: {why}")]
     GivenUp { object: String, why: String },
     #[error("no memory for a digest")]
-    OverMemory(#[from] BudgetExceeded),
+    Overloaded(#[from] BudgetExceeded),
     #[error("no model to tell unusual words by")]
     NoModel(#[from] LazyError<io::Error>),
     /// What another invocation met that digested the same object.
@@ -58,7 +58,7 @@ impl HandlerError {
             Self::MissingObject { .. } => "MissingObject",
             Self::NotAFile { .. } => "NotAFile",
             Self::Unreadable { .. } => "Unreadable",
-            Self::OverMemory(_) | Self::NoModel(LazyError::OverBudget { .. }) => "OverMemory",
+            Self::Overloaded(_) | Self::NoModel(LazyError::OverBudget { .. }) => "Overloaded",
             Self::NoModel(_) => "NoModel",
             Self::GivenUp { .. } => "GivenUp",
             Self::Shared(error) => error.kind(),

@@ -6,8 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::board;
+use crate::heap;
 use crate::size::ByteSize;
 
+#[cfg(feature = "http")]
+use super::Claim;
 use super::core::Core;
 use super::error::{AccountError, MinimumTooLarge};
 use super::pressure::Pressure;
@@ -31,6 +34,8 @@ impl AccountRef {
         // Zero bytes are granted even if more is reserved than the capacity.
         if n == 0 || table.try_reserve(self.index, n, live) {
             table.users += users;
+            drop(table);
+            heap::note_reserved(n.cast_signed());
             return Ok(());
         }
         drop(table);
@@ -40,6 +45,7 @@ impl AccountRef {
     #[cold]
     fn take_slowly(self, n: u64, users: u64) -> Result<(), BudgetExceeded> {
         self.core.reserve_slow(self.index, n)?;
+        heap::note_reserved(n.cast_signed());
         if users > 0 {
             self.core.add_user();
         }
@@ -58,6 +64,8 @@ impl AccountRef {
             if table.is_check_due() {
                 self.core.shared.set_check_due();
             }
+            drop(table);
+            heap::note_reserved(n.cast_signed());
         }
         is_taken
     }
@@ -66,7 +74,10 @@ impl AccountRef {
     pub(super) fn reserve(self, size: ByteSize, users: u64) -> ByteSize {
         let mut table = self.core.shared.lock();
         table.users += users;
-        ByteSize::bytes(table.reserve(self.index, size.as_u64()))
+        let reserved = table.reserve(self.index, size.as_u64());
+        drop(table);
+        heap::note_reserved(reserved.cast_signed());
+        ByteSize::bytes(reserved)
     }
 
     /// Releases `size`, and counts `users` less.
@@ -77,6 +88,7 @@ impl AccountRef {
         table.users -= users;
         let is_unused = table.users == 0;
         drop(table);
+        heap::note_reserved(size.as_u64().cast_signed().wrapping_neg());
         if is_awaited {
             // Requests that wait are users.
             self.core.serve();
@@ -300,6 +312,32 @@ impl Account {
     /// ```
     pub fn reserve_blocking(&self, size: ByteSize, timeout: Duration) -> Result<Reservation, BudgetExceeded> {
         wait::reserve_blocking(self.0, size, timeout)
+    }
+
+    /// Reserves `size` as [`try_reserve`](Self::try_reserve), but not before requests that wait.
+    #[cfg(feature = "http")]
+    pub(crate) fn try_reserve_in_turn(&self, size: ByteSize) -> Result<Reservation, BudgetExceeded> {
+        wait::try_reserve_in_turn(self.0, size)
+    }
+
+    /// Returns the refusal of a request for `size`.
+    #[cfg(feature = "http")]
+    pub(crate) fn refusal(&self, size: ByteSize) -> BudgetExceeded {
+        wait::refusal(self.0, size)
+    }
+
+    /// Returns a request for `size` that joins the queue when it is polled. If not `may_reclaim`, no account releases memory
+    /// for it.
+    #[cfg(feature = "http")]
+    pub(crate) fn claim(&self, size: ByteSize, may_reclaim: bool) -> Claim {
+        Claim::new(self.0, size, may_reclaim)
+    }
+
+    /// Reserves `size` if it is available, and calls no reclaimers; the allocator may release free pages. `in_turn`: not
+    /// before requests that wait.
+    #[cfg(feature = "http")]
+    pub(crate) fn try_reserve_without_reclaimers(&self, size: ByteSize, in_turn: bool) -> Option<Reservation> {
+        wait::try_reserve_without_reclaimers(self.0, size, in_turn)
     }
 
     /// Sets how much of the limit only this account can have. Default: 0, no share of its own.

@@ -184,6 +184,15 @@ impl Core {
         self.reclaim_for(table, account, size)
     }
 
+    /// Reserves without reclaimers. The allocator may release free pages.
+    pub(super) fn reserve_without_reclaimers(&self, account: usize, size: u64) -> Option<()> {
+        let decide = || self.shared.lock().decide(account, size, &self.readings(), Turn::New);
+        match decide() {
+            Err(shortage) if shortage.bytes == 0 && self.trim() => decide().ok(),
+            decided => decided.ok(),
+        }
+    }
+
     /// Returns the privileges of a request that is made within a reclaimer.
     fn nested_turn(&self) -> Turn {
         match Reclaiming::pass() {

@@ -44,8 +44,8 @@
 //!     release free pages. With others nothing is refused for its pages. On glibc such a budget sets `M_TRIM_THRESHOLD` to 1
 //!     MiB, because `malloc_trim` cannot release the free end of an arena.
 //!
-//! With several requests at a time and glibc, set `MALLOC_ARENA_MAX=1`, because free pages of one thread's arena are no
-//! use for another thread.
+//! With several requests at a time and glibc, [limit the arenas](crate::os::limit_arenas), because free pages of one thread's
+//! arena are no use for another thread.
 //!
 //! # What is not counted
 //!
@@ -77,6 +77,8 @@ pub use error::{AccountError, BudgetExceeded, MinimumTooLarge};
 pub use pressure::Pressure;
 pub use reclaim::{Reclaim, ReclaimPriority, ReclaimerHandle, reclaim_fn};
 pub use reservation::Reservation;
+#[cfg(feature = "http")]
+pub(crate) use wait::Claim;
 
 use core::Core;
 use pressure::Thresholds;

@@ -557,6 +557,13 @@ impl Table {
         }
     }
 
+    /// Lets a request that waits ask for `size`. Returns `false` if it does not wait any more.
+    #[cfg(feature = "http")]
+    pub(crate) fn shrink_waiter(&mut self, number: u64, size: u64) -> bool {
+        let waiter = self.queue.iter_mut().find(|waiter| waiter.number == number);
+        waiter.map(|waiter| waiter.size = size).is_some()
+    }
+
     /// Removes a request that does not wait any more, and releases what it was granted.
     pub(crate) fn dequeue(&mut self, number: u64) -> Dequeued {
         if let Some((account, size)) = self.take_granted(number) {

@@ -25,6 +25,15 @@ pub(crate) struct Meter {
     allocated: AtomicU64,
     net: AtomicI64,
     peak: AtomicU64,
+    /// `own` is measured.
+    #[cfg(feature = "http")]
+    has_own: bool,
+    /// As `net`, without memory that is counted elsewhere: see [`Segment::elsewhere`].
+    #[cfg(feature = "http")]
+    own: AtomicI64,
+    /// The highest `own` at any moment, or up to the bytes above it that a segment reserved.
+    #[cfg(feature = "http")]
+    own_peak: AtomicU64,
     /// Segments that run now, on all threads.
     running: AtomicU32,
     /// A segment ran on a thread without a slot, so the sums miss it.
@@ -83,6 +92,10 @@ struct Segment<'a> {
     meter: &'a Meter,
     /// `None` on a thread without a slot.
     open: Cell<Option<Open<'static>>>,
+    /// Bytes of the segment that are counted elsewhere: those reserved under accounts of a budget less those released, and
+    /// those that reclaimers left (below zero: freed).
+    #[cfg(feature = "http")]
+    elsewhere: Cell<i64>,
     outer: *const Segment<'static>,
 }
 
@@ -103,15 +116,26 @@ impl<'a> Segment<'a> {
         if meter.running.fetch_add(1, Relaxed) == 0 && meter.net.load(Relaxed) < 0 {
             meter.net.fetch_max(0, Relaxed);
         }
-        Self { owner, meter, open: Cell::new(open), outer: CURRENT.get() }
+        #[cfg(feature = "http")]
+        if meter.has_own && meter.running.load(Relaxed) == 1 && meter.own.load(Relaxed) < 0 {
+            meter.own.fetch_max(0, Relaxed);
+        }
+        Self {
+            owner,
+            meter,
+            open: Cell::new(open),
+            #[cfg(feature = "http")]
+            elsewhere: Cell::new(0),
+            outer: CURRENT.get(),
+        }
     }
 }
 
 impl Drop for Segment<'_> {
     fn drop(&mut self) {
         CURRENT.set(self.outer);
-        if let Some(open) = self.open.get_mut() {
-            self.meter.add(&open.delta());
+        if let Some(delta) = self.open.get_mut().as_ref().map(Open::delta) {
+            self.add(&delta);
         }
         self.meter.running.fetch_sub(1, Relaxed);
     }
@@ -133,7 +157,99 @@ fn with_segment<T>(wanted: impl Fn(&Segment<'_>) -> bool, look: impl FnOnce(&Seg
     }
 }
 
+impl Segment<'_> {
+    /// Adds a part that has ended to the sums of the meter.
+    fn add(&self, part: &HeapDelta) {
+        self.meter.add(part);
+        #[cfg(feature = "http")]
+        if self.meter.has_own {
+            self.meter.add_own(part, self.elsewhere.take());
+        }
+    }
+
+    /// Ends a part of the segment and begins the next, unless a scope is open within.
+    #[cfg(feature = "http")]
+    fn restart(&self) {
+        let mut open = self.open.take();
+        if let Some(part) = open.as_mut().and_then(Open::restart) {
+            self.add(&part);
+        }
+        self.open.set(open);
+    }
+}
+
+/// Calls `look` with all segments of this thread.
+#[cfg(feature = "http")]
+fn for_each_segment(look: impl Fn(&Segment<'_>)) {
+    let visit = |segment: &Segment<'_>| {
+        look(segment);
+        false
+    };
+    let _none = with_segment(visit, |_| ());
+}
+
+/// Counts `bytes` that were reserved under an account of a budget, or released if below zero, for the tasks that run on
+/// this thread: that memory is counted there.
+#[cfg(feature = "http")]
+#[inline]
+pub(crate) fn note_reserved(bytes: i64) {
+    if !CURRENT.get().is_null() {
+        note_in_segments(bytes);
+    }
+}
+
+#[cfg(feature = "http")]
+#[inline(never)]
+fn note_in_segments(bytes: i64) {
+    for_each_segment(|segment| {
+        if segment.meter.has_own {
+            // The peak before it has nothing to do with these bytes.
+            segment.restart();
+            segment.elsewhere.set(segment.elsewhere.get().saturating_add(bytes));
+        }
+    });
+}
+
+/// No layer asks for it.
+#[cfg(not(feature = "http"))]
+#[inline]
+pub(crate) const fn note_reserved(_: i64) {}
+
+/// Runs `work` for no task: what it allocates, frees and reserves is not the own memory of those that run on this thread.
+#[cfg(feature = "http")]
+pub(crate) fn outside_of_tasks<T>(work: impl FnOnce() -> T) -> T {
+    struct Back {
+        segments: *const Segment<'static>,
+        open: Option<Open<'static>>,
+    }
+
+    impl Drop for Back {
+        fn drop(&mut self) {
+            CURRENT.set(self.segments);
+            if let Some(open) = self.open.take() {
+                let left = open.delta().retained.as_i64();
+                drop(open);
+                for_each_segment(|Segment { elsewhere, .. }| elsewhere.set(elsewhere.get().saturating_add(left)));
+            }
+        }
+    }
+
+    let segments = CURRENT.get();
+    if segments.is_null() {
+        return work();
+    }
+    let _back = Back { segments, open: scope::slot().map(Open::new) };
+    CURRENT.set(ptr::null());
+    work()
+}
+
 impl Meter {
+    /// A meter that measures as well what is not counted elsewhere.
+    #[cfg(feature = "http")]
+    pub(crate) fn with_own() -> Self {
+        Self { has_own: true, ..Self::default() }
+    }
+
     /// Runs `work` as a segment of the owner's meter. Segments of different meters nest, and the bytes of an inner one count
     /// for both. Within a segment of the same meter `work` is a part of that.
     pub(crate) fn run<T>(owner: &impl MeterOwner, work: impl FnOnce() -> T) -> T {
@@ -155,6 +271,30 @@ impl Meter {
     #[cfg(feature = "http")]
     pub(crate) fn held(&self) -> ByteSize {
         ByteSize::bytes(at_least_zero(self.net.load(Relaxed)))
+    }
+
+    /// Returns the bytes held now that are not counted elsewhere.
+    #[cfg(feature = "http")]
+    pub(crate) fn own(&self) -> ByteSize {
+        ByteSize::bytes(at_least_zero(self.own.load(Relaxed)))
+    }
+
+    /// Returns the bytes held now that are not counted elsewhere, with the segment that runs on this thread.
+    #[cfg(feature = "http")]
+    pub(crate) fn own_now(&self) -> ByteSize {
+        let running = self.with_own_segment(|segment| {
+            let open = segment.open.take();
+            let retained = open.as_ref().map_or(0, |open| open.delta().retained.as_i64());
+            segment.open.set(open);
+            retained.saturating_sub(segment.elsewhere.get())
+        });
+        ByteSize::bytes(at_least_zero(self.own.load(Relaxed).saturating_add(running.unwrap_or(0))))
+    }
+
+    /// Returns the most that was held and not counted elsewhere; `None` if a part was not measured.
+    #[cfg(feature = "http")]
+    pub(crate) fn own_peak(&self) -> Option<ByteSize> {
+        (!self.is_incomplete.load(Relaxed)).then(|| ByteSize::bytes(self.own_peak.load(Relaxed)))
     }
 
     /// Returns the most that was held.
@@ -189,6 +329,19 @@ impl Meter {
         self.raise_peak(before.saturating_add_unsigned(peak.as_u64()));
     }
 
+    /// Adds a part to the sum of what is not counted elsewhere.
+    #[cfg(feature = "http")]
+    fn add_own(&self, part: &HeapDelta, elsewhere: i64) {
+        let HeapDelta { retained, peak, .. } = *part;
+        let left = retained.as_i64().saturating_sub(elsewhere);
+        let before = if left == 0 { self.own.load(Relaxed) } else { self.own.fetch_add(left, Relaxed) };
+        // At the peak the reserved bytes may have been allocated; those that reclaimers freed were not.
+        let peak = before.saturating_add_unsigned(peak.as_u64()).saturating_sub(elsewhere.max(0));
+        if at_least_zero(peak) > self.own_peak.load(Relaxed) {
+            self.own_peak.fetch_max(at_least_zero(peak), Relaxed);
+        }
+    }
+
     fn raise_peak(&self, net: i64) {
         let net = at_least_zero(net);
         if net > self.peak.load(Relaxed) {
@@ -204,13 +357,13 @@ impl Meter {
     pub(crate) fn receive(&self, bytes: u64) {
         // No effect on frames that another task reads: that task frees them.
         let _is_counted = self.with_own_segment(|segment| {
-            let mut open = segment.open.take();
-            if let Some(delta) = open.as_mut().and_then(Open::restart) {
-                self.add(&delta);
-            }
-            segment.open.set(open);
+            segment.restart();
             let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
             self.raise_peak(self.net.fetch_add(bytes, Relaxed).saturating_add(bytes));
+            if self.has_own {
+                let own = self.own.fetch_add(bytes, Relaxed).saturating_add(bytes);
+                self.own_peak.fetch_max(at_least_zero(own), Relaxed);
+            }
         });
     }
 
@@ -227,7 +380,11 @@ impl Meter {
 
     /// Counts `bytes` that others hold and free from now on.
     pub(crate) fn hand_over(&self, bytes: u64) {
-        self.net.fetch_sub(i64::try_from(bytes).unwrap_or(i64::MAX), Relaxed);
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        self.net.fetch_sub(bytes, Relaxed);
+        if self.has_own {
+            self.own.fetch_sub(bytes, Relaxed);
+        }
     }
 }
 

@@ -82,7 +82,9 @@ pub(crate) use emergency_log::{InFlightRequest, MAX_TEXT, record_growth, set_ala
 pub use holders::{HeapSite, Holders};
 pub(crate) use holders::{growing_sites, record_baseline, split_of_heap};
 pub(crate) use holders_json::{Extent, SiteJson, build_id};
-pub(crate) use meter::{Meter, MeterReading, Metered};
+#[cfg(feature = "http")]
+pub(crate) use meter::outside_of_tasks;
+pub(crate) use meter::{Meter, MeterReading, Metered, note_reserved};
 pub use scope::{HeapDelta, assert_peak, scope, scope_async};
 
 use crate::error_chain::debug_as_chain;

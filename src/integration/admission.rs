@@ -1,397 +1,415 @@
-//! Requests let in only with memory promised to them, as a tower middleware.
+//! Requests that are admitted only with memory reserved for them, in the layer of HTTP services.
+//!
+//! ```text
+//!            estimate          after each poll: what it holds, if more          at the head of the response
+//!  arrives ---------> admitted ------------------------------------> response ----------------------------> last byte
+//!     |                  |   a frame of the body: charged                what it holds, and the body to come     |
+//!     | no memory        | no memory                                                                            |
+//!     v                  v                                                                                      v
+//!  waits, 503/413    ended, 503/413                                                              reservation released
+//! ```
 
 use std::fmt;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::task::{Context, Poll};
+use std::time::Duration;
 
-use pin_project_lite::pin_project;
-use tower_layer::Layer;
-use tower_service::Service;
+use bytes::Bytes;
+use http::header::RETRY_AFTER;
+use http::request::Parts;
+use http::{HeaderValue, Response, StatusCode};
+use tokio::time::Sleep;
 
-use crate::budget::{Account, AccountError, BudgetExceeded, MemoryBudget, Reservation};
-use crate::error_chain::debug_as_chain;
+use super::admitted::{Admitted, Guess, OfKind};
+use super::estimate::{Estimate, Estimated, MIN_ESTIMATE};
+use super::{ACCOUNT, Overloaded};
+use crate::budget::{Account, AccountError, BudgetExceeded, Claim, MemoryBudget, Reservation};
+use crate::heap;
+use crate::monitor::Label;
+use crate::os;
 use crate::size::ByteSize;
+use crate::unwind::contained;
 
-/// The account that pays for what is admitted.
-const ACCOUNT: &str = "requests";
+/// The number of the last request that waited. Admissions may share an estimate.
+static LAST_NUMBER: AtomicU64 = AtomicU64::new(0);
 
-/// Lets a request in only if the budget can promise it so much memory, and answers it at once if not.
-///
-/// Each request holds `floor` bytes under the budget's account `requests`, from its call until it is answered or its
-/// future is dropped: so many in flight cannot be promised the same bytes. Where they are not free, others are asked to
-/// give memory back, caches before models, as [`Account::try_reserve`] does; where that is not enough, the answer is
-/// [`OverMemory`], and the inner service is not called.
-///
-/// Set the floor to what a request allocates beside what it reserves itself. Zero admits everything. One above the
-/// budget's limit admits nothing, and each refusal says so. Not covered: what is left when the answer is there, such as
-/// a body that is streamed after it.
-///
-/// # Where to lay it
-///
-/// Around the *handler*, which on `lambda_runtime` is not where [`ReportLayer`](super::ReportLayer) goes: an error of a
-/// handler is an answer, an error of a runtime's layer ends the process. The refusal is a function error of the type
-/// `OverMemory`:
-///
-/// ```no_run
-/// # #[cfg(feature = "lambda")] async fn serve() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-/// # use lambda_runtime::{LambdaEvent, Runtime, service_fn};
-/// # async fn handler(_: LambdaEvent<String>) -> Result<(), lambda_runtime::Error> { Ok(()) }
-/// use plimsoll::{AdmissionLayer, ByteSize, MemoryBudget, Monitor, ReportLayer};
-/// use tower::Layer;
-///
-/// let budget = MemoryBudget::from_env()?;
-/// let monitor = Monitor::builder().budget(&budget).install()?;
-/// let handler = AdmissionLayer::new(&budget, ByteSize::mib(24))?.layer(service_fn(handler));
-/// Runtime::new(handler).layer(ReportLayer::new(&monitor)).run().await
-/// # }
-/// ```
-///
-/// An HTTP service answers 503, and has no error to give:
-///
-/// ```
-/// use axum::{Router, http::StatusCode, response::IntoResponse, routing::get};
-/// use plimsoll::{AdmissionLayer, ByteSize, MemoryBudget};
-///
-/// let budget = MemoryBudget::new(ByteSize::mib(100));
-/// let admission = AdmissionLayer::new(&budget, ByteSize::mib(8))?
-///     .answer_with(|over| (StatusCode::SERVICE_UNAVAILABLE, over.to_string()).into_response());
-/// let service: Router = Router::new().route("/", get(async || "in")).layer(admission);
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-///
-/// # Cost
-///
-/// The time of [`Account::try_reserve`]. A refusal allocates some 150 bytes. Reclaimers run
-/// within the call, on its thread. The layer is ready whenever the inner service is.
-#[derive(Clone, Debug)]
-pub struct AdmissionLayer<A = ByError> {
-    account: Account,
-    floor: ByteSize,
-    refuse: A,
-}
+/// Requests that may wait at the same time, if nothing else is set.
+const MAX_WAITING: usize = 256;
 
-impl AdmissionLayer {
-    /// Reserves `floor` bytes for each request, and answers with an [`AdmissionError`] if they are not available.
-    ///
-    /// # Errors
-    ///
-    /// [`AccountError`] if the budget cannot have one more account, which is `requests`.
-    pub fn new(budget: &MemoryBudget, floor: ByteSize) -> Result<Self, AccountError> {
-        Ok(Self { account: budget.account(ACCOUNT)?, floor, refuse: ByError })
-    }
+/// A probe of an unknown kind does not keep others from probing for longer.
+const PROBE_MS: u64 = 1000;
 
-    /// Answers with what the function makes of the refusal; errors are those of the inner service alone.
-    ///
-    /// A panic in it is the request's: nothing is held, and the next is served.
-    pub fn answer_with<T, F>(self, answer: F) -> AdmissionLayer<ByAnswer<F>>
-    where
-        F: Fn(OverMemory) -> T + Clone,
-    {
-        AdmissionLayer { account: self.account, floor: self.floor, refuse: ByAnswer(answer) }
-    }
-}
+/// The reservation for a response body of unknown length until it first waits: the size of hyper's buffer.
+pub(super) const STREAM_BUFFER: u64 = 512 << 10;
 
-impl<S, A: Clone> Layer<S> for AdmissionLayer<A> {
-    type Service = AdmissionService<S, A>;
+/// Makes the response to a request that is refused or ended.
+type OnOverload = Arc<dyn Fn(&Overloaded) -> Response<Bytes> + Send + Sync>;
 
-    fn layer(&self, inner: S) -> Self::Service {
-        AdmissionService { inner, account: self.account.clone(), floor: self.floor, refuse: self.refuse.clone() }
-    }
-}
-
-/// A service that lets in only what has memory promised: what an [`AdmissionLayer`] makes.
+/// Admits a request only with memory reserved for it, and holds the reservation to the last byte of the response: for
+/// [`HttpLayer::admit`](super::HttpLayer::admit).
+///
+/// 1. When a request arrives, its [`Estimate`] is reserved under the budget's account `requests`. If other accounts have to
+///    release memory for it, they are asked to, as in [`Account::try_reserve`].
+/// 2. If it [holds](crate::monitor::RequestHeap::net) more than that after a poll of the handler or after a frame of its body, the
+///    reservation grows.
+/// 3. When the response is ready, the reservation shrinks to what the request still holds plus the announced length of the
+///    response body; for a body without a length, plus 512 KiB until it first has to wait. So an idle stream of events
+///    reserves next to nothing. The reservation ends with the last byte buffer: a slow reader of a large response keeps its
+///    bytes reserved.
+///
+/// A request that cannot have its memory is refused or ended:
+///
+/// | | |
+/// |---|---|
+/// | at 1 | the service is not called; the response is a 503 with `retry-after: 1`, or a 413 if its body is too large for the whole budget |
+/// | at 2, in the handler | its future is dropped; the same response |
+/// | at 2, in a frame of its body | the body fails with [`Overloaded`]; if the handler then responds with an error, the same response replaces it |
+/// | at 3 | the response is dropped; the same response |
+/// | in the body of the response | the body fails with [`Overloaded`], and the client sees that it is cut off |
+///
+/// A handler is ended at an `await`, as if the client had closed the connection.
+///
+/// Memory that the request reserves itself under an account, such as an entry of a cache with an account or a model, does
+/// not count for it a second time.
+///
+/// The order of the layers makes no difference to the budget. Layers around this one, such as one that decompresses bodies,
+/// are not part of the request.
+///
+/// *Not* covered:
+///
+/// * memory that one poll allocates and frees again, beyond the estimate;
+/// * tasks and threads that a request starts, other than in a [`RequestScope`](crate::monitor::RequestScope);
+/// * frames of the response below 2 KiB once they are handed out, and a frame that the server copies: hyper does so if the
+///   connection has no vectored writes, as some TLS streams;
+/// * a frame that is a slice of a larger buffer counts with its own length.
+///
+/// A budget that [counts the heap](crate::budget::BudgetBuilder::count_heap), as one that was found in the environment does, sees
+/// all of these as heap that is not reserved, and refuses others for it.
+///
+/// # Performance
+///
+/// A reservation and the estimate, about 0.3 us for each request. A request that waits takes one allocation. If memory is short,
+/// reclaimers run on the thread of the request: see [`Account::try_reserve`].
 ///
 /// # Examples
 ///
-/// ```
-/// use plimsoll::{AdmissionLayer, ByteSize, MemoryBudget, integration::AdmissionService};
-/// use tower::{Layer, ServiceExt, service_fn};
+/// ```no_run
+/// use std::time::Duration;
 ///
-/// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
-/// let budget = MemoryBudget::new(ByteSize::mib(10));
-/// let echo = service_fn(async |order: u64| Ok::<_, std::io::Error>(order));
-/// let service: AdmissionService<_> = AdmissionLayer::new(&budget, ByteSize::mib(8))?.layer(echo);
-/// assert_eq!(service.oneshot(4711).await?, 4711);
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// # }).map_err(|error| error.to_string())?;
-/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// use axum::{Router, routing::post};
+/// use plimsoll::{Admission, MemoryBudget, Monitor};
+///
+/// # async fn serve() -> Result<(), Box<dyn std::error::Error>> {
+/// let budget = MemoryBudget::from_env()?;
+/// let monitor = Monitor::builder().budget(&budget).install()?;
+/// let admission = Admission::new(&budget)?.wait_up_to(Duration::from_secs(2));
+/// let app = Router::new()
+///     .route("/thumbnails", post(async |image: axum::body::Bytes| image.len().to_string()))
+///     .layer(monitor.http().admit(admission));
+/// let listener = tokio::net::TcpListener::bind("127.0.0.1:8080").await?;
+/// axum::serve(listener, app).await?;
+/// # Ok(())
+/// # }
 /// ```
-#[derive(Clone, Debug)]
-pub struct AdmissionService<S, A = ByError> {
-    inner: S,
+pub struct Admission {
     account: Account,
-    floor: ByteSize,
-    refuse: A,
+    limit: ByteSize,
+    pub(super) estimate: Estimate,
+    wait: Duration,
+    max_waiting: usize,
+    waiting: AtomicUsize,
+    /// Until this time, in milliseconds, a request of an unknown kind is in flight that has less reserved than a guess.
+    probe_until: AtomicU64,
+    /// `None` for the default.
+    on_overload: Option<OnOverload>,
 }
 
-impl<S, A, R> Service<R> for AdmissionService<S, A>
-where
-    S: Service<R>,
-    A: Refuse<S::Response, S::Error>,
-{
-    type Response = S::Response;
-    type Error = A::Error;
-    type Future = AdmissionFuture<S::Future, A, S::Response, S::Error>;
-
-    /// Asks the inner service alone: a full budget is an answer, not a wait, as nobody may be left who would end it.
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), A::Error>> {
-        self.inner.poll_ready(cx).map_err(A::pass)
+impl Admission {
+    /// Creates an admission with the estimate [`learned`](Estimate::learned), and without waiting.
+    ///
+    /// # Errors
+    ///
+    /// [`AccountError`] if the budget cannot have one more account, `requests`.
+    pub fn new(budget: &MemoryBudget) -> Result<Self, AccountError> {
+        Ok(Self {
+            account: budget.account(ACCOUNT)?,
+            limit: budget.limit(),
+            estimate: Estimate::learned(),
+            wait: Duration::ZERO,
+            max_waiting: MAX_WAITING,
+            waiting: AtomicUsize::new(0),
+            probe_until: AtomicU64::new(0),
+            on_overload: None,
+        })
     }
 
-    fn call(&mut self, request: R) -> Self::Future {
-        // Where it is refused, the inner service stays ready for the next call.
-        let state = match self.account.try_reserve(self.floor) {
-            Ok(held) => State::Admitted { inner: self.inner.call(request), _held: held },
-            Err(exceeded) => {
-                drop(request);
-                State::Refused { answer: Some(self.refuse.refuse(OverMemory(exceeded))) }
-            }
-        };
-        AdmissionFuture { state }
-    }
-}
-
-pin_project! {
-    /// The answer of an [`AdmissionService`]. Dropped, it gives back what was promised.
+    /// Sets how much a request reserves when it arrives. Default: [`Estimate::learned`].
     ///
     /// # Examples
     ///
     /// ```
-    /// use plimsoll::{AdmissionLayer, ByteSize, MemoryBudget, integration::AdmissionFuture};
-    /// use tower::{Layer, Service, service_fn};
-    ///
-    /// let budget = MemoryBudget::new(ByteSize::mib(10));
-    /// let echo = service_fn(async |order: u64| Ok::<_, std::io::Error>(order));
-    /// let mut service = AdmissionLayer::new(&budget, ByteSize::mib(8))?.layer(echo);
-    /// let answer: AdmissionFuture<_, _, _, _> = service.call(4711);
-    /// assert_eq!(budget.reserved(), ByteSize::mib(8)); // from the call on
-    /// drop(answer); // a client that went away
-    /// assert_eq!(budget.reserved(), ByteSize::ZERO);
+    /// # use plimsoll::{Admission, ByteSize, Estimate, MemoryBudget};
+    /// # let budget = MemoryBudget::new(ByteSize::mib(100));
+    /// let admission = Admission::new(&budget)?.estimate(Estimate::constant(ByteSize::mib(8)));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub struct AdmissionFuture<F, A, T, E>
-    where
-        A: Refuse<T, E>,
-    {
-        #[pin]
-        state: State<F, Result<T, A::Error>>,
-    }
-}
-
-pin_project! {
-    #[project = StateOf]
-    enum State<F, T> {
-        // In the order of their dropping: what a request frees goes before what was promised for it.
-        Admitted { #[pin] inner: F, _held: Reservation },
-        // `None` once the answer was given.
-        Refused { answer: Option<T> },
-    }
-}
-
-impl<F, A, T, E> Future for AdmissionFuture<F, A, T, E>
-where
-    F: Future<Output = Result<T, E>>,
-    A: Refuse<T, E>,
-{
-    type Output = Result<T, A::Error>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut state = self.project().state;
-        let answer = match state.as_mut().project() {
-            StateOf::Admitted { inner, .. } => ready!(inner.poll(cx)).map_err(A::pass),
-            StateOf::Refused { answer } => match answer.take() {
-                Some(answer) => answer,
-                // Answered before: who asks again has broken the contract of futures.
-                None => return Poll::Pending,
-            },
-        };
-        // Gives back at once, though the future may lie about for longer.
-        state.set(State::Refused { answer: None });
-        Poll::Ready(answer)
-    }
-}
-
-impl<F, A: Refuse<T, E>, T, E> fmt::Debug for AdmissionFuture<F, A, T, E> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let is_admitted = matches!(self.state, State::Admitted { .. });
-        f.debug_struct("AdmissionFuture").field("is_admitted", &is_admitted).finish_non_exhaustive()
-    }
-}
-
-/// A request that was not let in, since the memory promised to each could not be had.
-///
-/// The message names what was asked for, what was free, and the three largest holders. On Lambda it is a function error
-/// of the type `OverMemory`.
-///
-/// ```text
-/// over memory: requests asked for 24.0 MiB, 9.6 MiB are available of a 109.6 MiB budget: reserved by model 64.0 MiB, requests 24.0 MiB, orders 12.0 MiB
-/// ```
-#[derive(Clone, PartialEq, Eq, thiserror::Error)]
-#[error("over memory: {0}")]
-pub struct OverMemory(BudgetExceeded);
-
-debug_as_chain!(OverMemory);
-
-impl OverMemory {
-    /// Tells what each request is promised: the layer's floor.
-    pub fn requested(&self) -> ByteSize {
-        self.0.requested()
+    #[must_use]
+    pub fn estimate(mut self, estimate: Estimate) -> Self {
+        self.estimate = estimate;
+        self
     }
 
-    /// Tells how much was free.
-    pub fn available(&self) -> ByteSize {
-        self.0.available()
+    /// Sets how long a request may wait for its reservation. Default: 0, not at all.
+    ///
+    /// Requests wait in one queue, so a large one is not overtaken by small ones that arrive later. The body of a request that waits is not
+    /// read. Waiting needs a runtime of tokio; in another one requests do not wait.
+    ///
+    /// # Panics
+    ///
+    /// A request that has to wait panics in a runtime of tokio without timers. Those of `#[tokio::main]` have them.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::{Admission, ByteSize, MemoryBudget};
+    /// # let budget = MemoryBudget::new(ByteSize::mib(100));
+    /// let admission = Admission::new(&budget)?.wait_up_to(std::time::Duration::from_secs(2));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub const fn wait_up_to(mut self, duration: Duration) -> Self {
+        self.wait = duration;
+        self
     }
 
-    /// Tells the three largest holders and what they held, the largest first.
-    pub fn holders(&self) -> impl Iterator<Item = (&'static str, ByteSize)> {
-        self.0.largest_accounts()
+    /// Sets how many requests may wait at the same time. Default: 256. Further ones are refused at once. 0: none waits.
+    ///
+    /// A request that waits holds its connection, its head, and what the server has read of its body: 10 to 500 KiB.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::{Admission, ByteSize, MemoryBudget};
+    /// # let budget = MemoryBudget::new(ByteSize::mib(100));
+    /// let admission = Admission::new(&budget)?.wait_up_to(std::time::Duration::from_secs(2)).max_waiting(64);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub const fn max_waiting(mut self, requests: usize) -> Self {
+        self.max_waiting = requests;
+        self
     }
 
-    /// Tells all that the budget said.
-    pub fn refusal(&self) -> &BudgetExceeded {
-        &self.0
+    /// Sets the response to a request that is refused or ended. Default: an empty body, with status 413 if the request
+    /// [exceeds the whole budget](Overloaded::exceeds_budget) because of its body, otherwise with status 503 and
+    /// `retry-after: 1`.
+    ///
+    /// It is called when memory is short, so keep it small. If it panics, the response is the default one, where panics
+    /// unwind.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use plimsoll::{Admission, ByteSize, MemoryBudget};
+    /// # let budget = MemoryBudget::new(ByteSize::mib(100));
+    /// let admission = Admission::new(&budget)?.on_overload(|overloaded| {
+    ///     eprintln!("{overloaded}");
+    ///     http::Response::builder().status(429).body("busy").unwrap_or_default()
+    /// });
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn on_overload<B: Into<Bytes>>(
+        mut self,
+        response: impl Fn(&Overloaded) -> Response<B> + Send + Sync + 'static,
+    ) -> Self {
+        self.on_overload = Some(Arc::new(move |overloaded| response(overloaded).map(Into::into)));
+        self
     }
-}
 
-/// An error of a service behind an [`AdmissionLayer`].
-///
-/// With the feature `lambda` it becomes the `Diagnostic` of `lambda_runtime`, with the handler's own type if it is its.
-///
-/// # Examples
-///
-/// ```
-/// use plimsoll::{AdmissionLayer, ByteSize, MemoryBudget, integration::AdmissionError};
-/// use tower::{Layer, ServiceExt, service_fn};
-///
-/// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
-/// let budget = MemoryBudget::new(ByteSize::mib(10));
-/// let _model = budget.account("model")?.try_reserve(ByteSize::mib(9))?;
-/// let echo = service_fn(async |order: u64| Ok::<_, std::io::Error>(order));
-/// match AdmissionLayer::new(&budget, ByteSize::mib(8))?.layer(echo).oneshot(4711).await {
-///     Err(AdmissionError::OverMemory(over)) => println!("{over}; {}", over.refusal().requested()),
-///     other => panic!("{other:?}"),
-/// }
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// # }).map_err(|error| error.to_string())?;
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[derive(Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum AdmissionError<E> {
-    /// The layer did not let the request in.
-    #[error(transparent)]
-    OverMemory(OverMemory),
-    /// The service itself failed.
-    #[error(transparent)]
-    Service(E),
-}
+    /// Reserves memory for a request; `length`: of its body.
+    pub(super) fn admit(self: &Arc<Self>, parts: &Parts, label: Label, length: Option<u64>) -> Decision {
+        let kind = OfKind { admission: Arc::clone(self), label, length };
+        // This request is no part of one that runs on this thread.
+        heap::outside_of_tasks(|| match self.estimate.of(parts, label, length, self.limit) {
+            Estimated::Known(size) => self.admit_known(kind, size),
+            Estimated::Guess(size) => self.admit_guess(kind, size),
+        })
+    }
 
-/// Prints the `Debug` text of the error inside.
-// The bound `E: Error` would print the causes of `E`, but the boxed errors of services do not meet it.
-impl<E: fmt::Debug> fmt::Debug for AdmissionError<E> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::OverMemory(over) => fmt::Debug::fmt(over, f),
-            Self::Service(error) => fmt::Debug::fmt(error, f),
+    fn admit_known(&self, kind: OfKind, mut size: ByteSize) -> Decision {
+        loop {
+            let waits = !self.wait.is_zero();
+            let reserved = if waits { self.account.try_reserve_in_turn(size) } else { self.account.try_reserve(size) };
+            let exceeded = match reserved {
+                Ok(reserved) => return Decision::Admitted(Admitted::new(kind, reserved, Guess::Nothing)),
+                Err(exceeded) => exceeded,
+            };
+            // An old estimate is no reason never to admit a request again.
+            let less = ByteSize::bytes(size.as_u64() / 2);
+            let is_possible = !self.estimate.is_learned() || self.account.could_reserve(size, self.account.reserved());
+            if is_possible || less < MIN_ESTIMATE {
+                return self.wait_or_refuse(kind, size, false, exceeded);
+            }
+            size = less;
         }
     }
-}
 
-/// How an [`AdmissionLayer`] answers what it does not let in.
-///
-/// # Examples
-///
-/// ```
-/// use plimsoll::OverMemory;
-/// use plimsoll::integration::Refuse;
-///
-/// /// Answers with an empty page.
-/// #[derive(Clone)]
-/// struct Empty;
-///
-/// impl<E> Refuse<String, E> for Empty {
-///     type Error = E;
-///
-///     fn refuse(&self, _over: OverMemory) -> Result<String, E> {
-///         Ok(String::new())
-///     }
-///
-///     fn pass(error: E) -> E {
-///         error
-///     }
-/// }
-/// ```
-pub trait Refuse<T, E>: Clone {
-    /// The errors of the layered service.
-    type Error;
-
-    /// Makes the answer to a request that was not let in.
-    ///
-    /// # Errors
-    ///
-    /// Where the answer is an error: the service's.
-    fn refuse(&self, over: OverMemory) -> Result<T, Self::Error>;
-
-    /// Takes over an error of the inner service.
-    fn pass(error: E) -> Self::Error;
-}
-
-/// Answers with an error: see [`AdmissionLayer::new`].
-///
-/// # Examples
-///
-/// ```
-/// use plimsoll::{AdmissionLayer, ByteSize, MemoryBudget, integration::ByError};
-///
-/// let budget = MemoryBudget::new(ByteSize::mib(100));
-/// let _layer: AdmissionLayer<ByError> = AdmissionLayer::new(&budget, ByteSize::mib(8))?;
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[derive(Clone, Copy, Debug)]
-pub struct ByError;
-
-impl<T, E> Refuse<T, E> for ByError {
-    type Error = AdmissionError<E>;
-
-    fn refuse(&self, over: OverMemory) -> Result<T, AdmissionError<E>> {
-        Err(AdmissionError::OverMemory(over))
+    /// Admits a request of which the size is a guess: no account releases memory for a guess.
+    fn admit_guess(&self, kind: OfKind, size: ByteSize) -> Decision {
+        if let Some(reserved) = self.reserve_guess(size) {
+            return Decision::Admitted(Admitted::new(kind, reserved, Guess::Whole));
+        }
+        if let Some(until) = self.begin_probe() {
+            let half = ByteSize::bytes(self.account.available().as_u64() / 2).clamp(MIN_ESTIMATE, size);
+            let reserved = self.reserve_guess(half);
+            let reserved = reserved.map_or_else(|| self.account.try_reserve(MIN_ESTIMATE), Ok);
+            match reserved {
+                Ok(reserved) => return Decision::Admitted(Admitted::new(kind, reserved, Guess::Probe { until })),
+                Err(_) => self.end_probe(until),
+            }
+        }
+        let exceeded = self.account.refusal(size);
+        self.wait_or_refuse(kind, size, true, exceeded)
     }
 
-    fn pass(error: E) -> AdmissionError<E> {
-        AdmissionError::Service(error)
-    }
-}
-
-/// Answers with what a function makes of it: see [`AdmissionLayer::answer_with`].
-///
-/// # Examples
-///
-/// ```
-/// use plimsoll::{AdmissionLayer, ByteSize, MemoryBudget, OverMemory, integration::ByAnswer};
-///
-/// let budget = MemoryBudget::new(ByteSize::mib(100));
-/// let _layer: AdmissionLayer<ByAnswer<_>> =
-///     AdmissionLayer::new(&budget, ByteSize::mib(8))?.answer_with(|over: OverMemory| over.to_string());
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[derive(Clone, Copy)]
-pub struct ByAnswer<F>(F);
-
-impl<T, E, F: Fn(OverMemory) -> T + Clone> Refuse<T, E> for ByAnswer<F> {
-    type Error = E;
-
-    fn refuse(&self, over: OverMemory) -> Result<T, E> {
-        Ok((self.0)(over))
+    fn reserve_guess(&self, size: ByteSize) -> Option<Reservation> {
+        self.account.try_reserve_without_reclaimers(size, !self.wait.is_zero())
     }
 
-    fn pass(error: E) -> E {
-        error
+    /// Begins a probe, a request with less than its guess: one at a time, or one in [`PROBE_MS`]. Returns what ends it.
+    fn begin_probe(&self) -> Option<u64> {
+        let now = os::coarse_monotonic_ms();
+        let until = now.saturating_add(PROBE_MS);
+        let begin = |running_until: u64| (running_until <= now).then_some(until);
+        self.probe_until.fetch_update(Relaxed, Relaxed, begin).is_ok().then_some(until)
+    }
+
+    pub(super) fn end_probe(&self, until: u64) {
+        let _another_runs = self.probe_until.compare_exchange(until, 0, Relaxed, Relaxed);
+    }
+
+    fn wait_or_refuse(&self, kind: OfKind, size: ByteSize, is_guess: bool, exceeded: BudgetExceeded) -> Decision {
+        let is_in_vain = exceeded.is_reentrant() || exceeded.requested() > exceeded.limit();
+        if self.wait.is_zero() || is_in_vain || tokio::runtime::Handle::try_current().is_err() {
+            return Decision::Refused(Overloaded::NotAdmitted(exceeded));
+        }
+        let Some(place) = Place::take(&kind.admission) else {
+            return Decision::Refused(Overloaded::NotAdmitted(exceeded));
+        };
+        let number = LAST_NUMBER.fetch_add(1, Relaxed);
+        let deadline = Box::pin(tokio::time::sleep(self.wait));
+        Decision::Waits(Waiting {
+            claim: self.account.claim(size, !is_guess),
+            deadline,
+            kind,
+            number,
+            is_guess,
+            began_as_guess: is_guess,
+            _place: place,
+        })
+    }
+
+    /// Returns the response to a request that is refused or ended; `body`: its length, or what was received of it.
+    pub(super) fn response(this: Option<&Arc<Self>>, overloaded: &Overloaded, body: u64) -> Response<Bytes> {
+        let custom = this.and_then(|admission| admission.on_overload.as_ref());
+        if let Some(response) = custom.and_then(|on_overload| contained(|| on_overload(overloaded))) {
+            return response;
+        }
+        let by_body = this.map_or(0, |admission| admission.estimate.of_body(body));
+        let is_body_large = body > 0 && body.max(by_body) >= overloaded.wanted().as_u64() / 2;
+        let mut response = Response::new(Bytes::new());
+        if is_body_large && overloaded.exceeds_budget() {
+            *response.status_mut() = StatusCode::PAYLOAD_TOO_LARGE;
+        } else {
+            *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
     }
 }
 
-impl<F> fmt::Debug for ByAnswer<F> {
+impl fmt::Debug for Admission {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("ByAnswer(..)")
+        f.debug_struct("Admission")
+            .field("estimate", &self.estimate)
+            .field("wait_up_to", &self.wait)
+            .field("max_waiting", &self.max_waiting)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The decision on a request that arrives.
+pub(super) enum Decision {
+    Admitted(Admitted),
+    Waits(Waiting),
+    Refused(Overloaded),
+}
+
+/// One of the places of requests that wait.
+struct Place(Arc<Admission>);
+
+impl Place {
+    fn take(admission: &Arc<Admission>) -> Option<Self> {
+        let more = |waiting: usize| (waiting < admission.max_waiting).then_some(waiting + 1);
+        admission.waiting.fetch_update(Relaxed, Relaxed, more).ok()?;
+        Some(Self(Arc::clone(admission)))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Relaxed);
+    }
+}
+
+/// A request that waits for its reservation. Dropped, it leaves the queue.
+pub(super) struct Waiting {
+    claim: Claim,
+    deadline: Pin<Box<Sleep>>,
+    kind: OfKind,
+    number: u64,
+    /// Its size is still a guess.
+    is_guess: bool,
+    began_as_guess: bool,
+    _place: Place,
+}
+
+impl Waiting {
+    /// Not called again after it was ready.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Admitted, Overloaded>> {
+        heap::outside_of_tasks(|| {
+            let reserved = match self.poll_claim(cx) {
+                Poll::Ready(reserved) => reserved,
+                Poll::Pending if self.deadline.as_mut().poll(cx).is_ready() => self.claim.end(),
+                Poll::Pending => return Poll::Pending,
+            };
+            let OfKind { admission, label, length } = &self.kind;
+            let kind = OfKind { admission: Arc::clone(admission), label: *label, length: *length };
+            // It may have been granted the guess before that was known.
+            let guess = if self.began_as_guess { Guess::Whole } else { Guess::Nothing };
+            let admitted = reserved.map(|reserved| Admitted::new(kind, reserved, guess));
+            Poll::Ready(admitted.map_err(Overloaded::NotAdmitted))
+        })
+    }
+
+    fn poll_claim(&mut self, cx: &mut Context<'_>) -> Poll<Result<Reservation, BudgetExceeded>> {
+        let OfKind { admission, label, length } = &self.kind;
+        if self.is_guess
+            && let Some(size) = admission.estimate.poll_learned(*label, *length, self.number, cx.waker())
+        {
+            // It keeps its turn.
+            self.is_guess = false;
+            self.claim.shrink_to(size);
+        }
+        self.claim.poll(cx.waker())
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.kind.admission.estimate.forget(self.number);
     }
 }

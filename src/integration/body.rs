@@ -6,12 +6,12 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes};
-use http::Response;
 use http::header::CONTENT_LENGTH;
+use http::{HeaderMap, Response};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use super::reported::Reported;
+use super::reported::{BodyCharge, Reported};
 use crate::monitor::{Outcome, RequestScope};
 
 pin_project! {
@@ -31,7 +31,7 @@ pin_project! {
     /// # fn layer(monitor: &Monitor) {
     /// let count = service_fn(async |request: Request<RequestBody<Full<bytes::Bytes>>>| {
     ///     let body = request.into_body().collect().await?.to_bytes();
-    ///     Ok::<_, std::convert::Infallible>(Response::new(body.len().to_string()))
+    ///     Ok::<_, Box<dyn std::error::Error + Send + Sync>>(Response::new(body.len().to_string()))
     /// });
     /// let reported = monitor.http().layer(count);
     /// # }
@@ -41,15 +41,19 @@ pin_project! {
         #[pin]
         inner: B,
         scope: RequestScope,
+        // `None` without admission.
+        charge: Option<BodyCharge>,
+        // A frame was refused.
+        has_failed: bool,
     }
 }
 
 impl<B> RequestBody<B> {
-    pub(super) const fn new(inner: B, scope: RequestScope) -> Self {
-        Self { inner, scope }
+    pub(super) fn new(inner: B, reported: &Reported) -> Self {
+        Self { inner, scope: reported.scope(), charge: reported.body_charge(), has_failed: false }
     }
 
-    /// Returns the body.
+    /// Returns the body. Its further frames do not count, and are not reserved.
     ///
     /// # Examples
     ///
@@ -65,17 +69,36 @@ impl<B> RequestBody<B> {
     }
 }
 
-impl<B: Body> Body for RequestBody<B> {
+impl<B> Body for RequestBody<B>
+where
+    B: Body,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
     type Data = B::Data;
-    type Error = B::Error;
+    type Error = Box<dyn Error + Send + Sync>;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+    /// # Errors
+    ///
+    /// Those of the body, and [`Overloaded`](super::Overloaded) if the memory of a frame cannot be
+    /// [reserved](super::Admission). After that the body has ended.
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled<B::Data, Self::Error> {
         let this = self.project();
-        this.scope.receive(|| this.inner.poll_frame(cx), data_len)
+        if *this.has_failed {
+            return Poll::Ready(None);
+        }
+        let polled = this.scope.receive(|| this.inner.poll_frame(cx), data_len);
+        let len = data_len(&polled);
+        match this.charge.as_ref().map_or(Ok(()), |charge| if len > 0 { charge.charge(len) } else { Ok(()) }) {
+            Ok(()) => polled.map_err(Into::into),
+            Err(overloaded) => {
+                *this.has_failed = true;
+                Poll::Ready(Some(Err(overloaded.into())))
+            }
+        }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        self.has_failed || self.inner.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -138,7 +161,7 @@ pin_project! {
     ///
     /// # async fn ask(monitor: &Monitor) -> std::io::Result<()> {
     /// let hello = service_fn(async |_| Ok::<_, std::io::Error>(Response::new(String::from("hello"))));
-    /// let response = monitor.http().layer(hello).oneshot(Request::new(())).await?;
+    /// let response = monitor.http().layer(hello).oneshot(Request::new(String::new())).await?;
     /// let body: ResponseBody<String> = response.into_body(); // the request ends when it is dropped
     /// # Ok(())
     /// # }
@@ -153,6 +176,8 @@ pin_project! {
         left: Option<u64>,
         // A frame was handed out.
         has_begun: bool,
+        // The body of the response to a request that was refused or ended.
+        answer: Bytes,
     }
 
     impl<B> PinnedDrop for ResponseBody<B> {
@@ -170,21 +195,26 @@ impl<B: Body> ResponseBody<B> {
     /// head only.
     pub(super) fn of(response: Response<B>, reported: Reported, is_head: bool) -> Response<Self> {
         let (parts, inner) = response.into_parts();
-        let length = parts.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-        let left = length.or_else(|| inner.size_hint().exact());
+        let left = length(&parts.headers, &inner);
         if is_head || left == Some(0) || inner.is_end_stream() {
             reported.set_outcome(Outcome::Finished);
         }
-        let body = Self { inner: Some(inner), reported: Some(reported), left, has_begun: false };
+        let body = Self { inner: Some(inner), reported: Some(reported), left, has_begun: false, answer: Bytes::new() };
         Response::from_parts(parts, body)
     }
 }
 
 impl<B> ResponseBody<B> {
-    /// A body without data, of a request that has ended.
-    pub(super) const fn empty() -> Self {
-        Self { inner: None, reported: None, left: None, has_begun: false }
+    /// The body of the response to a request that was refused or ended.
+    pub(super) const fn of_answer(answer: Bytes) -> Self {
+        Self { inner: None, reported: None, left: None, has_begun: false, answer }
     }
+}
+
+/// Returns the length of a body, if it is known.
+pub(super) fn length<B: Body>(headers: &HeaderMap, body: &B) -> Option<u64> {
+    let announced = || headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    body.size_hint().exact().or_else(announced)
 }
 
 /// The result of a poll of a body.
@@ -221,13 +251,17 @@ where
 
     /// # Errors
     ///
-    /// Those of the body, and [`Overloaded`](super::Overloaded) if the request holds more than its limit.
+    /// Those of the body, and [`Overloaded`](super::Overloaded) if the request holds more than its limit, or more than could
+    /// be reserved.
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled<Bytes, Self::Error> {
         let mut this = self.project();
-        let Some(reported) = this.reported.as_ref() else { return Poll::Ready(None) };
+        let Some(reported) = this.reported.as_ref() else {
+            let answer = std::mem::take(this.answer);
+            return Poll::Ready((!answer.is_empty()).then(|| Ok(Frame::data(answer))));
+        };
         // Not before the first frame: a response that is ready is given out. Looked at once before the poll, because without
         // a poll there is no waker.
-        let mut overloaded = reported.overloaded().filter(|_| *this.has_begun);
+        let mut overloaded = if *this.has_begun { reported.check().err() } else { None };
         if overloaded.is_none() {
             let (polled, outcome) = reported.run(|| poll_to_end(this.inner.as_mut(), cx));
             reported.note_peak();
@@ -243,6 +277,9 @@ where
             if polled.is_ready() {
                 let polled = polled.map_err(Into::into);
                 let polled = polled.map_ok(|frame| frame.map_data(|data| CountedFrame::count(data, reported)));
+                if let Some(left) = *this.left {
+                    reported.shrink(left);
+                }
                 if let Some(outcome) = outcome {
                     reported.set_outcome(outcome);
                     *this.reported = None;
@@ -250,7 +287,8 @@ where
                 return polled;
             }
             // It may wait for long, and hold the memory as long.
-            overloaded = reported.overloaded();
+            overloaded = reported.check().err();
+            reported.shrink(this.left.unwrap_or(0));
         }
         let Some(overloaded) = overloaded else { return Poll::Pending };
         reported.run(|| this.inner.set(None));
@@ -260,11 +298,11 @@ where
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.as_ref().is_none_or(B::is_end_stream)
+        self.inner.as_ref().map_or(self.answer.is_empty(), B::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.as_ref().map_or(SizeHint::with_exact(0), B::size_hint)
+        self.inner.as_ref().map_or_else(|| SizeHint::with_exact(self.answer.len() as u64), B::size_hint)
     }
 }
 

@@ -3,22 +3,23 @@
 use std::error::Error;
 use std::fmt;
 use std::marker::PhantomData;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use http::header::HeaderName;
 use http::request::Parts;
-use http::{Method, Request, Response, StatusCode};
+use http::{Request, Response};
 use http_body::Body;
-use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
 use super::ResponseFuture;
+use super::admission::{Admission, Decision};
 use super::body::{RequestBody, ResponseBody};
-use super::reported::{POLLED_AGAIN, Reported};
-use crate::monitor::{Label, Monitor, Outcome, RequestId};
+use super::http_future::{Arrival, HttpResponseFuture, Queued, State};
+use super::reported::Reported;
+use crate::clock::Stopwatch;
+use crate::monitor::{Label, Monitor, RequestId};
 use crate::size::ByteSize;
 use crate::unwind::contained;
 
@@ -61,7 +62,7 @@ impl Monitor {
     /// # }
     /// ```
     pub fn http(&self) -> HttpLayer {
-        HttpLayer { monitor: self.clone(), label: None, limit: None, bodies: PhantomData }
+        HttpLayer { monitor: self.clone(), label: None, limit: None, admission: None, bodies: PhantomData }
     }
 }
 
@@ -85,7 +86,7 @@ impl Monitor {
 /// [full report](crate::monitor::MonitorBuilder::report_share) are reported with the figures of the process as well.
 ///
 /// If the future of a request panics or is dropped, or its response body is dropped before its end, the request is
-/// unfinished. Without a [limit](Self::request_limit) the layer adds no error: readiness, responses and errors are those of
+/// unfinished. Without a [limit](Self::request_limit) and [admission](Self::admit) the layer adds no error: readiness, responses and errors are those of
 /// the inner service.
 ///
 /// The bodies have types of their own, [`RequestBody`] and [`ResponseBody`]. axum and tonic take any body; a handler that
@@ -109,10 +110,11 @@ impl Monitor {
 /// # }
 /// ```
 pub struct HttpLayer<B = WithBodies> {
-    monitor: Monitor,
+    pub(super) monitor: Monitor,
     /// `None` for the default.
     label: Option<LabelOf>,
-    limit: Option<ByteSize>,
+    pub(super) limit: Option<ByteSize>,
+    pub(super) admission: Option<Arc<Admission>>,
     bodies: PhantomData<fn(B)>,
 }
 
@@ -151,7 +153,8 @@ impl HttpLayer {
     /// handlers that name the type of their body.
     ///
     /// A request ends with the head of its response. What its body reads from elsewhere is not counted as received, and a
-    /// response that is streamed is not part of it.
+    /// response that is streamed is not part of it. It has no [limit](Self::request_limit) and no
+    /// [admission](Self::admit): lay an [`AdmissionLayer`](super::AdmissionLayer) around the handler.
     ///
     /// # Examples
     ///
@@ -166,11 +169,11 @@ impl HttpLayer {
     /// ```
     #[must_use]
     pub fn heads_only(self) -> HttpLayer<HeadsOnly> {
-        HttpLayer { monitor: self.monitor, label: self.label, limit: None, bodies: PhantomData }
+        HttpLayer { monitor: self.monitor, label: self.label, limit: None, admission: None, bodies: PhantomData }
     }
 
     /// Ends a request that holds more than `limit` bytes by its [own figures](crate::monitor::RequestHeap::net), with the
-    /// status 503 and an empty body; in the middle of its response body, with the error [`Overloaded`](crate::Overloaded).
+    /// status 503 and an empty body, or with the response of [`Admission::on_overload`]; in the middle of its response body, with the error [`Overloaded`](crate::Overloaded).
     /// Default: no limit. 0 ends each request that holds anything after a poll.
     ///
     /// A request is looked at before and after each poll, so it ends at an `await`. One poll cannot be stopped:
@@ -190,6 +193,27 @@ impl HttpLayer {
     #[must_use]
     pub fn request_limit(mut self, limit: ByteSize) -> Self {
         self.limit = Some(limit);
+        self
+    }
+
+    /// Sets the admission: a request runs only with memory reserved for it. Default: each request runs. See [`Admission`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use axum::{Router, routing::get};
+    /// use plimsoll::{Admission, MemoryBudget, Monitor};
+    ///
+    /// # fn app(monitor: &Monitor, budget: &MemoryBudget) -> Result<Router, plimsoll::budget::AccountError> {
+    /// let layer = monitor.http().admit(Admission::new(budget)?);
+    /// # Ok(
+    /// Router::new().route("/", get(async || "hello")).layer(layer)
+    /// # )
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn admit(mut self, admission: Admission) -> Self {
+        self.admission = Some(Arc::new(admission));
         self
     }
 }
@@ -217,11 +241,11 @@ impl<B> HttpLayer<B> {
     /// # Examples
     ///
     /// ```
-    /// use plimsoll::Monitor;
+    /// use plimsoll::{Monitor, integration::RequestBody};
     /// use tower::service_fn;
     ///
     /// # fn wrap(monitor: &Monitor) {
-    /// let hello = service_fn(async |_: http::Request<()>| Ok::<_, std::io::Error>(http::Response::new("hello")));
+    /// let hello = service_fn(async |_: http::Request<RequestBody<String>>| Ok::<_, std::io::Error>(http::Response::new("hello")));
     /// let reported = monitor.http().layer(hello);
     /// # }
     /// ```
@@ -229,20 +253,21 @@ impl<B> HttpLayer<B> {
         HttpService { inner, layer: self.clone() }
     }
 
-    /// Starts the request.
-    fn start(&self, parts: &Parts) -> Reported {
+    /// Returns the id and the label of a request.
+    fn describe(&self, parts: &Parts) -> (RequestId, Label) {
         let label = match &self.label {
             Some(label) => contained(|| label(parts)).unwrap_or_default(),
             None => default_label(parts),
         };
-        Reported::start(&self.monitor, request_id(parts), label, self.limit)
+        (request_id(parts), label)
     }
 }
 
 impl<B> Clone for HttpLayer<B> {
     fn clone(&self) -> Self {
-        let Self { monitor, label, limit, bodies } = self;
-        Self { monitor: monitor.clone(), label: label.clone(), limit: *limit, bodies: *bodies }
+        let Self { monitor, label, limit, admission, bodies } = self;
+        let (label, admission) = (label.clone(), admission.clone());
+        Self { monitor: monitor.clone(), label, limit: *limit, admission, bodies: *bodies }
     }
 }
 
@@ -265,11 +290,11 @@ impl<S, B> Layer<S> for HttpLayer<B> {
 /// # Examples
 ///
 /// ```
-/// use plimsoll::{Monitor, integration::HttpService};
+/// use plimsoll::{Monitor, integration::{HttpService, RequestBody}};
 /// use tower::service_fn;
 ///
 /// # fn wrap(monitor: &Monitor) {
-/// let hello = service_fn(async |_: http::Request<()>| Ok::<_, std::io::Error>(http::Response::new("hello")));
+/// let hello = service_fn(async |_: http::Request<RequestBody<String>>| Ok::<_, std::io::Error>(http::Response::new("hello")));
 /// let reported: HttpService<_> = monitor.http().layer(hello);
 /// # }
 /// ```
@@ -304,117 +329,48 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let (parts, body) = request.into_parts();
-        let reported = self.layer.start(&parts);
+        let (id, label) = self.layer.describe(&parts);
+        let reported = Reported::start(&self.layer.monitor, id, label);
         ResponseFuture::new(reported, || self.inner.call(Request::from_parts(parts, body)))
     }
 }
 
 impl<S, B, R> Service<Request<B>> for HttpService<S>
 where
-    S: Service<Request<RequestBody<B>>, Response = Response<R>>,
+    S: Service<Request<RequestBody<B>>, Response = Response<R>> + Clone,
+    B: Body,
     R: Body,
     R::Error: Into<Box<dyn Error + Send + Sync>>,
 {
     type Response = Response<ResponseBody<R>>;
     type Error = S::Error;
-    type Future = HttpResponseFuture<S::Future>;
+    type Future = HttpResponseFuture<S, B>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
+        let arrived = Stopwatch::start();
+        let layer = &self.layer;
         let (parts, body) = request.into_parts();
-        let reported = self.layer.start(&parts);
-        let is_head = parts.method == Method::HEAD;
-        let body = RequestBody::new(body, reported.scope());
-        let future = reported.run(|| self.inner.call(Request::from_parts(parts, body)));
-        HttpResponseFuture { future: Some(future), reported: Some(reported), is_head }
-    }
-}
-
-pin_project! {
-    /// The response of a reported HTTP service. The request goes on with the body of the response; dropped before that, it
-    /// is reported as unfinished.
-    ///
-    /// # Examples
-    ///
-    /// ```no_run
-    /// use plimsoll::{Monitor, integration::HttpResponseFuture};
-    /// use tower::{Service, service_fn};
-    ///
-    /// let monitor = Monitor::install_from_env();
-    /// let hello = async |_| Ok::<_, std::io::Error>(http::Response::new(String::from("hello")));
-    /// let mut service = monitor.http().layer(service_fn(hello));
-    /// let response: HttpResponseFuture<_> = service.call(http::Request::new(String::new()));
-    /// drop(response); // reported as unfinished
-    /// ```
-    pub struct HttpResponseFuture<F> {
-        // `None` once it has ended.
-        #[pin]
-        future: Option<F>,
-        // `None` once the response is ready: the request goes on with its body.
-        reported: Option<Reported>,
-        is_head: bool,
-    }
-
-    impl<F> PinnedDrop for HttpResponseFuture<F> {
-        fn drop(this: Pin<&mut Self>) {
-            let mut this = this.project();
-            if let Some(reported) = this.reported {
-                reported.run(|| this.future.set(None));
-            }
-        }
-    }
-}
-
-impl<F, B, E> Future for HttpResponseFuture<F>
-where
-    F: Future<Output = Result<Response<B>, E>>,
-    B: Body,
-{
-    type Output = Result<Response<ResponseBody<B>>, E>;
-
-    /// # Panics
-    ///
-    /// Panics if it is polled after its end.
-    #[expect(clippy::panic, reason = "a poll after the end is a fault of the caller, as for an async block")]
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut this = self.project();
-        let Some(reported) = this.reported.as_ref() else { panic!("{POLLED_AGAIN}") };
-        // Looked at once before the poll: without a poll there is no waker, so the answer must not be `Pending`.
-        let is_over = reported.overloaded().is_some();
-        if !is_over {
-            let polled = reported.poll(this.future.as_mut(), cx);
-            if let Poll::Ready(result) = polled {
-                let is_head = *this.is_head;
-                let Some(reported) = this.reported.take() else { panic!("{POLLED_AGAIN}") };
-                return Poll::Ready(match result {
-                    // The body of the response ends the request.
-                    Ok(response) => Ok(ResponseBody::of(response, reported, is_head)),
-                    Err(error) => {
-                        reported.set_outcome(Outcome::Finished);
-                        Err(error)
-                    }
-                });
-            }
-            // It may wait for long, and hold the memory as long.
-            if reported.overloaded().is_none() {
-                return Poll::Pending;
-            }
-        }
-        reported.run(|| this.future.set(None));
-        reported.set_outcome(Outcome::Overloaded);
-        *this.reported = None;
-        let mut response = Response::new(ResponseBody::empty());
-        *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
-        Poll::Ready(Ok(response))
-    }
-}
-
-impl<F> fmt::Debug for HttpResponseFuture<F> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HttpResponseFuture").field("reported", &self.reported).finish_non_exhaustive()
+        let (id, label) = layer.describe(&parts);
+        let arrival = Arrival { id, label, parts, body, arrived };
+        let state = match &layer.admission {
+            None => arrival.start(layer, &mut self.inner, None),
+            Some(admission) => match admission.admit(&arrival.parts, label, arrival.length()) {
+                Decision::Admitted(admitted) => arrival.start(layer, &mut self.inner, Some(admitted)),
+                Decision::Refused(overloaded) => State::Refused { response: Some(arrival.refuse(layer, &overloaded)) },
+                Decision::Waits(waiting) => {
+                    // The readiness of the service goes with the old one.
+                    let service = self.inner.clone();
+                    self.inner = service.clone();
+                    let queued = Queued::new(waiting, arrival, service, layer.clone());
+                    State::Queued { queued: Some(queued) }
+                }
+            },
+        };
+        HttpResponseFuture { state }
     }
 }
 

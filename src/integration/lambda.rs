@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use lambda_runtime::{BoxFuture, Diagnostic, Error, LambdaInvocation, SnapStartResource};
 
-use super::{AdmissionError, HasRequestId, OverMemory};
+use super::{AdmissionError, HasRequestId, Overloaded};
 use crate::budget::ReclaimPriority;
 use crate::monitor::Monitor;
 
@@ -15,10 +15,10 @@ impl HasRequestId for LambdaInvocation {
     }
 }
 
-/// A function error of the type `OverMemory`, for alarms and retries to know it by.
-impl From<OverMemory> for Diagnostic {
-    fn from(over: OverMemory) -> Self {
-        Self { error_type: "OverMemory".to_owned(), error_message: over.to_string() }
+/// A function error of the type `Overloaded`, so that alarms and retries can select it.
+impl From<Overloaded> for Diagnostic {
+    fn from(overloaded: Overloaded) -> Self {
+        Self { error_type: "Overloaded".to_owned(), error_message: overloaded.to_string() }
     }
 }
 
@@ -26,7 +26,7 @@ impl From<OverMemory> for Diagnostic {
 impl<E: Into<Diagnostic>> From<AdmissionError<E>> for Diagnostic {
     fn from(error: AdmissionError<E>) -> Self {
         match error {
-            AdmissionError::OverMemory(over) => over.into(),
+            AdmissionError::Overloaded(overloaded) => overloaded.into(),
             AdmissionError::Service(error) => error.into(),
         }
     }

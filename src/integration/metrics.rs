@@ -75,7 +75,7 @@ impl MonitorBuilder {
     ///
     /// # Performance
     ///
-    /// One lock that requests share, four series for each request, and a dozen for each full report. No series is looked up
+    /// One lock that requests share, up to four series for each request, and a dozen for each full report. No series is looked up
     /// twice for a label.
     pub fn emit_metrics(self) -> Self {
         let requests = Requests::default();
@@ -95,6 +95,7 @@ struct OfLabel {
     finished: Counter,
     unfinished: Counter,
     overloaded: Counter,
+    refused: Counter,
     peak: Histogram,
     allocated: Counter,
     net: Gauge,
@@ -139,6 +140,7 @@ impl OfLabel {
             finished: ended("finished"),
             unfinished: ended("unfinished"),
             overloaded: ended("overloaded"),
+            refused: ended("refused"),
             peak: histogram!("plimsoll_request_heap_peak_bytes", "label" => label.clone()),
             allocated: counter!("plimsoll_request_allocated_bytes_total", "label" => label.clone()),
             net: gauge!("plimsoll_request_net_bytes", "label" => label.clone()),
@@ -151,6 +153,7 @@ impl OfLabel {
             Outcome::Finished => self.finished.increment(1),
             Outcome::Unfinished => self.unfinished.increment(1),
             Outcome::Overloaded => self.overloaded.increment(1),
+            Outcome::Refused => return self.refused.increment(1),
         }
         self.duration.record(request.duration);
         if let Some(own) = request.own {

@@ -1,6 +1,6 @@
 //! The crate's parts hooked into what services are built on, each behind a feature of its name.
 //!
-//! * `http`: `Monitor::http`, one layer that reports the requests of any HTTP service: axum,
+//! * `http`: `Monitor::http`, one layer that reports the requests of any HTTP service, and admits them: axum,
 //!   `lambda_http`, hyper. With the feature `axum` its reports name the matched route.
 //! * `tower`: `ReportLayer` reports each request of any other tower service; `AdmissionLayer` lets in only those that
 //!   have memory promised.
@@ -12,14 +12,24 @@
 //! Nothing else in the crate knows this module, and what is here decides nothing: it starts and ends what
 //! [`monitor`](crate::monitor) does, and asks the [`budget`](crate::budget).
 
-#[cfg(feature = "tower")]
+#[cfg(feature = "http")]
 mod admission;
+#[cfg(feature = "tower")]
+mod admission_layer;
+#[cfg(feature = "http")]
+mod admitted;
 #[cfg(feature = "http")]
 mod body;
 #[cfg(feature = "http")]
+mod estimate;
+#[cfg(feature = "http")]
 mod http;
+#[cfg(feature = "http")]
+mod http_future;
 #[cfg(feature = "lambda")]
 pub mod lambda;
+#[cfg(feature = "http")]
+mod learned;
 #[cfg(feature = "metrics")]
 mod metrics;
 #[cfg(feature = "tower")]
@@ -31,14 +41,22 @@ mod reported;
 #[cfg(feature = "tracing")]
 pub mod tracing;
 
+/// The account of the requests that are admitted.
 #[cfg(feature = "tower")]
-pub use admission::{
-    AdmissionError, AdmissionFuture, AdmissionLayer, AdmissionService, ByAnswer, ByError, OverMemory, Refuse,
-};
+const ACCOUNT: &str = "requests";
+
+#[cfg(feature = "http")]
+pub use admission::Admission;
+#[cfg(feature = "tower")]
+pub use admission_layer::{AdmissionError, AdmissionFuture, AdmissionLayer, AdmissionService, OverloadFuture};
 #[cfg(feature = "http")]
 pub use body::{RequestBody, ResponseBody};
 #[cfg(feature = "http")]
-pub use http::{HeadsOnly, HttpLayer, HttpResponseFuture, HttpService, WithBodies};
+pub use estimate::Estimate;
+#[cfg(feature = "http")]
+pub use http::{HeadsOnly, HttpLayer, HttpService, WithBodies};
+#[cfg(feature = "http")]
+pub use http_future::HttpResponseFuture;
 #[cfg(feature = "tower")]
 pub use overloaded::Overloaded;
 #[cfg(feature = "tower")]

@@ -195,7 +195,7 @@ where
         // Before the inner call, which may do all its work right there.
         let id = contained(|| (self.layer.id)(&request)).unwrap_or_else(|| RequestId::new(""));
         let label = contained(|| (self.layer.label)(&request)).unwrap_or_default();
-        let reported = Reported::start(&self.layer.monitor, id, label, None);
+        let reported = Reported::start(&self.layer.monitor, id, label);
         ResponseFuture::new(reported, || self.inner.call(request))
     }
 }

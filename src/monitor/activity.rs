@@ -138,6 +138,12 @@ impl Activity {
         self.ended().saturating_sub(self.reported.load(SeqCst))
     }
 
+    /// Returns how many are in flight.
+    #[cfg(feature = "http")]
+    pub(super) fn in_flight(&self) -> u64 {
+        self.running.load(SeqCst) & IN_FLIGHT
+    }
+
     /// Returns how long invocations ran.
     pub(super) fn worked(&self) -> Duration {
         Duration::from_nanos(self.worked.load(Relaxed))

@@ -8,7 +8,6 @@ use crate::clock::{Stopwatch, micros};
 use crate::heap::{self, HeapPeak, InFlightRequest, Meter, MeterReading};
 use crate::os;
 use crate::size::{ByteDelta, ByteSize};
-use crate::unwind::contained;
 
 use super::Shared;
 use super::activity::{Ended, Started};
@@ -184,14 +183,8 @@ impl Invocation {
     }
 
     fn show_request(&self, outcome: Outcome, ended: &Ended, own: Option<RequestHeap>) {
-        if self.shared.observers.requests.is_empty() {
-            return;
-        }
         let &Ended { duration, concurrent, .. } = ended;
-        let request = Request { id: self.id, label: self.label, outcome, own, duration, concurrent };
-        for observer in &self.shared.observers.requests {
-            contained(|| observer(&request));
-        }
+        self.shared.observers.show(&Request { id: self.id, label: self.label, outcome, own, duration, concurrent });
     }
 
     /// Ends the invocation with a full report.

@@ -175,8 +175,8 @@ pub(super) struct LabelJson<'a>(pub(super) &'a LabelStats);
 
 impl fmt::Display for LabelJson<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let LabelStats { label, requests, not_available, allocated, net, peak } = self.0;
-        write!(f, r#"{{"label":"{label}","requests":{requests},"not_available":{not_available}"#)?;
+        let LabelStats { label, requests, refused, not_available, allocated, net, peak } = self.0;
+        write!(f, r#"{{"label":"{label}","requests":{requests},"refused":{refused},"not_available":{not_available}"#)?;
         write!(f, r#","allocated":{},"net":{}"#, allocated.as_u64(), net.as_i64())?;
         let Percentiles { p50, p95, p99, max } = peak.map(ByteSize::as_u64);
         write!(f, r#","peak":{{"p50":{p50},"p95":{p95},"p99":{p99},"max":{max}}}}}"#)

@@ -29,7 +29,7 @@ const OTHERS: &str = "(other)";
 /// [`Monitor::labels`](super::Monitor::labels).
 ///
 /// Prints as `/orders/{id} 1200 requests allocated 1.2 GiB net +2.1 MiB peak p50 14.0 KiB p95 15.0 KiB p99 6.5 MiB max
-/// 41.0 MiB`.
+/// 41.0 MiB`, with `3 refused` after the requests if there are any.
 ///
 /// # Examples
 ///
@@ -44,8 +44,10 @@ const OTHERS: &str = "(other)";
 pub struct LabelStats {
     /// The label; empty for requests without one, and `(other)` for all beyond the first 64 labels.
     pub label: Label,
-    /// Requests that have ended.
+    /// Requests that have ended, without those that were refused.
     pub requests: u64,
+    /// Requests that a layer did not admit.
+    pub refused: u64,
     /// Requests of which the heap is not available, and that the sums miss: see [`RequestHeap`].
     pub not_available: u64,
     /// Bytes that they have allocated, in sum.
@@ -58,9 +60,13 @@ pub struct LabelStats {
 
 impl fmt::Display for LabelStats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { label, requests, allocated, net, peak: Percentiles { p50, p95, p99, max }, .. } = self;
+        let Self { label, requests, refused, allocated, net, peak: Percentiles { p50, p95, p99, max }, .. } = self;
         let label = if label.is_empty() { "-" } else { label.as_str() };
-        write!(f, "{label} {requests} requests allocated {allocated} net {net}")?;
+        write!(f, "{label} {requests} requests ")?;
+        if *refused > 0 {
+            write!(f, "{refused} refused ")?;
+        }
+        write!(f, "allocated {allocated} net {net}")?;
         write!(f, " peak p50 {p50} p95 {p95} p99 {p99} max {max}")
     }
 }
@@ -91,6 +97,7 @@ struct Part(Mutex<[Option<Box<Sums>>; MAX_LABELS + 1]>);
 #[derive(Debug)]
 struct Sums {
     requests: u64,
+    refused: u64,
     not_available: u64,
     allocated: u64,
     net: i64,
@@ -124,6 +131,12 @@ impl Labels {
         });
     }
 
+    /// Adds a request that was not admitted.
+    #[cfg(feature = "http")]
+    pub(super) fn record_refused(&self, label: &Label) {
+        self.with_sums(label, |sums| sums.refused += 1);
+    }
+
     /// Returns the sums that a label is a part of: its own, or those of all others.
     pub(super) fn of(&self, label: &Label) -> LabelStats {
         let number = self.find(label).unwrap_or(MAX_LABELS);
@@ -133,7 +146,7 @@ impl Labels {
     /// Returns the sums of all labels, the one with the highest peak first.
     pub(super) fn stats(&self) -> Vec<LabelStats> {
         let all = (0..=MAX_LABELS).map(|number| self.merged(number).stats(self.label(number)));
-        let mut stats: Vec<_> = all.filter(|stats| stats.requests > 0).collect();
+        let mut stats: Vec<_> = all.filter(|stats| stats.requests + stats.refused > 0).collect();
         stats.sort_by_key(|stats| Reverse((stats.peak.max, stats.requests)));
         stats
     }
@@ -190,11 +203,12 @@ impl Labels {
 
 impl Sums {
     const fn new() -> Self {
-        Self { requests: 0, not_available: 0, allocated: 0, net: 0, peaks: Histogram::new() }
+        Self { requests: 0, refused: 0, not_available: 0, allocated: 0, net: 0, peaks: Histogram::new() }
     }
 
     fn merge(&mut self, other: &Self) {
         self.requests += other.requests;
+        self.refused += other.refused;
         self.not_available += other.not_available;
         self.allocated = self.allocated.saturating_add(other.allocated);
         self.net = self.net.saturating_add(other.net);
@@ -205,6 +219,7 @@ impl Sums {
         LabelStats {
             label,
             requests: self.requests,
+            refused: self.refused,
             not_available: self.not_available,
             allocated: ByteSize::bytes(self.allocated),
             net: ByteDelta::bytes(self.net),

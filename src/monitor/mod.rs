@@ -59,6 +59,8 @@ mod window;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+#[cfg(feature = "http")]
+use std::time::Duration;
 
 use crate::budget::MemoryBudget;
 use crate::clock::{Clock, Stopwatch};
@@ -290,6 +292,15 @@ impl Monitor {
     #[cfg(feature = "tower")]
     pub(crate) fn start_sampled(&self, id: RequestId, label: Label) -> Invocation {
         Invocation::start_sampled(Arc::clone(&self.shared), id, label)
+    }
+
+    /// Counts a request that a layer did not admit, `waited` after it came in.
+    #[cfg(feature = "http")]
+    pub(crate) fn count_refused(&self, id: RequestId, label: Label, waited: Duration) {
+        self.shared.labels.record_refused(&label);
+        let concurrent = self.shared.activity.in_flight() > 0;
+        let request = Request { id, label, outcome: Outcome::Refused, own: None, duration: waited, concurrent };
+        self.shared.observers.show(&request);
     }
 
     /// Returns the heap of the requests with each label, the label with the highest peak first.

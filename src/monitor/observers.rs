@@ -1,5 +1,7 @@
 //! Functions that are called at the end of an invocation, and the settings for it.
 
+use crate::unwind::contained;
+
 use super::MonitorBuilder;
 use super::report::InvocationReport;
 use super::request::Request;
@@ -17,6 +19,14 @@ pub(super) struct Observers {
     pub(super) all: Vec<Observer>,
     /// Called with all requests.
     pub(super) requests: Vec<RequestObserver>,
+}
+
+impl Observers {
+    pub(super) fn show(&self, request: &Request) {
+        for observer in &self.requests {
+            contained(|| observer(request));
+        }
+    }
 }
 
 impl MonitorBuilder {
@@ -62,7 +72,7 @@ impl MonitorBuilder {
         self
     }
 
-    /// Adds an observer of every request, with a full report or without.
+    /// Adds an observer of every request, with a full report or without, and of those that a layer did not admit.
     ///
     /// Called on the thread that ends the request, with the figures that are measured for each one. It should take less
     /// than a microsecond. A panic in it is caught where panics unwind.

@@ -45,8 +45,10 @@ pub enum Outcome {
     Finished,
     /// Its guard was dropped: the work was cancelled, returned early or panicked.
     Unfinished,
-    /// A layer has ended it, because it held more memory than its limit.
+    /// A layer has ended it, because it held more memory than its limit, or than it could reserve.
     Overloaded,
+    /// A layer did not admit it. It has no report, and no figures of its own.
+    Refused,
 }
 
 impl fmt::Display for Outcome {
@@ -61,6 +63,7 @@ impl Outcome {
             Self::Finished => "finished",
             Self::Unfinished => "unfinished",
             Self::Overloaded => "overloaded",
+            Self::Refused => "refused",
         }
     }
 }

@@ -34,7 +34,7 @@ pub struct Request {
     /// The heap of the request itself. `None` if nothing of it was measured, without the
     /// [tracking allocator](crate::TrackingAllocator), and if a part of it ran while 128 other threads allocated.
     pub own: Option<RequestHeap>,
-    /// The time from start to end.
+    /// The time from start to end; of a refused request the time that it waited.
     pub duration: Duration,
     /// `true` if another request was in flight at some moment.
     pub concurrent: bool,

@@ -25,6 +25,10 @@ pub(super) const fn trim() -> Result<(), OsError> {
 
 pub(super) const fn fix_trim_threshold() {}
 
+pub(super) const fn limit_arenas(_: u32) -> bool {
+    false
+}
+
 pub(super) const fn threads() -> Option<u64> {
     None
 }

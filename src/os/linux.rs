@@ -61,6 +61,18 @@ pub(super) fn fix_trim_threshold() {
 pub(super) const fn fix_trim_threshold() {}
 
 #[cfg(target_env = "gnu")]
+pub(super) fn limit_arenas(count: u32) -> bool {
+    let count = libc::c_int::try_from(count).unwrap_or(libc::c_int::MAX);
+    // SAFETY: `mallopt` takes any values and is thread-safe.
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, count) == 1 }
+}
+
+#[cfg(not(target_env = "gnu"))]
+pub(super) const fn limit_arenas(_: u32) -> bool {
+    false
+}
+
+#[cfg(target_env = "gnu")]
 #[expect(clippy::unnecessary_wraps, reason = "the signature of all platforms")]
 pub(super) fn trim() -> Result<(), OsError> {
     // Its answer is not used: 1 also means that it advised the kernel about pages that were released before.

@@ -286,6 +286,30 @@ pub(crate) fn fix_trim_threshold() {
     host::fix_trim_threshold();
 }
 
+/// Limits the number of arenas of glibc's allocator. Returns `true` if the limit is set; `false` with another C library.
+/// 0 sets the default of glibc, eight for each processor.
+///
+/// Each arena keeps free pages that threads of other arenas cannot use, so in a service with several threads the rss can be
+/// far above the heap. With one arena it stays near the heap. Call it in the first line of `main`, before the first thread
+/// starts: arenas that exist stay. In a function with `#[tokio::main]` the workers run already. The environment variable
+/// `MALLOC_ARENA_MAX` has the same effect.
+///
+/// With another global allocator it has no effect on the Rust heap.
+///
+/// # Performance
+///
+/// Threads that allocate at the same time wait for the arena. Small blocks are mostly served by caches of each thread.
+///
+/// # Examples
+///
+/// ```
+/// // The first line of `main`, before a runtime is built:
+/// plimsoll::os::limit_arenas(2);
+/// ```
+pub fn limit_arenas(count: u32) -> bool {
+    host::limit_arenas(count)
+}
+
 /// The bytes that all calls of [`trim()`] have released.
 static TRIMMED: AtomicUsize = AtomicUsize::new(0);
 

@@ -185,11 +185,11 @@ pub(crate) fn the_function_with_all_the_parts_answers_everything() {
 
     let refused = function.answers.iter().filter(|(kind, _)| kind == "error").count();
     for (kind, answer) in &function.answers {
-        assert!(kind == "response" || answer["errorType"] == "OverMemory", "{kind} {answer}");
+        assert!(kind == "response" || answer["errorType"] == "Overloaded", "{kind} {answer}");
     }
     let (answered, highest) = (function.answers.len(), ByteSize::bytes(function.highest.load(Relaxed)));
     let (said, killed) = function.end();
-    eprintln!("{answered} answered, {refused} of them with OverMemory; at most {highest} anonymous");
+    eprintln!("{answered} answered, {refused} of them with Overloaded; at most {highest} anonymous");
     assert!(!killed && highest < MOST_ANONYMOUS, "{highest} anonymous: {said}");
     assert!(refused * 2 < answered, "it answers by refusing: {refused} of {answered}");
 }

@@ -71,7 +71,7 @@ pub(crate) fn survive() -> Result<(), Error> {
 fn diagnostic(error: &(dyn std::error::Error + 'static)) -> Diagnostic {
     let causes = || std::iter::successors(Some(error), |error| error.source());
     let over_memory = causes().any(|cause| cause.downcast_ref::<BudgetExceeded>().is_some());
-    let error_type = if over_memory { "OverMemory" } else { "Failed" }.to_owned();
+    let error_type = if over_memory { "Overloaded" } else { "Failed" }.to_owned();
     let causes: Vec<String> = causes().map(ToString::to_string).collect();
     Diagnostic { error_type, error_message: causes.join(": ") }
 }
