@@ -15,6 +15,10 @@ pub mod lazy;
 mod random;
 pub mod stream;
 pub mod strings;
+#[cfg(target_os = "linux")]
+mod support;
+#[cfg(target_os = "linux")]
+pub mod survival;
 pub mod traces;
 
 pub use random::Random;

@@ -73,6 +73,8 @@ pub(crate) fn measure(options: Options) -> Result<Card, Box<dyn Error>> {
     card.rows.push(count("budget.lost_race.refused.control", "requests", f64::from(large), Goal::Above(0.0)));
     #[cfg(target_os = "linux")]
     histories(&mut card)?;
+    #[cfg(target_os = "linux")]
+    crate::survival::measure(options, &mut card)?;
     Ok(card)
 }
 

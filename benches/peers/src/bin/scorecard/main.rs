@@ -18,6 +18,8 @@ mod row;
 mod sizing;
 mod stream;
 mod support;
+#[cfg(target_os = "linux")]
+mod survival;
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -27,7 +29,7 @@ use row::Card;
 /// What an area is told.
 #[derive(Debug, Clone, Copy)]
 struct Options {
-    /// Ends within two minutes after the build, the areas `alarm` and `profile` within eight; the figures are coarser.
+    /// Ends within two minutes after the build, the areas `alarm`, `budget` and `profile` within eight; the figures are coarser.
     quick: bool,
     /// Inputs of 1 GiB in the areas that read files, and more histories of memory.
     full: bool,
@@ -45,7 +47,7 @@ const AREAS: [Area; 10] = [
     Area { name: "profile", about: "allocation sites: cost, and the share that is right", measure: profile::measure },
     Area { name: "alarm", about: "alarms before a kill: false, missed and late ones", measure: alarm::measure },
     Area { name: "monitor", about: "a report per invocation: time, start and size", measure: monitor::measure },
-    Area { name: "budget", about: "reservations: cost, and bytes lost by many threads", measure: budget::measure },
+    Area { name: "budget", about: "reservations: cost, bytes lost; a service that survives", measure: budget::measure },
     Area { name: "stream", about: "records, bodies and parallel maps: speed and memory", measure: stream::measure },
     Area { name: "sizing", about: "reading REPORT lines", measure: sizing::measure },
     Area { name: "lazy", about: "values loaded late: reading them, held and asked for", measure: lazy::measure },
@@ -102,7 +104,7 @@ fn usage() -> String {
     format!(
         "usage: scorecard <area>... [--quick | --full]\n\
          areas:\n{areas}  all       every area; writes benches/RESULTS.md\n\
-         options:\n  --quick   ends within two minutes after the build, `alarm` and `profile` within eight; the figures are coarser\n  \
+         options:\n  --quick   ends within two minutes after the build, `alarm`, `budget` and `profile` within eight; the figures are coarser\n  \
          --full    reads inputs of 1 GiB, runs 330 histories of memory\n"
     )
 }
