@@ -351,8 +351,8 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let arrived = Stopwatch::start();
         let layer = &self.layer;
+        let arrived = layer.admission.as_ref().map(|_| Stopwatch::start());
         let (parts, body) = request.into_parts();
         let (id, label) = layer.describe(&parts);
         let arrival = Arrival { id, label, parts, body, arrived };
@@ -366,7 +366,7 @@ where
                     let service = self.inner.clone();
                     self.inner = service.clone();
                     let queued = Queued::new(waiting, arrival, service, layer.clone());
-                    State::Queued { queued: Some(queued) }
+                    State::Queued { queued: Some(Box::new(queued)) }
                 }
             },
         };

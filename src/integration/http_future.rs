@@ -3,6 +3,7 @@
 use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::request::Parts;
@@ -26,7 +27,8 @@ pub(super) struct Arrival<B> {
     pub(super) label: Label,
     pub(super) parts: Parts,
     pub(super) body: B,
-    pub(super) arrived: Stopwatch,
+    /// `None` without admission.
+    pub(super) arrived: Option<Stopwatch>,
 }
 
 impl<B: Body> Arrival<B> {
@@ -61,7 +63,8 @@ impl<B> Arrival<B> {
     fn count_refused(self, layer: &HttpLayer) {
         let Self { id, label, parts, body, arrived } = self;
         drop((parts, body));
-        layer.monitor.count_refused(id, label, arrived.elapsed());
+        let waited = arrived.map_or(Duration::ZERO, |arrived| arrived.elapsed());
+        layer.monitor.count_refused(id, label, waited);
     }
 }
 
@@ -131,7 +134,8 @@ pin_project! {
         S: Service<Request<RequestBody<B>>>,
     {
         // `None` once it is called or refused.
-        Queued { queued: Option<Queued<S, B>> },
+        // In a box, so that the futures of other requests are small.
+        Queued { queued: Option<Box<Queued<S, B>>> },
         Running {
             // `None` once it has ended.
             #[pin]
@@ -153,7 +157,8 @@ pin_project! {
                 StateOf::Running { mut future, reported: Some(reported), .. } => reported.run(|| future.set(None)),
                 StateOf::Queued { queued } => {
                     // Its client is gone.
-                    if let Some(Queued { arrival, layer, .. }) = queued.take() {
+                    if let Some(queued) = queued.take() {
+                        let Queued { arrival, layer, .. } = *queued;
                         arrival.count_refused(&layer);
                     }
                 }
@@ -182,9 +187,8 @@ where
                 StateOf::Queued { queued } => {
                     let Some(request) = queued else { panic!("{POLLED_AGAIN}") };
                     let ready = ready!(request.poll(cx));
-                    let Some(Queued { arrival, mut service, layer, .. }) = queued.take() else {
-                        panic!("{POLLED_AGAIN}")
-                    };
+                    let Some(queued) = queued.take() else { panic!("{POLLED_AGAIN}") };
+                    let Queued { arrival, mut service, layer, .. } = *queued;
                     let next = match ready {
                         Ok(Ok(admitted)) => arrival.start(&layer, &mut service, Some(admitted)),
                         Ok(Err(overloaded)) => State::Refused { response: Some(arrival.refuse(&layer, &overloaded)) },
