@@ -19,7 +19,7 @@ use futures_util::StreamExt as _;
 use http::{Request, Response, StatusCode};
 use http_body::{Body as _, Frame};
 use http_body_util::{BodyExt as _, Full, StreamBody};
-use plimsoll::budget::{ReclaimPriority, reclaim_fn};
+use plimsoll::budget::{ReclaimPriority, ReclaimerHandle, reclaim_fn};
 use plimsoll::integration::{HttpService, RequestBody};
 use plimsoll::monitor::{self, Outcome};
 use plimsoll::{Admission, ByteSize, Estimate, MemoryBudget, Monitor, Overloaded, Reservation, TrackingAllocator};
@@ -64,6 +64,17 @@ fn constant(budget: &MemoryBudget, mib: u64) -> Admission {
 
 fn hold(budget: &MemoryBudget, mib: u64) -> Reservation {
     budget.account("model").expect("an account").try_reserve(ByteSize::mib(mib)).expect("it is available")
+}
+
+/// Entries of a cache that are evicted for others, under the account `model`.
+fn cache(budget: &MemoryBudget, mib: u64) -> (Arc<Mutex<Reservation>>, ReclaimerHandle) {
+    let entries = Arc::new(Mutex::new(hold(budget, mib)));
+    let shared = Arc::clone(&entries);
+    let evict = reclaim_fn(move |want: ByteSize, _| {
+        let _released = shared.try_lock().map(|mut entries| entries.shrink(want));
+    });
+    let account = budget.account("model").expect("an account");
+    (entries, account.register_reclaimer(ReclaimPriority::CACHE, evict))
 }
 
 /// Whole MiB that are reserved, rounded up.
@@ -163,12 +174,7 @@ fn request_without_memory_is_refused_and_not_called() {
 #[test]
 fn cache_releases_memory_before_a_request_is_refused() {
     let (budget, (monitor, _)) = (budget(100), monitor());
-    let entries = Arc::new(Mutex::new(hold(&budget, 95)));
-    let shared = Arc::clone(&entries);
-    let evict = reclaim_fn(move |want: ByteSize, _| {
-        let _released = shared.try_lock().map(|mut entries| entries.shrink(want));
-    });
-    let _registered = budget.account("model").expect("an account").register_reclaimer(ReclaimPriority::CACHE, evict);
+    let (_entries, _registered) = cache(&budget, 95);
     let response = block_on(growing(&monitor, constant(&budget, 30)).call(get())).expect("no error");
     assert_eq!(response.status(), StatusCode::OK);
     drop(response);
@@ -478,12 +484,7 @@ fn learned_estimate_is_the_peak_of_earlier_requests_of_the_kind() {
 #[test]
 fn unknown_kinds_evict_nothing_and_are_admitted_next_to_long_requests() {
     let (budget, (monitor, _)) = (budget(100), monitor());
-    let entries = Arc::new(Mutex::new(hold(&budget, 60)));
-    let shared = Arc::clone(&entries);
-    let evict = reclaim_fn(move |want: ByteSize, _| {
-        let _released = shared.try_lock().map(|mut entries| entries.shrink(want));
-    });
-    let _registered = budget.account("model").expect("an account").register_reclaimer(ReclaimPriority::CACHE, evict);
+    let (entries, _registered) = cache(&budget, 60);
     let mut service = growing(&monitor, admission(&budget));
     // 25 MiB of 40, then half of what is left for one more.
     let slow = (service.call(path("/slow")), service.call(path("/slow")));
@@ -502,12 +503,7 @@ fn unknown_kinds_evict_nothing_and_are_admitted_next_to_long_requests() {
 #[tokio::test(start_paused = true)]
 async fn unknown_kind_that_waits_evicts_nothing() {
     let (budget, (monitor, _)) = (budget(100), monitor());
-    let entries = Arc::new(Mutex::new(hold(&budget, 60)));
-    let shared = Arc::clone(&entries);
-    let evict = reclaim_fn(move |want: ByteSize, _| {
-        let _released = shared.try_lock().map(|mut entries| entries.shrink(want));
-    });
-    let _registered = budget.account("model").expect("an account").register_reclaimer(ReclaimPriority::CACHE, evict);
+    let (entries, _registered) = cache(&budget, 60);
     let mut service = growing(&monitor, admission(&budget).wait_up_to(Duration::from_secs(2)));
     let slow = (service.call(path("/slow")), service.call(path("/slow")));
     let waiting = tokio::spawn(service.call(path("/slow?1")));

@@ -79,6 +79,7 @@ type OnOverload = Arc<dyn Fn(&Overloaded) -> Response<Bytes> + Send + Sync>;
 ///
 /// *Not* covered:
 ///
+/// * up to 64 KiB of each request, so that its reservation does not change at each poll;
 /// * memory that one poll allocates and frees again, beyond the estimate;
 /// * tasks and threads that a request starts, other than in a [`RequestScope`](crate::monitor::RequestScope);
 /// * frames of the response below 2 KiB once they are handed out, and a frame that the server copies: hyper does so if the
@@ -90,7 +91,7 @@ type OnOverload = Arc<dyn Fn(&Overloaded) -> Response<Bytes> + Send + Sync>;
 ///
 /// # Performance
 ///
-/// A reservation and the estimate, about 0.3 us for each request. A request that waits takes one allocation. If memory is short,
+/// A few short locks for each request. A request that waits takes two allocations. If memory is short,
 /// reclaimers run on the thread of the request: see [`Account::try_reserve`].
 ///
 /// # Examples
@@ -186,7 +187,8 @@ impl Admission {
 
     /// Sets how many requests may wait at the same time. Default: 256. Further ones are refused at once. 0: none waits.
     ///
-    /// A request that waits holds its connection, its head, and what the server has read of its body: 10 to 500 KiB.
+    /// A request that waits holds its connection, its head, and what the server has read of its body: with hyper up to 408
+    /// KiB.
     ///
     /// # Examples
     ///

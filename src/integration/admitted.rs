@@ -13,13 +13,14 @@ use crate::heap;
 use crate::monitor::Label;
 use crate::size::ByteSize;
 
-/// A reservation grows and shrinks only by more than this, and by more than an eighth of it, so that most polls do not touch
-/// it.
+/// The slack of a reservation of 0 bytes.
 const MIN_SLACK: u64 = 4 << 10;
 
 /// The upper bound of the slack.
 const MAX_SLACK: u64 = 64 << 10;
 
+/// Returns the bytes by which a request may hold more or less than it has reserved, so that most polls do not change the
+/// reservation.
 fn slack(reserved: u64) -> u64 {
     (MIN_SLACK + reserved / 8).min(MAX_SLACK)
 }

@@ -120,7 +120,7 @@ impl Estimate {
     ///
     /// # Performance
     ///
-    /// Two short locks and 0.2 us for each request.
+    /// Two short locks and look-ups in a hash table for each request.
     ///
     /// # Examples
     ///

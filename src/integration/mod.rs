@@ -2,15 +2,15 @@
 //!
 //! * `http`: `Monitor::http`, one layer that reports the requests of any HTTP service, and admits them: axum,
 //!   `lambda_http`, hyper. With the feature `axum` its reports name the matched route.
-//! * `tower`: `ReportLayer` reports each request of any other tower service; `AdmissionLayer` lets in only those that
-//!   have memory promised.
+//! * `tower`: `ReportLayer` reports each request of any other tower service; `AdmissionLayer` admits only those
+//!   with memory reserved.
 //! * `metrics`: figures of requests and of the process for Prometheus, `MonitorBuilder::emit_metrics`.
 //! * `tracing`: reports as events, `MonitorBuilder::emit_tracing`.
 //! * `lambda`: the same layers on `lambda_runtime`, the final picture at its shutdown, `lambda::final_picture`, and a
 //!   small snapshot for `SnapStart`, `lambda::snap_start`.
 //!
-//! Nothing else in the crate knows this module, and what is here decides nothing: it starts and ends what
-//! [`monitor`](crate::monitor) does, and asks the [`budget`](crate::budget).
+//! Nothing else in the crate knows this module. It calls the [`monitor`](crate::monitor) at the start and the end of requests,
+//! and reserves their memory from the [`budget`](crate::budget).
 
 #[cfg(feature = "http")]
 mod admission;
