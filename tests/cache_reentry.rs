@@ -538,3 +538,36 @@ fn evict_to_of_values_that_are_inserted_again_ends() {
         }
     }
 }
+
+/// The bytes that a reclaim is to release are promised to its request. An insert of that moment gets none of them: it makes
+/// room in its own cache, and ends. The reclaimer may wait for it, since each reclaimer of a cache waits for its lock.
+#[test]
+fn insert_ends_while_another_account_reclaims() {
+    let budget = MemoryBudget::new(ByteSize::kib(100));
+    let cache: Cache<u64, u64> = Cache::builder("small")
+        .max_entries(1_000)
+        .max_bytes_weighed(ByteSize::kib(50), |_, weight: &u64| usize::try_from(*weight).unwrap())
+        .account(budget.account("small").unwrap())
+        .build()
+        .unwrap();
+    (0..100).for_each(|key| cache.insert(key, 1).unwrap());
+    let buffer = budget.account("buffer").unwrap();
+    let held = Mutex::new(buffer.try_reserve(ByteSize::kib(60)).unwrap());
+    let (inserts, ended) = (cache.clone(), Arc::new(AtomicBool::new(false)));
+    let seen = Arc::clone(&ended);
+    let _reclaimer = buffer.register_reclaimer(
+        ReclaimPriority::BUFFER,
+        reclaim_fn(move |want, _| {
+            let (cache, (done, wait)) = (inserts.clone(), mpsc::channel());
+            thread::spawn(move || {
+                (100..110).for_each(|key| cache.insert(key, 20).unwrap());
+                done.send(()).unwrap();
+            });
+            seen.store(wait.recv_timeout(PATIENCE).is_ok(), SeqCst);
+            held.lock().unwrap().shrink(want);
+        }),
+    );
+    let _all = budget.account("asker").unwrap().try_reserve(ByteSize::kib(60)).unwrap();
+    assert!(ended.load(SeqCst), "the inserts did not end");
+    assert!(cache.len() > 80, "{} entries are left", cache.len());
+}

@@ -159,10 +159,7 @@ impl Core {
 
     /// Returns the bytes that `account`, or any, can have without reclaiming.
     pub(super) fn available(&self, account: Option<usize>) -> u64 {
-        let mut table = self.shared.lock();
-        let capacity = table.capacity(&self.heap_readings());
-        let own = account.map_or(0, |account| table.usage(account).unused_minimum());
-        capacity.saturating_sub(table.reserved()).saturating_sub(table.unused_minimums() - own)
+        self.shared.lock().available(account, &self.heap_readings(), self.nested_turn())
     }
 
     /// Decides on a request that the fast path did not grant.
@@ -429,7 +426,7 @@ impl Core {
         let limit = self.breakdown().limit();
         let capacity = table.capacity(&self.heap_readings());
         let turn = if is_reentrant { self.nested_turn() } else { Turn::New };
-        let available = table.available(account, &self.heap_readings(), turn);
+        let available = table.available(Some(account), &self.heap_readings(), turn);
         let available = if shortage.pages > 0 { available.min(size.saturating_sub(shortage.pages)) } else { available };
         let reserved = table.usages().map(|usage| (usage.name, ByteSize::bytes(usage.reserved)));
         let largest = board::largest_of(reserved);

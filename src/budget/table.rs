@@ -132,10 +132,6 @@ pub(crate) struct Usage {
 }
 
 impl Usage {
-    pub(crate) const fn unused_minimum(&self) -> u64 {
-        self.minimum.saturating_sub(self.reserved)
-    }
-
     /// Returns the bytes that others can have after they are released.
     pub(crate) const fn releasable(&self) -> u64 {
         self.reserved.saturating_sub(self.minimum)
@@ -279,6 +275,7 @@ impl Table {
         self.reserved
     }
 
+    #[cfg(test)]
     pub(crate) const fn unused_minimums(&self) -> u64 {
         self.unused_minimums
     }
@@ -308,13 +305,13 @@ impl Table {
         self.limit.saturating_sub(self.heap.update(readings.live, self.reserved))
     }
 
-    /// Returns the bytes that `account` cannot have because they are promised to others.
+    /// Returns the bytes that an account of which `own` bytes of its minimum share are unused cannot have, because they are
+    /// promised to others.
     #[inline]
-    fn promised_to_others(&self, account: usize, size: u64, turn: Turn) -> u64 {
+    fn promised_to_others(&self, own: u64, size: u64, turn: Turn) -> u64 {
         if self.unused_minimums == 0 && self.pass.is_none() {
             return 0;
         }
-        let own = self.entry(account).unused_minimum();
         let minimums = self.unused_minimums - own;
         match &self.pass {
             // A request within its minimum share never waits for others.
@@ -335,7 +332,7 @@ impl Table {
     #[inline]
     pub(crate) fn try_reserve_unchecked(&mut self, account: usize, size: u64, live: u64) -> bool {
         let unreserved = self.heap.update(live, self.reserved);
-        let promised = self.promised_to_others(account, size, Turn::New);
+        let promised = self.promised_to_others(self.entry(account).unused_minimum(), size, Turn::New);
         // Of the first two no sum is above `u64::MAX`.
         let others = self.reserved.saturating_add(unreserved).saturating_add(promised);
         let fits = others.saturating_add(size) <= self.limit;
@@ -348,14 +345,15 @@ impl Table {
     /// Returns the bytes that a request misses of what is available, without the pages.
     pub(crate) fn missing(&mut self, account: usize, size: u64, readings: &Readings, turn: Turn) -> u64 {
         let capacity = self.capacity(readings);
-        let promised = self.promised_to_others(account, size, turn);
+        let promised = self.promised_to_others(self.entry(account).unused_minimum(), size, turn);
         self.reserved.saturating_add(size).saturating_add(promised).saturating_sub(capacity)
     }
 
-    /// Returns the bytes that `account` can have without reclaiming.
-    pub(crate) fn available(&mut self, account: usize, readings: &Readings, turn: Turn) -> u64 {
+    /// Returns the bytes that `account`, or any, can have without reclaiming.
+    pub(crate) fn available(&mut self, account: Option<usize>, readings: &Readings, turn: Turn) -> u64 {
         let capacity = self.capacity(readings);
-        let promised = self.promised_to_others(account, u64::MAX, turn);
+        let own = account.map_or(0, |account| self.entry(account).unused_minimum());
+        let promised = self.promised_to_others(own, u64::MAX, turn);
         capacity.saturating_sub(self.reserved).saturating_sub(promised)
     }
 

@@ -341,6 +341,15 @@ proptest! {
             prop_assert_eq!(table.usages().map(|usage| usage.reserved).sum::<u64>(), table.reserved());
             let unused: u64 = (0..3).map(|of| model.minimums[of].saturating_sub(model.of(of))).sum();
             prop_assert_eq!(table.unused_minimums(), unused);
+            for account in 0..3 {
+                // The live heap that leaves the estimate as it is.
+                let readings = live(model.highest.saturating_add(model.sum()));
+                let available = table.available(Some(account), &readings, Turn::New);
+                let own = model.minimums[account].saturating_sub(model.of(account));
+                // What is within its minimum share is granted beyond that.
+                prop_assert!(available <= own || table.missing(account, available, &readings, Turn::New) == 0);
+                prop_assert!(table.missing(account, available.max(own) + 1, &readings, Turn::New) > 0);
+            }
         }
     }
 }

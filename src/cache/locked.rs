@@ -246,12 +246,15 @@ impl<K, V> State<K, V> {
             }
             // Of small values the tables hold most of the bytes: they shrink, if that is enough.
             if has_place && self.store.is_small(victim) && self.store.has_spare_slot() {
-                let limit = self.limit();
+                let (limit, before) = (self.limit(), self.store.bytes());
                 if self.store.bytes_shrunk(Some(weight)) <= limit {
-                    if self.store.shrink_tables(limit, Some(weight)) {
+                    if !self.store.shrink_tables(limit, Some(weight)) {
+                        return Insert::Continue;
+                    }
+                    // What others take in between can be within the limit and still be refused.
+                    if self.store.bytes() < before {
                         continue;
                     }
-                    return Insert::Continue;
                 }
             }
             self.evict(victim, fit.cause(), removed);
