@@ -379,7 +379,7 @@ mod tests {
         let retaining = LeakVerdict::Retaining { beyond_heap: size, remedy: Remedy::ArenaMax };
         for (verdict, told, metric) in [
             (LeakVerdict::Unknown, r#","verdict":"unknown","#, None),
-            (LeakVerdict::Warming, r#","verdict":"warming","#, None),
+            (LeakVerdict::Rising { per_invocation: size, invocations_left: None }, r#","verdict":"rising","#, None),
             (LeakVerdict::Steady, r#","verdict":"steady","#, Some(0)),
             (growing, r#","verdict":"growing","invocations_left":840,"#, Some(3072)),
             (retaining, r#","verdict":"retaining","retained":3072,"remedy":"MALLOC_ARENA_MAX","#, Some(0)),

@@ -97,8 +97,8 @@ pub(super) fn metrics(report: &InvocationReport) -> impl Iterator<Item = Metric>
 /// Returns the bytes that each invocation leaves behind; `None` while they are not known.
 const fn leak(verdict: LeakVerdict) -> Option<ByteSize> {
     match verdict {
-        LeakVerdict::Unknown | LeakVerdict::Warming => None,
-        LeakVerdict::Steady | LeakVerdict::Retaining { .. } => Some(ByteSize::ZERO),
+        LeakVerdict::Unknown | LeakVerdict::Rising { .. } => None,
+        LeakVerdict::Steady | LeakVerdict::Retaining { .. } | LeakVerdict::Outside { .. } => Some(ByteSize::ZERO),
         LeakVerdict::Growing { per_invocation, .. } => Some(per_invocation),
     }
 }
@@ -187,10 +187,11 @@ impl Members<'_> {
     fn verdict(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let word = match self.0.verdict {
             LeakVerdict::Unknown => "unknown",
-            LeakVerdict::Warming => "warming",
+            LeakVerdict::Rising { .. } => "rising",
             LeakVerdict::Steady => "steady",
             LeakVerdict::Growing { .. } => "growing",
             LeakVerdict::Retaining { .. } => "retaining",
+            LeakVerdict::Outside { .. } => "outside",
         };
         write!(f, r#","verdict":"{word}""#)?;
         match self.0.verdict {
@@ -283,7 +284,6 @@ mod tests {
 
     fn verdict() -> impl Strategy<Value = LeakVerdict> {
         prop_oneof![
-            Just(LeakVerdict::Warming),
             (size(), option::of(figure())).prop_map(|(per_invocation, invocations_left)| LeakVerdict::Growing {
                 per_invocation,
                 invocations_left

@@ -1,6 +1,7 @@
 //! Simulated environments, with a leak and without, and the share that the verdict gets right.
 #![expect(clippy::print_stdout, reason = "the shares are worth reading, with `--nocapture`")]
 
+use super::super::Remedy;
 use super::*;
 
 const KIB: f64 = 1024.0;
@@ -56,6 +57,10 @@ fn leaves(level: f64) -> Left {
 fn verdicts(levels: impl IntoIterator<Item = f64>) -> Vec<LeakVerdict> {
     let mut watch = LeakWatch::new();
     levels.into_iter().map(|level| watch.watch(&leaves(level), &QUIET)).collect()
+}
+
+fn is_rising(verdict: &LeakVerdict) -> bool {
+    matches!(verdict, LeakVerdict::Rising { .. })
 }
 
 fn is_growing(verdict: &LeakVerdict) -> bool {
@@ -275,7 +280,7 @@ fn what_an_account_explains_is_no_leak() {
         let cache = time * 100_000;
         let left = Left { live: 10_000_000 + cache, explained: cache, ..leaves(0.0) };
         let verdict = watch.watch(&left, &QUIET);
-        assert!(!is_growing(&verdict) && verdict != LeakVerdict::Warming, "{verdict} after {time}");
+        assert!(!is_growing(&verdict) && !is_rising(&verdict), "{verdict} after {time}");
     }
 }
 
@@ -318,7 +323,7 @@ fn beside_others_nothing_can_be_told() {
 fn early_rises_are_warming_and_the_capacity_is_what_is_left() {
     let told = verdicts((0..300).map(|time| 10.0 * MIB + real(time) * 10.0 * KIB));
     assert_eq!(told[14], LeakVerdict::Unknown);
-    assert!(told[15..239].iter().all(|verdict| *verdict == LeakVerdict::Warming), "{told:?}");
+    assert!(told[15..239].iter().all(is_rising), "{told:?}");
     let LeakVerdict::Growing { per_invocation, invocations_left } = told[299] else { panic!("{}", told[299]) };
     assert_eq!(per_invocation, ByteSize::kib(10));
     assert_eq!(invocations_left, Some(106 * 1024 / 10 - 299), "of 106 MiB");

@@ -1,0 +1,157 @@
+//! The leak verdict, and what helps.
+
+use std::fmt;
+
+use crate::size::ByteSize;
+
+/// Whether the memory of an environment grows for good, as far as its invocations tell.
+///
+/// A rise is told by the slope of Theil (1950) and Sen (1968) over a fixed window of invocations, against its standard
+/// error at the effective sample size (Hamed and Rao 1998), beside tests that it is neither a few steps nor about to
+/// end. The bar is set for being asked at every invocation: on 6,000 simulated environments of 500 invocations without
+/// a leak, fewer than one in a hundred is ever called growing; 1 KB per invocation in a noise of 100 KB is seen within
+/// 250 of them in more than 95 of 100. Slower leaks take longer: 160 KiB must have come together within 256, 1,024,
+/// 4,096 .. invocations. What is not seen: a leak in an account or a named holder, which the report shows under its
+/// name, and one outside the heap, of C code or mapped memory.
+///
+/// In the report line as `steady`, or as one of these:
+///
+/// ```text
+/// plimsoll 4f1c9a heap 31.7 .. | growing 10.2 KiB per invocation, 840 left | fits=128MB | ALERT growing-heap
+/// plimsoll 4f1c9a heap 0.1 .. | retaining 34.9 MiB beyond heap: trim | fits=128MB
+/// ```
+///
+/// # Examples
+///
+/// ```no_run
+/// use plimsoll::Monitor;
+/// use plimsoll::monitor::LeakVerdict;
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let monitor = Monitor::install_from_env();
+/// let report = monitor.start("4f1c9a").finish();
+/// if let LeakVerdict::Growing { invocations_left: Some(..100), .. } = report.verdict {
+///     std::process::exit(1); // a new environment starts empty
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LeakVerdict {
+    /// Fewer than 16 invocations were alone, or none of the last 64: beside others, what one leaves cannot be told.
+    #[default]
+    Unknown,
+    /// It rises, as it does while a cache fills; too far from the limit to be called a leak.
+    #[non_exhaustive]
+    Rising {
+        /// The growth from one invocation to the next.
+        per_invocation: ByteSize,
+        /// The number of further invocations after which the rss reaches the capacity at this pace. `None` if no memory
+        /// limit is known.
+        invocations_left: Option<u64>,
+    },
+    /// No rise that is more than noise.
+    Steady,
+    /// It rises, all along and still.
+    #[non_exhaustive]
+    Growing {
+        /// By how much from one invocation to the next.
+        per_invocation: ByteSize,
+        /// The number of further invocations after which the rss reaches the capacity at this pace: a few fewer than up
+        /// to the kill. `None` if no memory limit is known.
+        invocations_left: Option<u64>,
+    },
+    /// The heap does not grow, but the rss lies far beyond it: pages that the allocator keeps.
+    #[non_exhaustive]
+    Retaining {
+        /// The anonymous rss less the live heap.
+        beyond_heap: ByteSize,
+        /// What is likely to help.
+        remedy: Remedy,
+    },
+    /// The heap does not grow, but the environment holds memory that is neither the live heap nor free pages of its
+    /// allocator.
+    #[non_exhaustive]
+    Outside {
+        /// That memory.
+        bytes: ByteSize,
+        /// What holds it.
+        remedy: Remedy,
+    },
+}
+
+/// What makes an allocator give back what it keeps.
+///
+/// # Examples
+///
+/// ```
+/// use plimsoll::monitor::Remedy;
+///
+/// assert_eq!(Remedy::ArenaMax.to_string(), "MALLOC_ARENA_MAX");
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Remedy {
+    /// [`MonitorBuilder::trim`](super::MonitorBuilder::trim): it is off, or has not run since this came together. It
+    /// reaches all arenas.
+    Trim,
+    /// The environment variable `MALLOC_ARENA_MAX` at 1 or 2: a trim did not help, several threads have arenas of
+    /// their own, and the variable is not set.
+    ArenaMax,
+    /// Another global allocator, or a [hook](crate::os::set_trim_hook) for this one: it cannot be trimmed, or a trim
+    /// did not help.
+    AnotherAllocator,
+    /// The C library, or other native code that this program calls: it holds blocks of `malloc`, or mappings of its own.
+    CLibrary,
+    /// Another process in the same cgroup, such as a child process or an extension.
+    ChildProcess,
+}
+
+#[cfg(test)]
+impl LeakVerdict {
+    /// Returns a growing verdict.
+    pub(in crate::monitor) const fn growing_for_test() -> Self {
+        Self::Growing { per_invocation: ByteSize::ZERO, invocations_left: None }
+    }
+}
+
+impl fmt::Display for LeakVerdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unknown => f.write_str("unknown"),
+            Self::Steady => f.write_str("steady"),
+            Self::Rising { per_invocation, invocations_left } => {
+                write!(f, "rising {per_invocation} per invocation")?;
+                write_left(f, *invocations_left)
+            }
+            Self::Growing { per_invocation, invocations_left } => {
+                write!(f, "growing {per_invocation} per invocation")?;
+                write_left(f, *invocations_left)
+            }
+            Self::Outside { bytes, remedy } => write!(f, "outside {bytes} beyond heap: {remedy}"),
+            Self::Retaining { beyond_heap, remedy } => write!(f, "retaining {beyond_heap} beyond heap: {remedy}"),
+        }
+    }
+}
+
+impl fmt::Display for Remedy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Trim => "trim",
+            Self::ArenaMax => "MALLOC_ARENA_MAX",
+            Self::AnotherAllocator => "another allocator",
+            Self::CLibrary => "C library",
+            Self::ChildProcess => "child process",
+        })
+    }
+}
+
+/// Writes how many invocations are left.
+fn write_left(f: &mut fmt::Formatter<'_>, left: Option<u64>) -> fmt::Result {
+    match left {
+        Some(0) => f.write_str(", limit reached"),
+        Some(left) => write!(f, ", {left} left"),
+        None => Ok(()),
+    }
+}
