@@ -32,15 +32,25 @@ fn seen(lines: &[(usize, String)]) -> Option<usize> {
 fn the_planted_leak_is_seen_and_the_warming_cache_is_none() {
     let lines = hunt(&[]);
     assert!(lines.first().unwrap().1.starts_with("unknown"), "{lines:#?}");
-    assert_eq!(seen(&lines), Some(240), "{lines:#?}");
+    // 70 % of the capacity are 81 MiB.
+    assert!(seen(&lines).is_some_and(|seen| (370..400).contains(&seen)), "{lines:#?}");
+    let rising = lines.iter().find(|(_, said)| said.starts_with("rising ")).unwrap();
+    assert!(rising.0 < 60, "{lines:#?}");
     let (last, said) = lines.last().unwrap();
-    assert!(*last == 400 && said.starts_with("growing 200."), "{lines:#?}");
+    assert!(*last == 400 && pace(said, "growing ").is_some_and(|kib| (190.0..210.0).contains(&kib)), "{lines:#?}");
 
     let lines = hunt(&["--leak", "0", "--invocations=1000"]);
     assert!(seen(&lines).is_none() && lines.last().unwrap().1.starts_with("steady"), "{lines:#?}");
 
-    let lines = hunt(&["--leak=1KiB", "--noise=100KiB", "--seed", "7"]);
-    assert!(seen(&lines).is_some_and(|seen| seen <= 250), "{lines:#?}");
+    // In a smaller function a slow leak is seen in time, too.
+    let lines = hunt(&["--leak=20KiB", "--noise=100KiB", "--seed", "7", "--memory=64MiB", "--invocations=10000"]);
+    let (killed, said) = lines.last().unwrap();
+    assert!(said.contains("would have killed") && seen(&lines).is_some_and(|seen| seen + 200 < *killed), "{lines:#?}");
+}
+
+/// The KiB per invocation that a line says.
+fn pace(said: &str, verdict: &str) -> Option<f64> {
+    said.strip_prefix(verdict)?.split_once(" KiB")?.0.parse().ok()
 }
 
 #[cfg(feature = "profile")]
@@ -51,7 +61,7 @@ fn planted_leak_has_its_site_and_the_cache_has_none() {
     assert!(growing.len() >= 2, "when it is seen, and the last one: {lines:#?}");
     for (number, said) in &growing {
         let (verdict, sites) = said.split_once(" left: ").expect(said);
-        assert!(verdict.starts_with("growing 200."), "{said}");
+        assert!(pace(verdict, "growing ").is_some_and(|kib| (190.0..210.0).contains(&kib)), "{said}");
         let first = sites.split(", ").next().unwrap();
         if cfg!(feature = "symbols") {
             assert!(first.contains("remember_session"), "{said}");
@@ -86,7 +96,7 @@ fn a_fast_leak_is_seen_before_lambda_would_kill() {
 #[test]
 fn the_chart_has_the_load_line_and_where_the_leak_was_seen() {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    for (leak, title) in [("200KiB", "seen after 240"), ("0", "steady after 400 invocations")] {
+    for (leak, title) in [("200KiB", "seen after 3"), ("0", "steady after 400 invocations")] {
         let path = folder.join(format!("leak_hunt-{}-{leak}.svg", std::process::id()));
         hunt(&["--leak", leak, "--svg", path.to_str().unwrap()]);
         let svg = fs::read_to_string(&path).unwrap();

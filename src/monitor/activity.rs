@@ -28,6 +28,8 @@ pub(super) struct Activity {
     /// Nanoseconds during which invocations ran, at most those of the wall clock.
     worked: AtomicU64,
     last_end: AtomicU64,
+    /// The lowest live heap at any start or end since the last full report; `u64::MAX`: none was read.
+    floor: AtomicU64,
     /// From this moment on the next invocation gets a full report, in nanoseconds of `clock`.
     next_full: AtomicU64,
     /// Percent of the time that full reports may take.
@@ -53,8 +55,8 @@ pub(super) struct Ended {
     pub(super) duration: Duration,
     /// Another was in flight at some moment.
     pub(super) concurrent: bool,
-    /// None is left in flight.
-    pub(super) is_last: bool,
+    /// The number of those that are left in flight.
+    pub(super) left: u64,
     /// Its place among all that have ended, from 1.
     pub(super) number: u64,
 }
@@ -67,6 +69,7 @@ impl Activity {
             reported: AtomicU64::new(0),
             worked: AtomicU64::new(0),
             last_end: AtomicU64::new(0),
+            floor: AtomicU64::new(u64::MAX),
             next_full: AtomicU64::new(0),
             share,
             sums_time,
@@ -107,7 +110,7 @@ impl Activity {
             self.worked.fetch_add(took.min(since), Relaxed);
         }
         let number = (before / STARTED).saturating_sub(left);
-        Ended { duration: Duration::from_nanos(took), concurrent, is_last: left == 0, number }
+        Ended { duration: Duration::from_nanos(took), concurrent, left, number }
     }
 
     /// Lets the next full report wait for as long as this one took, times the inverse of the share.
@@ -125,6 +128,24 @@ impl Activity {
     /// Returns `true` if no other has started since.
     pub(super) fn is_latest(&self, started: &Started) -> bool {
         self.running.load(SeqCst) / STARTED == started.number
+    }
+
+    /// Takes the live heap at a start or an end.
+    pub(super) fn take_level(&self, live: u64) {
+        // Most levels are no news, and a read costs less than a write.
+        if live < self.floor.load(Relaxed) {
+            self.floor.fetch_min(live, Relaxed);
+        }
+    }
+
+    /// Returns the lowest live heap since the last call.
+    pub(super) fn take_floor(&self) -> u64 {
+        self.floor.swap(u64::MAX, Relaxed)
+    }
+
+    /// Returns the time since the monitor was built.
+    pub(super) fn age(&self) -> Duration {
+        self.clock.elapsed()
     }
 
     /// Returns how many have ended.
@@ -158,19 +179,19 @@ mod tests {
     fn an_invocation_is_concurrent_if_another_was_in_flight_at_some_moment() {
         let activity = Activity::new(100, true);
         let end = |started: &Started| {
-            let Ended { concurrent, is_last, number, .. } = activity.end(started, true);
-            (concurrent, is_last, number)
+            let Ended { concurrent, left, number, .. } = activity.end(started, true);
+            (concurrent, left, number)
         };
         let first = activity.start();
-        assert_eq!(end(&first), (false, true, 1));
+        assert_eq!(end(&first), (false, 0, 1));
         // One within the other, and one after the other's start.
         let (outer, inner) = (activity.start(), activity.start());
         assert!(!outer.is_shared && inner.is_shared);
-        assert_eq!(end(&inner), (true, false, 2));
-        assert_eq!(end(&outer), (true, true, 3));
+        assert_eq!(end(&inner), (true, 1, 2));
+        assert_eq!(end(&outer), (true, 0, 3));
         let last = activity.start();
         assert!(activity.is_latest(&last) && !activity.is_latest(&outer));
-        assert_eq!(end(&last), (false, true, 4));
+        assert_eq!(end(&last), (false, 0, 4));
         assert_eq!((activity.ended(), activity.counted()), (4, 0));
         activity.end(&activity.start(), false);
         assert_eq!((activity.ended(), activity.counted()), (5, 1));

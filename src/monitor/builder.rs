@@ -483,7 +483,7 @@ impl MonitorBuilder {
         }
         let refused = books.map_or(0, |books| books.refused);
         let before = Before { refused, caches: self.caches.counts() };
-        let state = Mutex::new(State::new(Window::new(self.window), before, self.trim));
+        let state = Mutex::new(State::new(Window::new(self.window), before, self.trim, on_lambda));
         let retention = Retention {
             over: self.retaining_over.as_u64(),
             trimmed: false,

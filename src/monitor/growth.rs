@@ -5,7 +5,7 @@ use super::leak::LeakVerdict;
 /// Reports from one baseline to the next.
 const EVERY: u32 = 64;
 
-/// Reports from one reading of the growing sites to the next, while the verdict stays.
+/// Reports from one reading of the growing sites to the next, while it rises.
 const AGAIN: u32 = 16;
 
 /// The profiler's work for one report.
@@ -20,9 +20,10 @@ pub(super) enum Due {
 
 /// Decides when the baseline of the allocation sites is replaced.
 ///
-/// A verdict needs up to 240 invocations. If the baseline were replaced every 64 of them, it would be a few invocations
-/// old when the verdict comes, and the growth since then would be noise. So it is replaced only after 64 reports in
-/// which the lowest level of the heap did not rise:
+/// A slow leak is called one thousands of invocations after it began. If the baseline were replaced every 64 of them, it
+/// would be a few invocations old when the verdict comes, and the growth since then would be noise. So it is replaced only after
+/// 64 reports in which the lowest level of the heap did not rise, and not while the verdict is that it rises. Then the
+/// sites are read, although it may be no leak: shortly before a kill there is no memory to resolve their names.
 ///
 /// ```text
 ///   reports     1        64       128       192       256       320
@@ -36,7 +37,7 @@ pub(super) struct Baseline {
     /// The lowest level of this block, and of the block before.
     lowest: u64,
     lowest_before: u64,
-    /// Reports with a growing verdict, without a pause.
+    /// Reports with a rising or growing verdict, without a pause.
     growing: u32,
 }
 
@@ -47,7 +48,7 @@ impl Baseline {
 
     /// Takes the level of the heap after a report, without gauges and accounts. Returns the work that is due.
     pub(super) fn watch(&mut self, level: u64, verdict: LeakVerdict) -> Due {
-        if matches!(verdict, LeakVerdict::Growing { .. }) {
+        if verdict.is_rise() {
             let is_due = self.growing.is_multiple_of(AGAIN);
             self.growing += 1;
             return if is_due { Due::GrowingSites } else { Due::Nothing };
@@ -105,6 +106,15 @@ mod tests {
         assert_eq!(work(&mut baseline, leak), [(57, Due::Baseline)]);
         let seen = (240..280).map(|report| (1000 + report, GROWING));
         assert_eq!(work(&mut baseline, seen), [1, 17, 33].map(|number| (number, Due::GrowingSites)));
+    }
+
+    #[test]
+    fn watch_rise_with_long_plateaus_keeps_the_baseline_from_before() {
+        let rising = LeakVerdict::Rising { per_invocation: ByteSize::ZERO, invocations_left: None };
+        let mut baseline = Baseline::new();
+        drop(work(&mut baseline, steady(1000, 129)));
+        let done = work(&mut baseline, std::iter::repeat_n((2000, rising), 1000).chain([(2000, GROWING)]));
+        assert!(done.iter().all(|(_, due)| *due == Due::GrowingSites) && done.len() == 63, "{done:?}");
     }
 
     #[test]

@@ -54,6 +54,8 @@ pub struct Invocation {
 struct Before {
     /// `None` without the tracking allocator.
     live: Option<ByteSize>,
+    /// The peak of the rss was reset.
+    has_reset_rss: bool,
     /// The time that it took to read them.
     took: Duration,
 }
@@ -62,14 +64,15 @@ impl Before {
     /// Reads the figures, and resets the peaks for an invocation that is alone.
     fn read(shared: &Shared, is_shared: bool) -> Self {
         let reading = Stopwatch::start();
+        let mut has_reset_rss = false;
         if !is_shared {
             heap::reset_peak();
             // Without it the peak rss is the process's, which is no worse than not knowing.
-            let _unknown = os::reset_peak_rss();
+            has_reset_rss = os::reset_peak_rss().is_ok();
         }
         let live = heap::stats().ok().map(|stats| stats.live);
         shared.relieve_budget();
-        Self { live, took: reading.elapsed() }
+        Self { live, has_reset_rss, took: reading.elapsed() }
     }
 }
 
@@ -96,6 +99,7 @@ impl Invocation {
 
     fn new(shared: Arc<Shared>, id: RequestId, label: Label, started: Started, before: Option<Before>) -> Self {
         let listed = InFlightRequest::start(id.as_bytes(), label.as_bytes());
+        shared.activity.take_level(heap::live_estimate());
         Self { shared, id, label, listed, started, before, meter: OnceLock::new(), has_ended: false }
     }
 
@@ -149,7 +153,7 @@ impl Invocation {
     /// Hooks and a trim come first, then the rss is read, then observers are called, and the line is written with one
     /// system call. All of it is on this thread.
     pub fn finish(mut self) -> InvocationReport {
-        let before = self.before.take().unwrap_or(Before { live: None, took: Duration::ZERO });
+        let before = self.before.take().unwrap_or(Before { live: None, has_reset_rss: false, took: Duration::ZERO });
         let own = self.own();
         self.report(Outcome::Finished, before, own)
     }
@@ -174,6 +178,7 @@ impl Invocation {
     /// Ends the invocation with counters only.
     fn count(&mut self, outcome: Outcome, own: Option<RequestHeap>) {
         self.has_ended = true;
+        self.shared.activity.take_level(heap::live_estimate());
         let ended = self.shared.activity.end(&self.started, false);
         self.listed.end();
         self.shared.labels.record(&self.label, own);
@@ -231,7 +236,7 @@ impl Invocation {
         let mut due = Due::Nothing;
         let mut state = self.shared.state();
         if let Some(heap) = &heap {
-            due = self.judge(&mut state, heap, &named, resident, concurrent);
+            due = self.judge(&mut state, heap, &named, resident, &Peak { rss: peak_rss, before, ended });
         }
         let resident_peak = peak_rss.max(rss);
         state.highest_rss = state.highest_rss.max(resident_peak.unwrap_or_default().as_u64());
@@ -283,19 +288,30 @@ impl Invocation {
         heap: &InvocationHeap,
         named: &Named,
         resident: Option<os::Rss>,
-        concurrent: bool,
+        peak: &Peak<'_>,
     ) -> Due {
         let activity = &self.shared.activity;
+        let &Ended { concurrent, left: in_flight, number, .. } = peak.ended;
         let counted = activity.counted();
         let has_counted = counted != std::mem::replace(&mut state.counted, counted);
+        let floor = activity.take_floor();
+        let is_alone = !concurrent && !has_counted && activity.is_latest(&self.started);
+        let live = heap.live.as_u64();
+        let rss = resident.map_or(0, |rss| rss.total.as_u64());
         let left = Left {
-            live: heap.live.as_u64(),
+            live,
+            // What it leaves behind, if no other was there. A level at its start says that of the one before.
+            floor: if is_alone { live } else { floor.min(live) },
             explained: named.in_gauges.saturating_add(named.reserved).as_u64(),
             rss: resident,
+            peak_rss: match peak.rss {
+                Some(peak_rss) if is_alone && peak.before.has_reset_rss => peak_rss.as_u64().max(rss),
+                _ => rss,
+            },
             capacity: self.shared.thresholds.map(|thresholds| thresholds.capacity().as_u64()),
-            // Memory that other invocations use would count as left behind, and that of invocations without a report as
-            // this one's.
-            alone: activity.is_latest(&self.started) && !concurrent && !has_counted,
+            ended: number,
+            in_flight: in_flight + 1,
+            at: activity.age(),
         };
         let beyond = resident.map_or(ByteSize::ZERO, |rss| rss.anonymous.saturating_sub(heap.live));
         let retention = Retention { trimmed: state.trimmer.in_vain(beyond.as_u64()), ..self.shared.retention };
@@ -316,6 +332,13 @@ impl Invocation {
             }
         }
     }
+}
+
+/// The highest rss of an invocation, and what tells whether it is of that alone.
+struct Peak<'a> {
+    rss: Option<ByteSize>,
+    before: Before,
+    ended: &'a Ended,
 }
 
 /// Figures of a full report before it is built.

@@ -195,7 +195,7 @@ impl Members<'_> {
         };
         write!(f, r#","verdict":"{word}""#)?;
         match self.0.verdict {
-            LeakVerdict::Growing { invocations_left, .. } => {
+            LeakVerdict::Rising { invocations_left, .. } | LeakVerdict::Growing { invocations_left, .. } => {
                 known(f, "invocations_left", invocations_left)?;
                 self.growing_sites(f)?;
             }

@@ -429,7 +429,7 @@ impl Shared {
         if is_claimed {
             return self.run_maintenance(MAX_SWEPT);
         }
-        if is_idle_due && ended.is_last {
+        if is_idle_due && ended.left == 0 {
             self.run_hooks();
             return self.trim_if_due();
         }

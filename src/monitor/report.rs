@@ -145,8 +145,8 @@ pub struct InvocationReport {
     pub caches: CacheCounts,
     /// The leak verdict over the invocations so far, this one included.
     pub verdict: LeakVerdict,
-    /// The three allocation sites that grew most, if the verdict is [`Growing`](LeakVerdict::Growing) and a
-    /// [profile](crate::guide::attribution) runs (feature `profile`).
+    /// The three allocation sites that grew most, if the verdict is [`Rising`](LeakVerdict::Rising) or
+    /// [`Growing`](LeakVerdict::Growing) and a [profile](crate::guide::attribution) runs (feature `profile`).
     ///
     /// They are compared with a baseline of at least 64 invocations before, or of the first report. A baseline is
     /// replaced after 64 reports, unless the lowest level of the live heap has risen since the 64 before. So a leak is

@@ -74,11 +74,11 @@ impl Printed {
 }
 
 impl State {
-    pub(super) fn new(window: Window, before: Before, trim: TrimPolicy) -> Self {
+    pub(super) fn new(window: Window, before: Before, trim: TrimPolicy, on_lambda: bool) -> Self {
         let Before { refused, caches } = before;
         Self {
             window,
-            leak: LeakWatch::new(),
+            leak: LeakWatch::new(on_lambda),
             trimmer: Trimmer::new(trim),
             verdict: LeakVerdict::Unknown,
             baseline: Baseline::new(),
@@ -102,9 +102,9 @@ impl State {
 }
 
 impl State {
-    /// Returns the profiler's work after a report. Forgets the growing sites when the verdict has changed.
+    /// Returns the profiler's work after a report. Forgets the growing sites when it rises no more.
     pub(super) fn due_for_sites(&mut self, left: &Left) -> Due {
-        if !matches!(self.verdict, LeakVerdict::Growing { .. }) {
+        if !self.verdict.is_rise() {
             self.growing_sites = [None; 3];
         }
         self.baseline.watch(left.live.saturating_sub(left.explained), self.verdict)
@@ -168,7 +168,7 @@ mod tests {
 
     /// Returns the new alerts of invocations with these peaks and durations.
     fn alerts(samples: impl Iterator<Item = (u64, u64)>) -> Vec<(usize, Vec<Alert>)> {
-        let mut state = State::new(Window::new(32), Before::default(), TrimPolicy::off());
+        let mut state = State::new(Window::new(32), Before::default(), TrimPolicy::off(), false);
         let thresholds = AlarmThresholds::new(ByteSize::mib(1024));
         let report = InvocationReport::for_test(Some(thresholds));
         let mut raised = |(peak, micros)| {

@@ -1,6 +1,8 @@
 //! Tells a leak from what only looks like one: a cache that warms up, an allocator that keeps its pages, memory that is
 //! not of the heap.
 
+mod doubling;
+mod marks;
 mod retention;
 mod trend;
 mod verdict;

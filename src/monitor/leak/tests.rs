@@ -7,11 +7,9 @@ use super::*;
 const KIB: f64 = 1024.0;
 const MIB: f64 = 1024.0 * KIB;
 
-/// What a function of 128 MB has.
+/// What a function of 128 MB has, and what the kernel kills at.
 const CAPACITY: f64 = 116.0 * MIB;
-
-/// Invocations of an environment without a leak.
-const LIFE: usize = 500;
+const LIMIT: f64 = 128.0 * MIB;
 
 const QUIET: Retention = Retention { over: u64::MAX, trimmed: false, arenas_bound: false };
 
@@ -42,320 +40,445 @@ impl Random {
         self.uniform(from.ln(), to.ln()).exp()
     }
 
+    fn below(&mut self, bound: usize) -> usize {
+        usize::try_from(whole(self.unit() * real(bound))).unwrap()
+    }
+
     fn normal(&mut self) -> f64 {
         let far = (-2.0 * self.unit().max(1e-300).ln()).sqrt();
         far * (std::f64::consts::TAU * self.unit()).cos()
     }
 }
 
-/// What the `invocation`th leaves if nobody accounts for any of it.
-fn leaves(level: f64) -> Left {
-    Left { live: whole(level), explained: 0, rss: None, capacity: Some(whole(CAPACITY)), alone: true }
+/// What is live and what is resident of it, after a number of invocations.
+type Shape = Box<dyn FnMut(f64) -> (f64, f64)>;
+
+fn same(mut shape: impl FnMut(f64) -> f64 + 'static) -> Shape {
+    Box::new(move |time| {
+        let level = shape(time);
+        (level, level)
+    })
 }
 
-/// The verdict after every invocation.
-fn verdicts(levels: impl IntoIterator<Item = f64>) -> Vec<LeakVerdict> {
-    let mut watch = LeakWatch::new();
-    levels.into_iter().map(|level| watch.watch(&leaves(level), &QUIET)).collect()
+/// An environment: a shape, requests in flight that hold memory, and noise.
+struct Environment {
+    base: f64,
+    in_flight: usize,
+    /// What a request holds while it is in flight, at most.
+    each: f64,
+    noise: f64,
+    random: Random,
 }
 
-fn is_rising(verdict: &LeakVerdict) -> bool {
-    matches!(verdict, LeakVerdict::Rising { .. })
+/// The end of a simulated environment.
+#[derive(Debug, Default)]
+struct End {
+    /// Invocations, up to the kill if there was one.
+    invocations: u64,
+    is_killed: bool,
+    /// After which invocation it was first called growing.
+    growing: Option<u64>,
+    verdicts: Vec<LeakVerdict>,
+}
+
+impl End {
+    /// Invocations from the verdict to the kill.
+    fn warned(&self) -> Option<u64> {
+        Some(self.invocations - self.growing?)
+    }
+}
+
+impl Environment {
+    /// Runs for `life` invocations or up to the kill. Requests end in the order of their starts.
+    fn run(mut self, mut shape: Shape, life: u64) -> End {
+        let mut watch = LeakWatch::new(true);
+        let mut end = End::default();
+        let mut held: Vec<f64> = Vec::new();
+        let next = |random: &mut Random| self.each * random.unit();
+        held.extend((0..self.in_flight - 1).map(|_| next(&mut self.random)));
+        let mut floor = f64::INFINITY;
+        for ended in 1..=life {
+            let (held_for_good, resident) = shape(real(usize::try_from(ended).unwrap()));
+            let noise = (self.noise * self.random.normal()).abs();
+            let at_end = self.base + noise + held.iter().sum::<f64>();
+            held.push(next(&mut self.random));
+            let at_start = self.base + noise + held.iter().sum::<f64>();
+            held.remove(0);
+            floor = floor.min(at_end + held_for_good).min(at_start + held_for_good);
+            let rss = at_start + resident + 4.0 * MIB;
+            end.invocations = ended;
+            if rss > LIMIT {
+                end.is_killed = true;
+                return end;
+            }
+            let rss = ByteSize::bytes(whole(rss));
+            let left = Left {
+                live: whole(at_end + held_for_good),
+                floor: whole(if self.in_flight == 1 { at_end + held_for_good } else { floor }),
+                explained: 0,
+                rss: Some(os::Rss { total: rss, anonymous: rss.saturating_sub(ByteSize::mib(3)) }),
+                peak_rss: rss.as_u64(),
+                capacity: Some(whole(CAPACITY)),
+                ended,
+                in_flight: self.in_flight as u64,
+                at: Duration::from_millis(10 * ended),
+            };
+            floor = f64::INFINITY;
+            let verdict = watch.watch(&left, &QUIET);
+            end.verdicts.push(verdict);
+            if is_growing(&verdict) && end.growing.is_none() {
+                end.growing = Some(ended);
+            }
+        }
+        end
+    }
 }
 
 fn is_growing(verdict: &LeakVerdict) -> bool {
     matches!(verdict, LeakVerdict::Growing { .. })
 }
 
-/// The first invocation after which it grows, and by how much it is told to.
-fn first_growing(verdicts: &[LeakVerdict]) -> Option<(usize, f64)> {
-    verdicts.iter().enumerate().find_map(|(index, verdict)| match verdict {
-        LeakVerdict::Growing { per_invocation, .. } => Some((index + 1, bytes(per_invocation.as_u64()))),
-        _ => None,
-    })
+/// A table that doubles when it is full to 7/8, of items of a size. A map touches it all, a vector what is filled.
+fn table(items: f64, size: f64, is_map: bool) -> (f64, f64) {
+    if !is_map {
+        return ((items * size).max(64.0).log2().ceil().exp2(), items * size);
+    }
+    let slots = (items * 8.0 / 7.0).max(4.0).log2().ceil().exp2();
+    (slots * size, slots * size)
+}
+
+/// The runs of each shape: as many, or what `PLIMSOLL_SEEDS` says.
+fn seeds(usual: u64) -> u64 {
+    std::env::var("PLIMSOLL_SEEDS").map_or(usual, |seeds| seeds.parse().unwrap())
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Leak {
+    EachCall,
+    EveryFiftieth,
+    Errors,
+    BurstsOfErrors,
+    Map,
+    Vector,
+    BesideSaw,
+    Late,
+}
+
+const LEAKS: [Leak; 8] = [
+    Leak::EachCall,
+    Leak::EveryFiftieth,
+    Leak::Errors,
+    Leak::BurstsOfErrors,
+    Leak::Map,
+    Leak::Vector,
+    Leak::BesideSaw,
+    Leak::Late,
+];
+
+impl Leak {
+    /// `step`: bytes per invocation, on average.
+    fn shape(self, step: f64, seed: u64) -> Shape {
+        let mut random = Random::new(seed);
+        match self {
+            Self::EachCall => same(move |time| time * step),
+            Self::EveryFiftieth => same(move |time| (time / 50.0).floor() * 50.0 * step),
+            Self::Errors => {
+                let mut sum = 0.0;
+                same(move |_| {
+                    sum += if random.below(20) == 0 { 20.0 * step } else { 0.0 };
+                    sum
+                })
+            }
+            // Twenty in a row of 400.
+            Self::BurstsOfErrors => {
+                same(move |time| ((time / 400.0).floor() * 20.0 + (time % 400.0).min(20.0)) * 20.0 * step)
+            }
+            Self::Map => Box::new(move |time| table(time * step / 129.0, 129.0, true)),
+            Self::Vector => Box::new(move |time| table(time * step / 24.0, 24.0, false)),
+            Self::BesideSaw => {
+                let (height, period) = (random.uniform(5.0, 30.0) * MIB, random.octaves(20.0, 1500.0));
+                same(move |time| time * step + height * (time % period) / period)
+            }
+            Self::Late => {
+                let start = random.uniform(50.0, 1500.0);
+                same(move |time| (time - start).max(0.0) * step)
+            }
+        }
+    }
+
+    /// What leaks more at once leaves no time to tell.
+    fn most(self) -> f64 {
+        match self {
+            Self::EveryFiftieth => 100.0 * KIB,
+            Self::Errors => 400.0 * KIB,
+            Self::BurstsOfErrors => 12.0 * KIB,
+            Self::Map => 1.2 * MIB,
+            _ => 2.0 * MIB,
+        }
+    }
+}
+
+#[test]
+fn leaks_of_any_shape_and_pace_are_growing_twenty_invocations_before_the_kill() {
+    let mut missed = Vec::new();
+    for kind in LEAKS {
+        let (mut runs, mut fewest) = (0, u64::MAX);
+        for in_flight in [1, 2, 8, 64] {
+            for seed in 0..seeds(40) {
+                let mut random = Random::new(seed * 31 + in_flight as u64);
+                // Sixty-four that leak at once are killed before the first has ended.
+                let most = if in_flight == 64 { kind.most().min(500.0 * KIB) } else { kind.most() };
+                let step = random.octaves(10.0 * KIB, most);
+                let environment = Environment {
+                    base: random.uniform(1.0, 8.0) * MIB,
+                    in_flight,
+                    each: random.octaves(10.0 * KIB, 20.0 * MIB / real(in_flight)),
+                    noise: random.octaves(KIB, 500.0 * KIB),
+                    random,
+                };
+                let end = environment.run(kind.shape(step, seed), 50_000);
+                assert!(end.is_killed, "{kind:?} {step}");
+                runs += 1;
+                fewest = fewest.min(end.warned().unwrap_or(0));
+                if end.warned().is_none_or(|warned| warned < 20) {
+                    missed.push((kind, in_flight, step / KIB, end.invocations, end.growing));
+                }
+            }
+        }
+        println!("{kind:?}: {runs} runs, called growing at least {fewest} invocations before the kill");
+    }
+    assert!(missed.is_empty(), "{} missed: {missed:#?}", missed.len());
 }
 
 #[derive(Clone, Copy, Debug)]
 enum Clean {
-    /// One to five at any time, one in four downward.
-    Steps,
-    /// Filled with one item per invocation for 20 to 200 of them.
-    VecDoubling,
-    /// Of period 50.
+    Line,
+    Exponential,
+    Zipf,
+    Day,
     Saw,
-    /// In a line or exponentially, for 20 to 200 invocations.
-    WarmUp,
-    /// First-order autoregressive, phi up to 0.9.
+    Sessions,
+    Ring,
+    Steps,
+    VectorFills,
     Noise,
-    /// A cache that warms up for 10 to 200 invocations, whose account is wrong by up to a tenth and wavers.
-    AccountDrift,
 }
 
-const ALL: [Clean; 6] =
-    [Clean::Steps, Clean::VecDoubling, Clean::Saw, Clean::WarmUp, Clean::Noise, Clean::AccountDrift];
+const CLEAN: [Clean; 10] = [
+    Clean::Line,
+    Clean::Exponential,
+    Clean::Zipf,
+    Clean::Day,
+    Clean::Saw,
+    Clean::Sessions,
+    Clean::Ring,
+    Clean::Steps,
+    Clean::VectorFills,
+    Clean::Noise,
+];
 
 impl Clean {
-    /// What each of `LIFE` invocations leaves. All but `Noise` have white noise of up to 100 KiB on top.
-    fn levels(self, random: &mut Random) -> Vec<f64> {
-        let base = random.uniform(2.0, 20.0) * MIB;
-        let white = random.uniform(0.0, 100.0) * KIB;
-        let mut shape = self.shape(random);
-        if !matches!(self, Self::Noise) {
-            for level in &mut shape {
-                *level += white * random.normal();
-            }
-        }
-        shape.into_iter().map(|level| (base + level).max(0.0)).collect()
-    }
-
-    fn shape(self, random: &mut Random) -> Vec<f64> {
-        let times = (0..LIFE).map(real);
+    /// At most `height`, which includes the base.
+    fn shape(self, height: f64, seed: u64) -> Shape {
+        let mut random = Random::new(seed ^ 0xC1EA);
+        let warm_up = random.octaves(200.0, 2000.0);
         match self {
-            Self::Steps => {
-                let steps: Vec<_> = (0..=random.below(5))
-                    .map(|_| {
-                        let sign = if random.below(4) == 0 { -1.0 } else { 1.0 };
-                        (random.uniform(0.0, real(LIFE)), sign * random.octaves(50.0 * KIB, 20.0 * MIB))
-                    })
-                    .collect();
-                let at = |time: f64| steps.iter().filter(|step| step.0 <= time).map(|step| step.1).sum();
-                times.map(at).collect()
-            }
-            Self::VecDoubling => {
-                let (item, items) = (random.octaves(100.0, 50.0 * KIB), random.uniform(20.0, 200.0));
-                times.map(|time| item * (time + 1.0).min(items).max(4.0).log2().ceil().exp2()).collect()
-            }
+            Self::Line => same(move |time| height * (time / warm_up).min(1.0)),
+            Self::Exponential => same(move |time| height * (1.0 - (-4.0 * time / warm_up).exp())),
+            // The distinct keys of a Zipf distribution, roughly.
+            Self::Zipf => same(move |time| height * (time / 4000.0).min(1.0).powf(random_power(seed))),
+            Self::Day => same(move |time| height * (0.6 - 0.4 * (time / warm_up * std::f64::consts::TAU).cos())),
             Self::Saw => {
-                let (height, phase) = (random.octaves(100.0 * KIB, 20.0 * MIB), random.below(50));
-                (0..LIFE).map(|time| height * real((time + phase) % 50) / 50.0).collect()
+                let period = random.octaves(50.0, 3000.0);
+                same(move |time| height * (0.2 + 0.8 * (time % period) / period))
             }
-            Self::WarmUp => {
-                let (height, end) = (random.octaves(100.0 * KIB, 30.0 * MIB), random.uniform(20.0, 200.0));
-                let is_line = random.below(2) == 0;
-                let share = |time: f64| if is_line { (time / end).min(1.0) } else { 1.0 - (-4.0 * time / end).exp() };
-                times.map(|time| height * share(time)).collect()
+            // Sessions that live for a while.
+            Self::Sessions => {
+                let mut sessions = std::collections::VecDeque::new();
+                let mut sum = 0.0;
+                same(move |_| {
+                    let size = random.octaves(0.2, 3.0) * height / warm_up / 1.6;
+                    sum += size;
+                    sessions.push_back(size);
+                    if real(sessions.len()) > warm_up {
+                        sum -= sessions.pop_front().unwrap();
+                    }
+                    sum.min(height)
+                })
             }
-            Self::Noise => {
-                let phi = random.uniform(0.0, 0.9);
-                autoregressive(phi, 100.0 * KIB, random)
+            Self::Ring => same(move |time| height * ((time / 25.0).floor() * 25.0 / warm_up).min(1.0)),
+            Self::Steps => {
+                let steps = 1 + random.below(5);
+                let at: Vec<f64> = (0..steps).map(|_| random.uniform(0.0, 2000.0)).collect();
+                same(move |time| height * real(at.iter().filter(|at| **at <= time).count()) / real(at.len()))
             }
-            Self::AccountDrift => {
-                let (bound, off) = (random.octaves(MIB, 40.0 * MIB), random.uniform(-0.1, 0.1));
-                let (end, phi) = (random.uniform(10.0, 200.0), random.uniform(0.8, 0.95));
-                let wavers = autoregressive(phi, random.uniform(0.0, 0.1) * (off * bound).abs(), random);
-                times.zip(wavers).map(|(time, wavers)| off * bound * (time / end).min(1.0) + wavers).collect()
+            Self::VectorFills => {
+                let items = (height / 24.0).log2().floor().exp2();
+                Box::new(move |time| table(items * (time / warm_up).min(1.0), 24.0, false))
             }
+            Self::Noise => same(move |_| height * random.uniform(0.7, 1.0)),
         }
     }
 }
 
-impl Random {
-    fn below(&mut self, bound: usize) -> usize {
-        usize::try_from(whole(self.unit() * real(bound))).unwrap()
+fn random_power(seed: u64) -> f64 {
+    Random::new(seed).uniform(0.3, 0.8)
+}
+
+#[test]
+fn clean_environments_are_hardly_ever_called_growing() {
+    let (mut called, mut runs) = (0, 0);
+    for kind in CLEAN {
+        let before = called;
+        for seed in 0..seeds(60) {
+            let mut random = Random::new(seed * 77 + kind as u64);
+            let in_flight = [1, 1, 2, 8, 64][random.below(5)];
+            let base = random.uniform(1.0, 8.0) * MIB;
+            let each = random.octaves(10.0 * KIB, 8.0 * MIB / real(in_flight));
+            let noise = random.octaves(KIB, MIB);
+            let height = random.uniform(0.1, 0.7) * CAPACITY - base;
+            let environment = Environment { base, in_flight, each, noise, random };
+            let end = environment.run(kind.shape(height, seed), 4000);
+            called += usize::from(end.growing.is_some());
+            runs += 1;
+        }
+        println!("{kind:?}: {} of {} are called growing", called - before, seeds(60));
+    }
+    assert!(called * 100 <= runs, "{called} of {runs}");
+}
+
+/// The figures after an invocation that was alone, of which this is live and resident.
+fn alone(level: f64, ended: u64) -> Left {
+    let rss = ByteSize::bytes(whole(level));
+    Left {
+        live: whole(level),
+        floor: whole(level),
+        explained: 0,
+        rss: Some(os::Rss { total: rss, anonymous: rss }),
+        peak_rss: whole(level),
+        capacity: Some(whole(CAPACITY)),
+        ended,
+        in_flight: 1,
+        at: Duration::from_millis(10 * ended),
     }
 }
 
-/// Noise of that standard deviation, which forgets a share of 1 - phi each time.
-fn autoregressive(phi: f64, deviation: f64, random: &mut Random) -> Vec<f64> {
-    let mut level = deviation * random.normal();
-    let mut next = || {
-        let before = level;
-        level = phi * level + deviation * (1.0 - phi * phi).sqrt() * random.normal();
-        before
+/// The verdict after every invocation.
+fn verdicts(figures: impl Fn(u64) -> Left, life: u64) -> Vec<LeakVerdict> {
+    let mut watch = LeakWatch::new(true);
+    (1..=life).map(|ended| watch.watch(&figures(ended), &QUIET)).collect()
+}
+
+fn times(ended: u64) -> f64 {
+    bytes(ended)
+}
+
+#[test]
+fn slow_leak_is_rising_and_then_growing() {
+    let told = verdicts(|ended| alone(10.0 * MIB + times(ended) * 100.0 * KIB, ended), 1000);
+    assert!(told[..15].iter().all(|verdict| *verdict == LeakVerdict::Unknown) && told[15] == LeakVerdict::Steady);
+    let rising = told.iter().position(|verdict| matches!(verdict, LeakVerdict::Rising { .. })).unwrap();
+    let growing = told.iter().position(is_growing).unwrap();
+    // Four marks of 1.8 MiB, and 71 MiB.
+    assert!(rising < 90 && (727..760).contains(&growing), "{rising} {growing}");
+    assert!(told[growing..].iter().all(is_growing), "it does not flicker");
+    let LeakVerdict::Growing { per_invocation, invocations_left: Some(left) } = told[growing] else { panic!() };
+    let (pace, exact) = (bytes(per_invocation.as_u64()) / (100.0 * KIB), 1085 - growing as u64);
+    assert!((pace - 1.0).abs() < 0.1 && left.abs_diff(exact) < 40, "{} at {growing}", told[growing]);
+}
+
+#[test]
+fn leak_that_is_mended_is_steady_again() {
+    let ramp = |ended: u64| times(ended.min(780)) * 100.0 * KIB;
+    let told = verdicts(|ended| alone(10.0 * MIB + ramp(ended), ended), 2000);
+    assert!(is_growing(&told[770]));
+    let cleared = told.iter().rposition(|verdict| *verdict != LeakVerdict::Steady).unwrap();
+    assert!(cleared < 900, "{cleared}");
+}
+
+#[test]
+fn what_an_account_explains_is_no_rise() {
+    let figures = |ended: u64| {
+        let cache = ended * 100_000;
+        Left { explained: cache, ..alone(10.0 * MIB + bytes(cache), ended) }
     };
-    (0..LIFE).map(|_| next()).collect()
+    assert!(verdicts(figures, 1000)[16..].iter().all(|verdict| *verdict == LeakVerdict::Steady));
 }
 
 #[test]
-fn of_six_thousand_environments_without_a_leak_not_one_in_a_hundred_is_called_growing() {
-    let mut called = 0;
-    for kind in ALL {
-        let runs = (0..1000).filter(|seed| {
-            let levels = kind.levels(&mut Random::new(1 + seed + 1_000_000 * kind as u64));
-            verdicts(levels).iter().any(is_growing)
-        });
-        let runs = runs.count();
-        println!("{kind:?}: {runs} of 1000 are called growing at any of {LIFE} looks");
-        called += runs;
-    }
-    assert!(called <= 60, "{called} of 6000");
+fn pages_that_were_never_touched_are_no_rise() {
+    let figures = |ended: u64| Left { live: (20 + ended) << 20, floor: (20 + ended) << 20, ..alone(10.0 * MIB, ended) };
+    assert!(verdicts(figures, 1000)[16..].iter().all(|verdict| *verdict == LeakVerdict::Steady));
 }
 
 #[test]
-fn a_kib_per_invocation_in_a_noise_of_100_is_seen_within_250() {
-    type Noise = fn(&mut Random) -> f64;
-    let noises: [(&str, Noise); 2] = [
-        ("normal, deviation 100 KiB", |random| 100.0 * KIB * random.normal()),
-        ("uniform, 100 KiB either way", |random| random.uniform(-100.0, 100.0) * KIB),
-    ];
-    for (name, noise) in noises {
-        let right = (0..1000).filter(|seed| {
-            let mut random = Random::new(777 + seed);
-            let levels = (0..250).map(|time| 20.0 * MIB + real(time) * KIB + noise(&mut random));
-            first_growing(&verdicts(levels)).is_some_and(|(_, slope)| (slope / KIB - 1.0).abs() <= 0.3)
-        });
-        let right = right.count();
-        println!("{name}: {right} of 1000 are called growing within 250, by 1 KiB within 30 %");
-        assert!(right >= 950, "{name}: {right} of 1000");
-    }
-}
-
-/// A leak of `step` an invocation from 20 MiB up; how many are left at the kill when it is first seen.
-fn left_when_seen(shape: impl Fn(f64) -> f64, resident: impl Fn(f64) -> f64) -> (usize, Option<usize>) {
-    let mut random = Random::new(5);
-    let mut watch = LeakWatch::new();
-    let (mut time, mut seen) = (0, None);
-    loop {
-        let rss = whole(25.0 * MIB + resident(real(time)));
-        if bytes(rss) > CAPACITY {
-            return (time, seen.map(|seen| time - seen));
-        }
-        let rss = os::Rss { total: ByteSize::bytes(rss), anonymous: ByteSize::bytes(rss) };
-        let level = 20.0 * MIB + shape(real(time)) + 10.0 * KIB * random.normal();
-        let verdict = watch.watch(&Left { rss: Some(rss), ..leaves(level) }, &QUIET);
-        time += 1;
-        if is_growing(&verdict) {
-            seen = seen.or(Some(time));
-        }
-    }
+fn rise_without_a_limit_is_rising() {
+    let told = verdicts(|ended| Left { capacity: None, ..alone(times(ended) * MIB, ended) }, 1000);
+    let LeakVerdict::Rising { per_invocation, invocations_left: None } = told[999] else { panic!("{}", told[999]) };
+    assert!(per_invocation.as_u64().abs_diff(1 << 20) < 1 << 17, "{per_invocation}");
 }
 
 #[test]
-fn leaks_of_every_speed_are_seen_in_time() {
-    for step in [10.0 * KIB, 100.0 * KIB, 300.0 * KIB, MIB, 1.5 * MIB] {
-        // In a vector of vectors, whose own memory doubles.
-        let spine = |time: f64| 24.0 * (time + 1.0).max(4.0).log2().ceil().exp2();
-        let (killed, left) = left_when_seen(|time| time * step + spine(time), |time| time * step + spine(time));
-        assert!(left.is_some_and(|left| left >= 20), "{step} per invocation, killed after {killed}, {left:?} before");
-    }
-    let (killed, left) = left_when_seen(|time| time * 5.0 * MIB, |time| time * 5.0 * MIB);
-    assert!(left.is_some_and(|left| left >= 1), "5 MiB, killed after {killed}: {left:?}");
-}
-
-/// One vector is extended: what is live doubles at once, and its pages are touched little by little.
-#[test]
-fn a_leak_in_steps_is_seen_by_the_pages_that_it_touches() {
-    for step in [100.0 * KIB, MIB] {
-        let live = |time: f64| (time.max(1.0) * step).log2().ceil().exp2();
-        let (killed, left) = left_when_seen(live, |time| time * step);
-        assert!(left.is_some_and(|left| left >= 20), "{step} per invocation, killed after {killed}, {left:?} before");
-    }
+fn leak_that_outlives_its_environment_is_rising() {
+    let pace = |at: Duration| verdicts(|ended| Left { at, ..alone(times(ended) * 100.0 * KIB, ended) }, 1000)[900];
+    // 280 invocations are left, of 20 and of 400 seconds each.
+    assert!(is_growing(&pace(Duration::from_hours(5))));
+    assert!(matches!(pace(Duration::from_hours(100)), LeakVerdict::Rising { .. }));
 }
 
 #[test]
-fn a_leak_that_is_mended_clears_and_one_that_starts_late_is_seen() {
-    let mut random = Random::new(9);
-    let ramp = |time: usize| real(time.saturating_sub(1000).min(600)) * 20.0 * KIB;
-    let told = verdicts((0..3000).map(|time| 10.0 * MIB + ramp(time) + 20.0 * KIB * random.normal()));
-    let (first, _) = first_growing(&told).unwrap();
-    assert!((1100..1300).contains(&first), "{first}");
-    assert!(told[first..1590].iter().all(is_growing), "it does not flicker");
-    let cleared = told.iter().rposition(|verdict| *verdict != LeakVerdict::Steady).unwrap() + 1;
-    println!("seen after {first}, over at 1600, cleared after {cleared}");
-    assert!(cleared < 1600 + 300, "within little more than the shortest window");
-}
-
-#[test]
-fn slow_leaks_are_seen_by_the_longer_windows() {
-    let mut random = Random::new(10);
-    let told = verdicts((0..6000).map(|time| 10.0 * MIB + real(time) * 50.0 + 20.0 * KIB * random.normal()));
-    let (first, slope) = first_growing(&told).unwrap();
-    assert!(first > 500 && (slope / 50.0 - 1.0).abs() < 0.3, "{slope} after {first}");
-    // The longest windows ask often enough for noise to pass once, if it ever does.
-    for seed in 0..20 {
-        let mut random = Random::new(seed);
-        let mut noise = 0.0;
-        let levels = (0..20_000).map(|_| {
-            noise = 0.9 * noise + 43.6 * KIB * random.normal();
-            10.0 * MIB + noise
-        });
-        assert_eq!(first_growing(&verdicts(levels.collect::<Vec<_>>())), None, "{seed}");
-    }
-}
-
-#[test]
-fn what_an_account_explains_is_no_leak() {
-    let mut watch = LeakWatch::new();
-    for time in 0..600_u64 {
-        let cache = time * 100_000;
-        let left = Left { live: 10_000_000 + cache, explained: cache, ..leaves(0.0) };
-        let verdict = watch.watch(&left, &QUIET);
-        assert!(!is_growing(&verdict) && !is_rising(&verdict), "{verdict} after {time}");
-    }
-}
-
-#[test]
-fn one_level_far_out_neither_feigns_nor_hides_a_leak() {
-    let with_spike = |step: f64, spike: f64| {
-        (0..250).map(move |time| 20.0 * MIB + real(time) * step + if time == 200 { spike } else { 0.0 })
+fn leak_below_high_peaks_is_growing_before_they_reach_the_capacity() {
+    // Each invocation needs 40 MiB for a while.
+    let figures = |ended: u64| {
+        let level = 10.0 * MIB + times(ended) * MIB / 2.0;
+        Left { peak_rss: whole(level + 40.0 * MIB), ..alone(level, ended) }
     };
-    assert_eq!(first_growing(&verdicts(with_spike(0.0, 60.0 * MIB))), None);
-    for spike in [60.0 * MIB, -20.0 * MIB] {
-        let (seen, slope) = first_growing(&verdicts(with_spike(2.0 * KIB, spike))).unwrap();
-        assert!(seen <= 250 && (slope / (2.0 * KIB) - 1.0).abs() < 0.3, "{slope} after {seen}");
-    }
+    let growing = verdicts(figures, 132).iter().position(is_growing);
+    assert!(growing.is_some_and(|at| at <= 132 - 20), "{growing:?}");
 }
 
 #[test]
-fn beside_others_nothing_can_be_told() {
-    let mut watch = LeakWatch::new();
-    let crowded = |time: u64| Left { alone: false, ..leaves(bytes(time) * MIB) };
-    for time in 0..100 {
-        assert_eq!(watch.watch(&crowded(time), &QUIET), LeakVerdict::Unknown);
-    }
-    for time in 0..16 {
-        let expected = if time < 15 { LeakVerdict::Unknown } else { LeakVerdict::Steady };
-        assert_eq!(watch.watch(&leaves(MIB), &QUIET), expected);
-    }
-    for time in 0..100 {
-        let expected = if time < 63 { LeakVerdict::Steady } else { LeakVerdict::Unknown };
-        assert_eq!(watch.watch(&crowded(time), &QUIET), expected, "what was known holds for a while");
-    }
-    // Every third is alone; the leak is that of all.
-    let mut watch = LeakWatch::new();
-    let mixed = (0..1500).map(|time| Left { alone: time % 3 == 0, ..leaves(MIB + real(time) * 10.0 * KIB) });
-    let told: Vec<_> = mixed.map(|left| watch.watch(&left, &QUIET)).collect();
-    let (seen, slope) = first_growing(&told).unwrap();
-    assert!((slope / (10.0 * KIB) - 1.0).abs() < 0.1, "{slope} after {seen}");
-}
-
-#[test]
-fn early_rises_are_warming_and_the_capacity_is_what_is_left() {
-    let told = verdicts((0..300).map(|time| 10.0 * MIB + real(time) * 10.0 * KIB));
-    assert_eq!(told[14], LeakVerdict::Unknown);
-    assert!(told[15..239].iter().all(is_rising), "{told:?}");
-    let LeakVerdict::Growing { per_invocation, invocations_left } = told[299] else { panic!("{}", told[299]) };
-    assert_eq!(per_invocation, ByteSize::kib(10));
-    assert_eq!(invocations_left, Some(106 * 1024 / 10 - 299), "of 106 MiB");
-    assert_eq!(told[299].to_string(), "growing 10.0 KiB per invocation, 10555 left");
+fn sampled_reports_tell_the_pace_of_all_invocations() {
+    let figures = |ended: u64| alone(10.0 * MIB + times(ended * 50) * 10.0 * KIB, ended * 50);
+    let told = verdicts(figures, 200);
+    let LeakVerdict::Growing { per_invocation, .. } = told[190] else { panic!("{}", told[190]) };
+    assert!(per_invocation.as_u64().abs_diff(10 << 10) < 1 << 10, "{per_invocation}");
 }
 
 #[test]
 fn pages_beyond_the_heap_are_retained_unless_the_heap_grows() {
     let retention = Retention { over: 16 << 20, trimmed: true, arenas_bound: true };
-    let left = |live: f64, rss: u64| {
+    let last = |level: &dyn Fn(u64) -> f64, rss: u64| {
+        let mut watch = LeakWatch::new(true);
         let rss = os::Rss { total: ByteSize::mib(rss + 3), anonymous: ByteSize::mib(rss) };
-        Left { rss: Some(rss), ..leaves(live) }
-    };
-    let last = |level: &dyn Fn(usize) -> f64, rss: u64| {
-        let mut watch = LeakWatch::new();
-        (0..300).map(|time| watch.watch(&left(level(time), rss), &retention)).last().unwrap()
+        let figures = |ended| Left { rss: Some(rss), ..alone(level(ended), ended) };
+        (1..=1000).map(|ended| watch.watch(&figures(ended), &retention)).last().unwrap()
     };
     let (beyond_heap, remedy) = (ByteSize::mib(34), Remedy::AnotherAllocator);
     assert_eq!(last(&|_| MIB, 35), LeakVerdict::Retaining { beyond_heap, remedy });
     assert_eq!(last(&|_| MIB, 16), LeakVerdict::Steady, "15 MiB are not worth a word");
     assert_eq!(last(&|_| 40.0 * MIB, 70), LeakVerdict::Steady, "30 MiB beside 40 are not");
-    assert!(is_growing(&last(&|time| real(time) * 10.0 * KIB, 35)));
+    assert!(is_growing(&last(&|ended| times(ended) * 100.0 * KIB, 110)));
 }
 
 #[test]
 fn hostile_figures_are_no_trouble() {
     let mut random = Random::new(3);
-    let mut watch = LeakWatch::new();
+    let mut watch = LeakWatch::new(true);
     for _ in 0..3000 {
         let mut any = || [0, 1, u64::MAX, u64::MAX / 2, 1 << 30][random.below(5)];
         let rss = os::Rss { total: ByteSize::bytes(any()), anonymous: ByteSize::bytes(any()) };
-        let left = Left { live: any(), explained: any(), rss: Some(rss), capacity: Some(any()), alone: true };
+        let left = Left {
+            live: any(),
+            floor: any(),
+            explained: any(),
+            rss: Some(rss),
+            peak_rss: any(),
+            capacity: Some(any()),
+            ended: any(),
+            in_flight: any(),
+            at: Duration::from_nanos(any()),
+        };
         assert!(watch.watch(&left, &Retention { over: 0, ..QUIET }).to_string().len() < 100);
     }
 }

@@ -57,7 +57,7 @@ pub(super) fn rise(levels: &[f64], bar: &Bar) -> Option<f64> {
 }
 
 /// Mann's and Kendall's sum of signs over its standard deviation. Equal levels count as neither.
-pub(super) fn signs(levels: &[f64]) -> f64 {
+fn signs(levels: &[f64]) -> f64 {
     let mut sum = 0_i32;
     let mut rest = levels;
     while let Some((first, later)) = rest.split_first() {
@@ -83,7 +83,7 @@ fn is_spread(levels: &[f64]) -> bool {
 }
 
 /// The mean of the middle half: nearly as exact as the mean, and no outlier moves it.
-pub(super) fn middle_mean(levels: &[f64]) -> f64 {
+fn middle_mean(levels: &[f64]) -> f64 {
     let mut sorted = [0.0; MOST];
     let Some(sorted) = sorted.get_mut(..levels.len()) else { return 0.0 };
     sorted.copy_from_slice(levels);
@@ -200,4 +200,15 @@ fn goes_on(levels: &[f64], bar: &Bar, scratch: &mut [f64]) -> Option<bool> {
 #[expect(clippy::cast_precision_loss, reason = "a number of levels")]
 pub(super) const fn real(count: usize) -> f64 {
     count as f64
+}
+
+#[expect(clippy::cast_precision_loss, reason = "sizes below 8 PiB")]
+pub(super) const fn bytes(count: u64) -> f64 {
+    count as f64
+}
+
+/// The whole part of a figure, at least 0.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the cast saturates")]
+pub(super) const fn count(figure: f64) -> usize {
+    figure as usize
 }

@@ -6,13 +6,27 @@ use crate::size::ByteSize;
 
 /// Whether the memory of an environment grows for good, as far as its invocations tell.
 ///
-/// A rise is told by the slope of Theil (1950) and Sen (1968) over a fixed window of invocations, against its standard
-/// error at the effective sample size (Hamed and Rao 1998), beside tests that it is neither a few steps nor about to
-/// end. The bar is set for being asked at every invocation: on 6,000 simulated environments of 500 invocations without
-/// a leak, fewer than one in a hundred is ever called growing; 1 KB per invocation in a noise of 100 KB is seen within
-/// 250 of them in more than 95 of 100. Slower leaks take longer: 160 KiB must have come together within 256, 1,024,
-/// 4,096 .. invocations. What is not seen: a leak in an account or a named holder, which the report shows under its
-/// name, and one outside the heap, of C code or mapped memory.
+/// What counts is the *level*: the live heap that no [gauge](crate::board) and no account explains, as far as its
+/// pages are resident. Invocations may overlap: of all starts and ends since the last window, the lowest level counts. A window
+/// ends with each invocation that is alone, and else after an eighth as many ends as were in flight, or after a second.
+///
+/// | verdict | when |
+/// |---|---|
+/// | [`Rising`](Self::Rising) | the lowest level of eight windows has risen in four steps of 1/64 of the capacity, and goes on |
+/// | [`Growing`](Self::Growing) | it is rising, higher than ever, and the live heap is above 70 % of the capacity |
+/// | | or nearly each of the last 16 or 64 invocations adds, and fewer than 28 more fit |
+/// | | or the level has doubled three times as a hash table does, and the next doubling does not fit |
+///
+/// So what fills up and stops below 70 % of the capacity is not called a leak, unless it fills it within a few dozen
+/// invocations. A slow leak is called one only when it matters: 30 % of the capacity are left then. On AWS Lambda, a
+/// leak that would reach the capacity after more than 12 hours at the present pace is `Rising`: environments are
+/// ended every few hours. Without a known memory limit there is no `Growing`.
+///
+/// # What is not seen
+///
+/// A leak in an account or in a named gauge, which the report shows under its name. A leak below the memory that requests
+/// in flight hold, as long as their number rises. A map that was filled and stays as it is looks, until its next doubling
+/// would be due, as one that leaks: if that doubling would not fit, it is called growing. Give such a map a gauge.
 ///
 /// In the report line as `steady`, or as one of these:
 ///
@@ -39,7 +53,7 @@ use crate::size::ByteSize;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LeakVerdict {
-    /// Fewer than 16 invocations were alone, or none of the last 64: beside others, what one leaves cannot be told.
+    /// Fewer than 16 invocations have ended with a report.
     #[default]
     Unknown,
     /// It rises, as it does while a cache fills; too far from the limit to be called a leak.
@@ -51,15 +65,15 @@ pub enum LeakVerdict {
         /// limit is known.
         invocations_left: Option<u64>,
     },
-    /// No rise that is more than noise.
+    /// No rise that matters.
     Steady,
-    /// It rises, all along and still.
+    /// It rises, and the capacity will not do.
     #[non_exhaustive]
     Growing {
-        /// By how much from one invocation to the next.
+        /// The growth from one invocation to the next, on average.
         per_invocation: ByteSize,
         /// The number of further invocations after which the rss reaches the capacity at this pace: a few fewer than up
-        /// to the kill. `None` if no memory limit is known.
+        /// to the kill. Always known.
         invocations_left: Option<u64>,
     },
     /// The heap does not grow, but the rss lies far beyond it: pages that the allocator keeps.
@@ -106,6 +120,13 @@ pub enum Remedy {
     CLibrary,
     /// Another process in the same cgroup, such as a child process or an extension.
     ChildProcess,
+}
+
+impl LeakVerdict {
+    /// Returns `true` if the heap rises, be it a leak or not.
+    pub(in crate::monitor) const fn is_rise(self) -> bool {
+        matches!(self, Self::Rising { .. } | Self::Growing { .. })
+    }
 }
 
 #[cfg(test)]

@@ -1,283 +1,316 @@
-//! Tells a leak from what only looks like one: a cache that warms up, an allocator that keeps its pages.
+//! The watch: levels of the heap go in at each report, and a verdict comes out. A single-threaded core, which takes
+//! time and bytes as arguments.
 //!
-//! What counts is the live heap that an invocation leaves behind and that nobody on the [board](crate::board) accounts
-//! for. It is looked at over several windows of 64 places: the last 64 invocations one by one, and blocks of 4, 16, 64,
-//! 256 and 1,024 of them, so that a leak of a few bytes is seen as surely as a large one, only later. One of the windows
-//! must [rise](trend::rise), to a level that was not there before. They differ in haste:
+//! The *level* is the live heap that no gauge and no account explains, as far as its pages are resident. Requests in
+//! flight hold memory that they will free, so the lowest level of a *window* counts: of all starts and ends since the
+//! window before. A window ends with the invocation if that was alone, and else after an eighth as many ends as
+//! were in flight, or after a second.
 //!
-//! - *Blocks* wait until they are nearly full, 240 invocations the smallest: what fills up within 200 has stopped by
-//!   then, and shows that it has.
-//! - *Single invocations* are asked only where the line leads to the kill within 40 more; there is no time to wait.
+//! ```text
+//!   capacity  ......................................     Growing, if one of these holds:
+//!                                             /          1. the floor is above 70 % of the capacity, higher than ever,
+//!   70 %      - - - - - - - - - - - - - - -  /  - -         and has risen in four steps or more: see `marks`
+//!                               ,-----------'            2. every invocation adds, and fewer than 28 more fit: see
+//!                         ,----'                            `trend`
+//!   Rising          ,----'                               3. the floor doubles as a hash table does, and the next
+//!              ,---'                                        doubling does not fit: see `doubling`
+//! ```
+//!
+//! What fills up and stops does so below 70 % of the capacity, unless the memory size is chosen too small for it. So a
+//! slow rise is called a leak only above that: at the pace of a slow leak there is time. A fast one cannot wait.
+#![expect(clippy::indexing_slicing, reason = "of rings modulo their length, and of slices by that")]
+
+use std::time::Duration;
 
 use crate::os;
 use crate::size::ByteSize;
 
+use super::doubling::Doubling;
+use super::marks::Marks;
 use super::retention::Retention;
-use super::trend::{self, Bar, MOST, real};
+use super::trend::{self, Bar, MOST, bytes, real};
 use super::verdict::LeakVerdict;
 
-/// What one invocation left behind, in bytes.
+/// The figures at the end of an invocation, in bytes.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::monitor) struct Left {
+    /// The live heap.
     pub(in crate::monitor) live: u64,
-    /// The part of it that holders on the board account for; it may exceed it.
+    /// The lowest live heap at any start or end since the report before, this end included.
+    pub(in crate::monitor) floor: u64,
+    /// The part of it that gauges and accounts explain. It may exceed it.
     pub(in crate::monitor) explained: u64,
     pub(in crate::monitor) rss: Option<os::Rss>,
-    /// What the process may have.
+    /// The highest rss during the invocation. Equal to the rss if that is not known of this invocation alone.
+    pub(in crate::monitor) peak_rss: u64,
     /// `None` if no memory limit is known.
     pub(in crate::monitor) capacity: Option<u64>,
-    /// Whether no other was in flight meanwhile.
-    pub(in crate::monitor) alone: bool,
+    /// Invocations that have ended, this one included.
+    pub(in crate::monitor) ended: u64,
+    /// Invocations in flight before this end. 1: it was alone.
+    pub(in crate::monitor) in_flight: u64,
+    /// The time since the monitor was built.
+    pub(in crate::monitor) at: Duration,
 }
 
-/// Invocations in a block of the smallest window, and blocks of each window in one of the next.
-const BLOCK: usize = 4;
+/// The share of the capacity above which a slow rise is a leak, in percent.
+const HIGH: u64 = 70;
 
-/// Windows of blocks: the last looks back on 65,536 invocations.
-const WINDOWS: usize = 5;
+/// The same for a verdict that stands.
+const HIGH_KEPT: u64 = 60;
 
-/// Places that must be filled before a window of blocks tells anything.
-const ENOUGH: usize = 60;
+/// A fast rise is a leak if fewer invocations than this fit: 20 to act, and some to find out.
+const HASTE: f64 = 28.0;
 
-/// Invocations before there is any verdict; the least that the hasty look takes.
+/// The same for a verdict that stands.
+const HASTE_KEPT: f64 = 64.0;
+
+/// Reports before there is a verdict, and the fewest levels of a fast rise.
 const FIRST: usize = 16;
 
-/// Invocations up to the kill at which there is no time to wait.
-const HASTE: f64 = 40.0;
+/// Windows of which the lowest level is the floor.
+const WINDOWS: usize = 8;
 
-/// What must have come together within a window: less is not worth waking anyone, and a longer window sees it.
-const WORTH: f64 = 160.0 * 1024.0;
+/// The longest window while invocations end.
+const LONGEST: Duration = Duration::from_secs(1);
 
-const BAR: Bar = Bar { signs: 5.0, slope: 7.0, deficit: 2.0 };
+/// An execution environment of Lambda is ended "every few hours" (AWS Lambda developer guide, "Understanding the
+/// Lambda execution environment lifecycle"). What does not reach the capacity in this time is no alert.
+const LIFE: Duration = Duration::from_hours(12);
 
-/// Sixteen levels that all rise have 5.4 standard deviations of signs.
-const HASTY: Bar = Bar { signs: 4.0, ..BAR };
+/// What a fast rise must show. Sixteen levels that all rise have 5.4 standard deviations of signs.
+const HASTY: Bar = Bar { signs: 4.7, slope: 7.0, deficit: 2.0 };
 
 /// What keeps a verdict that stands: lower, so that it does not flicker.
-const KEPT: Bar = Bar { signs: 3.5, slope: 4.5, deficit: 3.0 };
+const HASTY_KEPT: Bar = Bar { signs: 3.5, slope: 4.5, deficit: 3.0 };
 
-/// Signs of a rise while it is too early for more.
-const WARM: f64 = 3.5;
-
-/// The newest levels, in a ring.
+/// The newest figures, in a ring.
 #[derive(Clone, Copy, Debug)]
-struct Ring {
-    levels: [f64; MOST],
-    len: usize,
-    next: usize,
+struct Ring<const N: usize> {
+    figures: [f64; N],
+    /// How many were ever put in.
+    count: usize,
 }
 
-impl Ring {
-    const EMPTY: Self = Self { levels: [0.0; MOST], len: 0, next: 0 };
+impl<const N: usize> Ring<N> {
+    const EMPTY: Self = Self { figures: [0.0; N], count: 0 };
 
-    fn push(&mut self, level: f64) {
-        if let Some(place) = self.levels.get_mut(self.next) {
-            *place = level;
-        }
-        self.next = (self.next + 1) % MOST;
-        self.len = (self.len + 1).min(MOST);
+    fn push(&mut self, figure: f64) {
+        // The index is below N.
+        self.figures[self.count % N] = figure;
+        self.count += 1;
     }
 
-    /// The level so many places before the newest.
-    fn back(&self, places: usize) -> f64 {
-        self.levels.get((2 * MOST + self.next - 1 - places.min(MOST)) % MOST).copied().unwrap_or(0.0)
+    fn len(&self) -> usize {
+        self.count.min(N)
     }
 
-    /// The newest levels, the oldest of them first: `most` of them, or as many as there are.
-    fn newest<'a>(&self, most: usize, into: &'a mut [f64; MOST]) -> &'a [f64] {
-        let len = self.len.min(most);
-        let in_order = self.levels.iter().cycle().skip(MOST + self.next - len).take(len);
-        into.iter_mut().zip(in_order).for_each(|(place, level)| *place = *level);
-        into.get(..len).unwrap_or_default()
+    /// The newest figures, the newest first.
+    fn newest(&self) -> impl Iterator<Item = f64> + '_ {
+        (1..=self.len()).map(|back| self.figures[(self.count - back) % N])
+    }
+
+    fn lowest(&self) -> f64 {
+        self.newest().fold(f64::INFINITY, f64::min)
     }
 }
 
-/// Blocks of one length.
+/// A window that is not over.
 #[derive(Clone, Copy, Debug)]
 struct Window {
-    blocks: Ring,
-    sum: f64,
-    summed: usize,
-    /// The slope per invocation, where the last look found a rise.
-    growing: Option<f64>,
+    level: f64,
+    total: f64,
+    /// The lowest of the peaks: what every invocation reaches.
+    peak: f64,
+    began: u64,
+    began_at: Duration,
+    most_in_flight: u64,
 }
 
-/// Watches what invocations leave behind. Set aside once, 4 KiB; a rise takes 17 KiB of stack for a moment.
+impl Window {
+    const fn new(began: u64, began_at: Duration) -> Self {
+        Self { level: f64::INFINITY, total: f64::INFINITY, peak: f64::INFINITY, began, began_at, most_in_flight: 1 }
+    }
+}
+
+/// A rise: its pace, and how many invocations fit until it reaches the capacity.
+#[derive(Clone, Copy, Debug)]
+struct Rise {
+    per_invocation: f64,
+    left: f64,
+}
+
+/// Watches what invocations leave behind. About 2 KiB, and no allocation.
 #[derive(Debug)]
 pub(in crate::monitor) struct LeakWatch {
-    /// Live heap that nobody accounts for.
-    recent: Ring,
-    /// The same, but no more than is resident: a vector that doubles is live at once, and touched little by little.
-    touched: Ring,
-    windows: [Window; WINDOWS],
-    /// Invocations, and those of them that were alone.
-    invocations: u64,
-    alone: u64,
-    /// Invocations since the last that was alone.
-    crowded: u64,
-    /// The slope per invocation, where the last invocation was in haste.
-    hasty: Option<f64>,
-    warming: bool,
+    /// Ends on Lambda: see [`LIFE`].
+    life: Option<Duration>,
+    /// The levels of the last reports, and the invocations that had ended.
+    levels: Ring<MOST>,
+    ends: Ring<MOST>,
+    /// The highest number of invocations that had ended.
+    ended: u64,
+    window: Window,
+    /// Of the windows that are over: levels, resident live heap, peaks.
+    floors: Ring<WINDOWS>,
+    totals: Ring<WINDOWS>,
+    peaks: Ring<WINDOWS>,
+    marks: Marks,
+    /// Of the levels: tables that double within a few invocations.
+    doubling: Doubling,
+    /// Of the floor: those beside requests that hold much.
+    slow_doubling: Doubling,
+    is_growing: bool,
 }
 
 impl LeakWatch {
-    pub(in crate::monitor) fn new() -> Self {
-        let window = Window { blocks: Ring::EMPTY, sum: 0.0, summed: 0, growing: None };
+    /// `on_lambda`: the environment has a limited life.
+    pub(in crate::monitor) fn new(on_lambda: bool) -> Self {
         Self {
-            recent: Ring::EMPTY,
-            touched: Ring::EMPTY,
-            windows: [window; WINDOWS],
-            invocations: 0,
-            alone: 0,
-            crowded: 0,
-            hasty: None,
-            warming: false,
+            life: on_lambda.then_some(LIFE),
+            levels: Ring::EMPTY,
+            ends: Ring::EMPTY,
+            ended: 0,
+            window: Window::new(0, Duration::ZERO),
+            floors: Ring::EMPTY,
+            totals: Ring::EMPTY,
+            peaks: Ring::EMPTY,
+            marks: Marks::new(),
+            doubling: Doubling::new(2),
+            slow_doubling: Doubling::new(2 * WINDOWS as u64),
+            is_growing: false,
         }
     }
 
-    /// Takes in what an invocation left, and tells the verdict. No allocation; on average some 2,000
-    /// instructions, and 14,000 while it grows, which are 4 microseconds.
+    /// Takes the figures at the end of an invocation, and returns the verdict. No allocation.
     pub(in crate::monitor) fn watch(&mut self, left: &Left, retention: &Retention) -> LeakVerdict {
-        self.invocations += 1;
-        if left.alone {
-            self.take(left);
-        } else {
-            self.crowded += 1;
-        }
-        match self.growth(left) {
-            steady @ (LeakVerdict::Steady | LeakVerdict::Rising { .. }) => retention.found(left).unwrap_or(steady),
-            other => other,
+        match self.verdict_on_heap(left) {
+            other @ (LeakVerdict::Steady | LeakVerdict::Rising { .. }) => retention.found(left).unwrap_or(other),
+            growing_or_unknown => growing_or_unknown,
         }
     }
 
-    fn take(&mut self, left: &Left) {
-        self.alone += 1;
-        self.crowded = 0;
-        let level = bytes(left.live) - bytes(left.explained);
-        let resident = left.rss.map_or(left.live, |rss| rss.anonymous.as_u64().min(left.live));
-        self.recent.push(level);
-        self.touched.push(bytes(resident) - bytes(left.explained));
-        self.look_at_blocks(level);
-        self.look_in_haste(room(left));
-    }
-
-    /// Closes the blocks that are full, and looks at their windows.
-    fn look_at_blocks(&mut self, level: f64) {
-        let (mut level, mut length) = (level, 1.0);
-        let (mut levels, mut is_shortest) = ([0.0; MOST], true);
-        let mut windows = &mut self.windows[..];
-        while let Some((window, longer)) = windows.split_first_mut() {
-            window.sum += level;
-            window.summed += 1;
-            if window.summed < BLOCK {
-                return;
-            }
-            level = window.sum / real(BLOCK);
-            length *= real(BLOCK);
-            (window.sum, window.summed) = (0.0, 0);
-            window.blocks.push(level);
-            let levels = window.blocks.newest(MOST, &mut levels);
-            let is_early = levels.len() < ENOUGH;
-            if is_shortest {
-                self.warming = is_early && levels.len() >= FIRST / BLOCK && trend::signs(levels) >= early(levels.len());
-            }
-            let was = window.growing.is_some();
-            // What grows is looked at less often, as a look that finds a rise is dear; longer windows are rare enough.
-            let is_spared = was && is_shortest && !window.blocks.next.is_multiple_of(BLOCK);
-            if !is_early && !is_spared {
-                let (bar, worth) = if was { (&KEPT, WORTH / 2.0) } else { (&BAR, WORTH) };
-                let slope = trend::rise(levels, bar);
-                let slope = slope.filter(|slope| slope * real(levels.len()) >= worth);
-                let slope = slope.filter(|_| was || is_new(levels, MOST, longer));
-                window.growing = slope.map(|slope| slope / length);
-            }
-            (windows, is_shortest) = (longer, false);
-        }
-    }
-
-    /// Looks at single invocations, the last 16 or 64, where they lead to the end of the room soon.
-    fn look_in_haste(&mut self, room: f64) {
-        let bar = if self.hasty.take().is_some() { &KEPT } else { &HASTY };
-        let mut levels = [0.0; MOST];
-        for (most, of_pages) in [(FIRST, false), (FIRST, true), (MOST, false), (MOST, true)] {
-            let ring = if of_pages { &self.touched } else { &self.recent };
-            let places = ring.len.min(most);
-            let climbed = ring.back(0) - ring.back(places.saturating_sub(1));
-            // At twice the pace that is asked for, as the two ends alone are noisy; most invocations end here.
-            if places < FIRST || climbed <= 0.0 || climbed * 2.0 * HASTE < room * real(places - 1) {
-                continue;
-            }
-            let levels = ring.newest(most, &mut levels);
-            let slope = trend::rise(levels, bar);
-            // The blocks are of live levels, and know of no others.
-            let is_new = || of_pages || is_new(levels, most, &self.windows);
-            self.hasty = slope.filter(|slope| slope * HASTE >= room && is_new());
-            if self.hasty.is_some() {
-                return;
-            }
-        }
-    }
-
-    /// What the heap does, whatever the rss.
-    fn growth(&self, left: &Left) -> LeakVerdict {
-        if self.alone < FIRST as u64 || self.crowded >= MOST as u64 {
+    /// The verdict on the heap, whatever lies beyond it.
+    fn verdict_on_heap(&mut self, left: &Left) -> LeakVerdict {
+        // Two that end at the same time may come in either order.
+        self.ended = self.ended.max(left.ended);
+        let left = &Left { ended: self.ended, ..*left };
+        self.take(left);
+        if self.levels.count < FIRST {
             return LeakVerdict::Unknown;
         }
-        // Of those that rise the shortest, which is nearest to what happens now.
-        let slope = self.hasty.or_else(|| self.windows.iter().find_map(|window| window.growing));
-        let Some(slope) = slope else {
-            return if self.warming {
-                LeakVerdict::Rising { per_invocation: ByteSize::ZERO, invocations_left: None }
-            } else {
-                LeakVerdict::Steady
-            };
-        };
-        // The levels are those of the invocations that were alone; the others leave as much.
-        let share = share(self.alone, self.invocations);
-        let per_invocation = whole(slope * share).max(1);
-        let invocations_left = left.capacity.map(|_| whole(room(left)) / per_invocation);
-        LeakVerdict::Growing { per_invocation: ByteSize::bytes(per_invocation), invocations_left }
+        let slow = self.marks.rise(left.ended, unit(left)).map(|pace| self.rise(pace, left));
+        let Some(capacity) = left.capacity else { return rising(slow, None) };
+        let high = if self.is_growing { HIGH_KEPT } else { HIGH };
+        let is_high = self.totals.lowest() > bytes(capacity) * bytes(high) / 100.0;
+        let leak = (self.fast_rise(left))
+            .or_else(|| slow.filter(|_| is_high && self.marks.is_highest()))
+            .or_else(|| self.next_doubling(left));
+        let leak = leak.filter(|leak| self.is_within_life(leak.left, left));
+        self.is_growing = leak.is_some();
+        match leak {
+            Some(Rise { per_invocation, left }) => LeakVerdict::Growing {
+                per_invocation: ByteSize::bytes(whole(per_invocation).max(1)),
+                invocations_left: Some(whole(left)),
+            },
+            None => rising(slow, Some(capacity)),
+        }
+    }
+
+    /// Adds the figures to the window, and closes it if it is over.
+    fn take(&mut self, left: &Left) {
+        let resident = |live: u64| left.rss.map_or(live, |rss| rss.anonymous.as_u64().min(live));
+        let total = bytes(resident(left.floor));
+        let level = total - bytes(left.explained);
+        self.levels.push(level);
+        self.ends.push(bytes(left.ended));
+        self.doubling.take(level, left.ended, unit(left));
+        let window = &mut self.window;
+        window.level = window.level.min(level);
+        window.total = window.total.min(total);
+        window.peak = window.peak.min(bytes(left.peak_rss));
+        window.most_in_flight = window.most_in_flight.max(left.in_flight);
+        let ends = left.ended.saturating_sub(window.began);
+        if ends < window.most_in_flight.div_ceil(8) && left.at.saturating_sub(window.began_at) < LONGEST {
+            return;
+        }
+        self.floors.push(window.level);
+        self.totals.push(window.total);
+        self.peaks.push(window.peak);
+        *window = Window::new(left.ended, left.at);
+        if self.floors.len() == WINDOWS {
+            let floor = self.floors.lowest();
+            self.marks.take(floor, left.ended, unit(left));
+            self.slow_doubling.take(floor, left.ended, unit(left));
+        }
+    }
+
+    fn rise(&self, per_invocation: f64, left: &Left) -> Rise {
+        Rise { per_invocation, left: self.room(left) / per_invocation }
+    }
+
+    /// The bytes that fit until the peak of an invocation reaches the capacity. The kernel counts pages, so what is live
+    /// and was never touched does not count.
+    fn room(&self, left: &Left) -> f64 {
+        let rss = left.rss.map_or(left.live, |rss| rss.total.as_u64());
+        // The peak that each of the last windows has reached, above what the rss has risen to since.
+        let peak = if self.peaks.len() == WINDOWS { self.peaks.lowest() } else { 0.0 };
+        (bytes(left.capacity.unwrap_or(u64::MAX)) - bytes(rss).max(peak)).max(0.0)
+    }
+
+    /// A rise in which nearly all of the last 16 or 64 invocations take part, and that leaves few more.
+    fn fast_rise(&self, left: &Left) -> Option<Rise> {
+        let (bar, haste) = if self.is_growing { (&HASTY_KEPT, HASTE_KEPT) } else { (&HASTY, HASTE) };
+        let room = self.room(left);
+        let mut levels = [0.0; MOST];
+        for most in [FIRST, MOST] {
+            let count = self.levels.len().min(most);
+            let levels = &mut levels[..count]; // at most MOST
+            let mut newest = self.levels.newest();
+            levels.iter_mut().rev().zip(&mut newest).for_each(|(place, level)| *place = level);
+            let ends = self.ends.newest().nth(count - 1).map_or(0.0, |oldest| bytes(left.ended) - oldest);
+            let per_place = ends / real(count - 1);
+            let climbed = levels[count - 1] - levels[0];
+            // At twice the pace, because the two ends are noisy. Most invocations end here.
+            if climbed <= 0.0 || climbed * 2.0 * haste * per_place < room * real(count - 1) {
+                continue;
+            }
+            if let Some(slope) = trend::rise(levels, bar) {
+                let rise = self.rise(slope / per_place.max(1.0), left);
+                if rise.left <= haste && self.marks.is_above_highest(levels[count - 1], unit(left)) {
+                    return Some(rise);
+                }
+            }
+        }
+        None
+    }
+
+    /// A table that doubles, and whose next doubling does not fit.
+    fn next_doubling(&self, left: &Left) -> Option<Rise> {
+        let next = self.doubling.next(left.ended).or_else(|| self.slow_doubling.next(left.ended))?;
+        (next.needs > self.room(left)).then_some(Rise { per_invocation: next.per_invocation, left: next.left })
+    }
+
+    /// Returns `true` if the environment is likely to see the invocation that reaches the capacity.
+    fn is_within_life(&self, invocations: f64, left: &Left) -> bool {
+        self.life.is_none_or(|life| {
+            let each = left.at.as_secs_f64() / bytes(left.ended.max(1));
+            invocations * each <= life.as_secs_f64()
+        })
     }
 }
 
-/// Whether what a window rose to is higher than before it: a level that was there for long, and did no harm, is no leak.
-///
-/// `longer` are the windows from the next on; of the two next those blocks count that are older than this window's
-/// `most` places. One in sixteen may lie higher, as outliers do.
-fn is_new(levels: &[f64], most: usize, longer: &[Window]) -> bool {
-    let reached = trend::middle_mean(levels.get(levels.len() - levels.len() / 4..).unwrap_or_default());
-    let (mut older, mut higher, mut covered) = (0, 0, most);
-    for window in longer.iter().take(2) {
-        covered = covered.div_ceil(BLOCK);
-        let mut blocks = [0.0; MOST];
-        let blocks = window.blocks.newest(MOST, &mut blocks);
-        let blocks = blocks.get(..blocks.len().saturating_sub(covered)).unwrap_or_default();
-        older += blocks.len();
-        higher += blocks.iter().filter(|level| **level > reached).count();
-    }
-    higher * 16 <= older
+/// The distance of two marks. Without a limit they lie as in the smallest function.
+fn unit(left: &Left) -> f64 {
+    Marks::unit(left.capacity.unwrap_or(128 << 20))
 }
 
-/// Signs that tell a rise of few levels: a little less than all that they can have.
-fn early(count: usize) -> f64 {
-    let all = real(count * (count - 1) / 2);
-    let deviation = (real(count * (count - 1) * (2 * count + 5)) / 18.0).sqrt();
-    (0.8 * all / deviation).min(WARM)
-}
-
-/// What is left up to the kill, which is by the rss: what is live and was never touched is not there.
-fn room(left: &Left) -> f64 {
-    let taken = left.rss.map_or(left.live, |rss| rss.total.as_u64());
-    bytes(left.capacity.unwrap_or(u64::MAX).saturating_sub(taken))
-}
-
-#[expect(clippy::cast_precision_loss, reason = "sizes below 8 PiB")]
-const fn bytes(count: u64) -> f64 {
-    count as f64
-}
-
-fn share(part: u64, whole: u64) -> f64 {
-    bytes(part) / bytes(whole.max(1))
+/// The verdict on a rise that is no leak.
+fn rising(rise: Option<Rise>, capacity: Option<u64>) -> LeakVerdict {
+    rise.map_or(LeakVerdict::Steady, |Rise { per_invocation, left }| LeakVerdict::Rising {
+        per_invocation: ByteSize::bytes(whole(per_invocation).max(1)),
+        invocations_left: capacity.map(|_| whole(left)),
+    })
 }
 
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the cast saturates")]

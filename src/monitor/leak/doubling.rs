@@ -1,0 +1,155 @@
+//! Tables that double: the leak of a map or vector that only grows.
+//!
+//! Between two doublings such a table allocates nothing and no page of it is new, so its level says nothing for half of
+//! its life. The times of the doublings do: each comes after twice as long, and adds twice as much.
+//!
+//! ```text
+//!   level  |                          ,--------------------------------------------
+//!          |              ,-----------'  by 2 J, after 2 g                           next: 4 J more for a moment
+//!          |        ,-----'  by J, after g                                           (the old table is still there)
+//!          +--------------------------------------------------------------------->  invocations
+//! ```
+
+use super::trend::{bytes, real};
+
+/// Between two jumps of a table that doubles lie these ratios, of bytes and of invocations.
+const DOUBLES: std::ops::RangeInclusive<f64> = 1.5..=2.7;
+
+/// The next doubling is foretold when fewer invocations than this are left to it, or an eighth of the way.
+const SOON: f64 = 32.0;
+
+/// A rise from one report to the next.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Jump {
+    ended: u64,
+    from: f64,
+    by: f64,
+}
+
+/// The next doubling.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Next {
+    /// Invocations up to it.
+    pub(super) left: f64,
+    /// The bytes that it takes for a moment, above what is there.
+    pub(super) needs: f64,
+    /// What an invocation adds, on average.
+    pub(super) per_invocation: f64,
+}
+
+/// The newest jumps of the level.
+#[derive(Debug)]
+pub(super) struct Doubling {
+    /// What comes at most this many invocations after a jump is a part of it.
+    apart: u64,
+    /// The newest first.
+    jumps: [Option<Jump>; 8],
+    /// The level of the last report.
+    last: f64,
+    /// The lower one of the last two levels.
+    stable: f64,
+    /// The lowest of those since the newest jump.
+    lowest: f64,
+}
+
+impl Doubling {
+    pub(super) const fn new(apart: u64) -> Self {
+        Self { apart, jumps: [None; 8], last: f64::INFINITY, stable: f64::INFINITY, lowest: f64::INFINITY }
+    }
+
+    /// Takes the level after a report. A smaller rise than half of `unit` is no jump.
+    pub(super) fn take(&mut self, level: f64, ended: u64, unit: f64) {
+        // What is gone at the next report was of a request in flight.
+        let stable = level.min(self.last);
+        let by = stable - self.stable;
+        (self.last, self.stable) = (level, stable);
+        let newest = self.jumps[0].map_or(0.0, |newest| newest.by);
+        // Next to a doubling a small rise is noise.
+        if by >= (unit / 2.0).max(newest / 3.0) {
+            // From where it lay since the last jump: the lowest of the newest levels creeps up before it jumps.
+            let from = self.lowest.min(stable - by);
+            match &mut self.jumps[0] {
+                Some(newest) if ended - newest.ended <= self.apart => newest.by = stable - newest.from,
+                _ => {
+                    self.jumps.rotate_right(1);
+                    self.jumps[0] = Some(Jump { ended, from, by: stable - from });
+                }
+            }
+            self.lowest = stable;
+        }
+        self.lowest = self.lowest.min(stable);
+        // What falls again was no table.
+        while self.jumps[0].is_some_and(|newest| stable < newest.from + newest.by / 2.0) {
+            self.jumps[0] = None;
+            self.jumps.rotate_left(1);
+        }
+    }
+
+    /// Returns the next doubling, if three jumps show one, and it is due soon and not long overdue.
+    pub(super) fn next(&self, ended: u64) -> Option<Next> {
+        let [Some(newest), Some(second), Some(first), ..] = self.jumps else { return None };
+        let gap = bytes(newest.ended - second.ended);
+        let is_doubling = DOUBLES.contains(&(newest.by / second.by))
+            && DOUBLES.contains(&(second.by / first.by))
+            && DOUBLES.contains(&(gap / bytes(second.ended - first.ended)));
+        let since = bytes(ended.saturating_sub(newest.ended));
+        let left = 2.0 * gap - since;
+        let is_soon = left <= SOON.max(gap / real(4)) && left >= -gap;
+        (is_doubling && is_soon).then(|| Next {
+            left: left.max(0.0),
+            needs: 4.0 * newest.by,
+            per_invocation: newest.by / gap,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The number of invocations after which a doubling is foretold, and the first forecast.
+    fn foretold(levels: impl IntoIterator<Item = f64>) -> Vec<(u64, Next)> {
+        let mut doubling = Doubling::new(2);
+        let nexts = (1..).zip(levels).map(|(ended, level)| {
+            doubling.take(level, ended, 1.0);
+            (ended, doubling.next(ended))
+        });
+        nexts.filter_map(|(ended, next)| Some((ended, next?))).collect()
+    }
+
+    /// The bytes of a hash table with `each` entries of 1/16 for each invocation.
+    fn table(time: u32, each: u32) -> f64 {
+        f64::from((time * each).max(1).next_power_of_two()) / 16.0
+    }
+
+    #[test]
+    fn next_of_a_table_is_its_next_doubling() {
+        let seen = foretold((1..=4000).map(|time| table(time, 1)));
+        let last = seen.last().unwrap().1;
+        assert_eq!(last, Next { left: 98.0, needs: 512.0, per_invocation: 0.125 });
+        let (ended, first) = *seen.iter().find(|(_, next)| next.needs > 500.0).unwrap();
+        // It grew after 2,048, which is seen one later.
+        assert_eq!((ended, first.left), (3842, 256.0));
+    }
+
+    #[test]
+    fn next_of_a_fast_table_is_foretold_at_once() {
+        let seen = foretold((1..=60).map(|time| table(time, 100)));
+        let at: Vec<u64> = seen.iter().map(|(ended, _)| *ended).collect();
+        assert!(at.contains(&23) && seen.iter().all(|(_, next)| next.left <= 44.0), "{seen:?}");
+    }
+
+    #[test]
+    fn next_of_lines_steps_saws_and_noise_is_nothing() {
+        assert_eq!(foretold((0..1000).map(|time| f64::from(time) * 2.0)), []);
+        assert_eq!(foretold((0..1000).map(|time| f64::from(time / 100) * 20.0)), []);
+        assert_eq!(foretold((0..1000).map(|time| f64::from(time % 100))), []);
+        assert_eq!(foretold((0..1000).map(|time| f64::from(time * 7919 % 50))), []);
+    }
+
+    #[test]
+    fn next_of_a_table_that_is_long_overdue_is_nothing() {
+        let seen = foretold((1..=3000).map(|time| table(time.min(600), 1)));
+        assert!(seen.iter().all(|(ended, _)| *ended <= 1300), "{seen:?}");
+    }
+}
