@@ -12,6 +12,8 @@ pub mod heap;
 pub mod histories;
 pub mod http;
 pub mod lazy;
+#[cfg(target_os = "linux")]
+pub mod leaks;
 mod random;
 pub mod stream;
 pub mod strings;

@@ -10,18 +10,29 @@
 //!          +--------------------------------------------------------------------->  invocations
 //! ```
 
-use super::trend::{bytes, real};
+use std::ops::RangeInclusive;
 
-/// Between two jumps of a table that doubles lie these ratios, of bytes and of invocations.
-const DOUBLES: std::ops::RangeInclusive<f64> = 1.5..=2.7;
+use super::ring::Ring;
+use super::trend::bytes;
+
+/// The ratios of two jumps of a table that doubles, in bytes: requests in flight blur them.
+const DOUBLES: RangeInclusive<f64> = 1.3..=3.2;
+
+/// The ratios of the gaps between its jumps, in invocations.
+const TWICE_AS_LONG: RangeInclusive<f64> = 1.6..=2.6;
 
 /// The next doubling is foretold when fewer invocations than this are left to it, or an eighth of the way.
 const SOON: f64 = 32.0;
 
-/// A rise from one report to the next.
+/// The most levels within which a jump comes.
+const MOST: usize = 8;
+
+/// A rise within few levels.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Jump {
     ended: u64,
+    /// How many levels had been taken.
+    taken: usize,
     from: f64,
     by: f64,
 }
@@ -31,7 +42,7 @@ struct Jump {
 pub(super) struct Next {
     /// Invocations up to it.
     pub(super) left: f64,
-    /// The bytes that it takes for a moment, above what is there.
+    /// The bytes that are needed until it is over, above what is there.
     pub(super) needs: f64,
     /// What an invocation adds, on average.
     pub(super) per_invocation: f64,
@@ -40,44 +51,41 @@ pub(super) struct Next {
 /// The newest jumps of the level.
 #[derive(Debug)]
 pub(super) struct Doubling {
-    /// What comes at most this many invocations after a jump is a part of it.
-    apart: u64,
+    /// A jump comes within so many levels, at most [`MOST`]: one for each level, more for the lowest of some.
+    within: usize,
     /// The newest first.
     jumps: [Option<Jump>; 8],
     /// The level of the last report.
     last: f64,
-    /// The lower one of the last two levels.
-    stable: f64,
-    /// The lowest of those since the newest jump.
-    lowest: f64,
+    /// Of two levels the lower one.
+    stable: Ring<MOST>,
 }
 
 impl Doubling {
-    pub(super) const fn new(apart: u64) -> Self {
-        Self { apart, jumps: [None; 8], last: f64::INFINITY, stable: f64::INFINITY, lowest: f64::INFINITY }
+    pub(super) const fn new(within: usize) -> Self {
+        Self { within, jumps: [None; 8], last: f64::INFINITY, stable: Ring::EMPTY }
     }
 
-    /// Takes the level after a report. A smaller rise than half of `unit` is no jump.
+    /// Takes a level. A smaller rise than half of `unit` is no jump.
     pub(super) fn take(&mut self, level: f64, ended: u64, unit: f64) {
         // What is gone at the next report was of a request in flight.
         let stable = level.min(self.last);
-        let by = stable - self.stable;
-        (self.last, self.stable) = (level, stable);
+        self.last = level;
+        let from = self.stable.newest().take(self.within).fold(f64::INFINITY, f64::min);
+        let before = self.stable.newest().next().unwrap_or(f64::INFINITY);
+        self.stable.push(stable);
+        let taken = self.stable.count;
         let newest = self.jumps[0].map_or(0.0, |newest| newest.by);
         // Next to a doubling a small rise is noise.
-        if by >= (unit / 2.0).max(newest / 3.0) {
-            // From where it lay since the last jump: the lowest of the newest levels creeps up before it jumps.
-            let from = self.lowest.min(stable - by);
+        if stable - before >= (unit / 2.0).max(newest / 3.0) {
             match &mut self.jumps[0] {
-                Some(newest) if ended - newest.ended <= self.apart => newest.by = stable - newest.from,
+                Some(newest) if taken - newest.taken <= 2 * self.within => newest.by = stable - newest.from,
                 _ => {
                     self.jumps.rotate_right(1);
-                    self.jumps[0] = Some(Jump { ended, from, by: stable - from });
+                    self.jumps[0] = Some(Jump { ended, taken, from, by: stable - from });
                 }
             }
-            self.lowest = stable;
         }
-        self.lowest = self.lowest.min(stable);
         // What falls again was no table.
         while self.jumps[0].is_some_and(|newest| stable < newest.from + newest.by / 2.0) {
             self.jumps[0] = None;
@@ -85,21 +93,32 @@ impl Doubling {
         }
     }
 
-    /// Returns the next doubling, if three jumps show one, and it is due soon and not long overdue.
+    /// Returns the next doubling, if the newest jump and two before it show one, and it is due soon and not long overdue.
     pub(super) fn next(&self, ended: u64) -> Option<Next> {
-        let [Some(newest), Some(second), Some(first), ..] = self.jumps else { return None };
+        let newest = self.jumps[0]?;
+        // Others may lie between them, of requests in flight.
+        let second = self.half_of(&newest, |_| true).find(|second| {
+            let gap = bytes(newest.ended - second.ended);
+            self.half_of(second, |gap_before| TWICE_AS_LONG.contains(&(gap / gap_before))).next().is_some()
+        })?;
         let gap = bytes(newest.ended - second.ended);
-        let is_doubling = DOUBLES.contains(&(newest.by / second.by))
-            && DOUBLES.contains(&(second.by / first.by))
-            && DOUBLES.contains(&(gap / bytes(second.ended - first.ended)));
         let since = bytes(ended.saturating_sub(newest.ended));
         let left = 2.0 * gap - since;
-        let is_soon = left <= SOON.max(gap / real(4)) && left >= -gap;
-        (is_doubling && is_soon).then(|| Next {
+        let is_soon = left <= SOON.max(gap / 4.0) && left >= -gap;
+        // The items may have memory of their own.
+        let beside = (self.last - newest.from - newest.by).max(0.0) / since.max(1.0);
+        is_soon.then(|| Next {
             left: left.max(0.0),
-            needs: 4.0 * newest.by,
-            per_invocation: newest.by / gap,
+            needs: 4.0 * newest.by + beside * left.max(0.0),
+            per_invocation: newest.by / gap + beside,
         })
+    }
+
+    /// The jumps before `jump` that are half of it, and as many invocations before it as `is_gap` accepts.
+    fn half_of(&self, jump: &Jump, is_gap: impl Fn(f64) -> bool) -> impl Iterator<Item = Jump> {
+        let (ended, by) = (jump.ended, jump.by);
+        let before = self.jumps.into_iter().flatten().filter(move |before| before.ended < ended);
+        before.filter(move |before| DOUBLES.contains(&(by / before.by)) && is_gap(bytes(ended - before.ended)))
     }
 }
 
@@ -109,7 +128,7 @@ mod tests {
 
     /// The number of invocations after which a doubling is foretold, and the first forecast.
     fn foretold(levels: impl IntoIterator<Item = f64>) -> Vec<(u64, Next)> {
-        let mut doubling = Doubling::new(2);
+        let mut doubling = Doubling::new(1);
         let nexts = (1..).zip(levels).map(|(ended, level)| {
             doubling.take(level, ended, 1.0);
             (ended, doubling.next(ended))

@@ -4,6 +4,7 @@
 mod doubling;
 mod marks;
 mod retention;
+mod ring;
 mod trend;
 mod verdict;
 mod watch;

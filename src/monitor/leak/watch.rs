@@ -18,7 +18,7 @@
 //!
 //! What fills up and stops does so below 70 % of the capacity, unless the memory size is chosen too small for it. So a
 //! slow rise is called a leak only above that: at the pace of a slow leak there is time. A fast one cannot wait.
-#![expect(clippy::indexing_slicing, reason = "of rings modulo their length, and of slices by that")]
+#![expect(clippy::indexing_slicing, reason = "of slices by their length")]
 
 use std::time::Duration;
 
@@ -28,6 +28,7 @@ use crate::size::ByteSize;
 use super::doubling::Doubling;
 use super::marks::Marks;
 use super::retention::Retention;
+use super::ring::Ring;
 use super::trend::{self, Bar, MOST, bytes, real};
 use super::verdict::LeakVerdict;
 
@@ -83,37 +84,6 @@ const HASTY: Bar = Bar { signs: 4.7, slope: 7.0, deficit: 2.0 };
 
 /// What keeps a verdict that stands: lower, so that it does not flicker.
 const HASTY_KEPT: Bar = Bar { signs: 3.5, slope: 4.5, deficit: 3.0 };
-
-/// The newest figures, in a ring.
-#[derive(Clone, Copy, Debug)]
-struct Ring<const N: usize> {
-    figures: [f64; N],
-    /// How many were ever put in.
-    count: usize,
-}
-
-impl<const N: usize> Ring<N> {
-    const EMPTY: Self = Self { figures: [0.0; N], count: 0 };
-
-    fn push(&mut self, figure: f64) {
-        // The index is below N.
-        self.figures[self.count % N] = figure;
-        self.count += 1;
-    }
-
-    fn len(&self) -> usize {
-        self.count.min(N)
-    }
-
-    /// The newest figures, the newest first.
-    fn newest(&self) -> impl Iterator<Item = f64> + '_ {
-        (1..=self.len()).map(|back| self.figures[(self.count - back) % N])
-    }
-
-    fn lowest(&self) -> f64 {
-        self.newest().fold(f64::INFINITY, f64::min)
-    }
-}
 
 /// A window that is not over.
 #[derive(Clone, Copy, Debug)]
@@ -176,8 +146,8 @@ impl LeakWatch {
             totals: Ring::EMPTY,
             peaks: Ring::EMPTY,
             marks: Marks::new(),
-            doubling: Doubling::new(2),
-            slow_doubling: Doubling::new(2 * WINDOWS as u64),
+            doubling: Doubling::new(1),
+            slow_doubling: Doubling::new(WINDOWS),
             is_growing: false,
         }
     }

@@ -8,7 +8,7 @@
     reason = "shared with the tests, which stop at the first surprise"
 )]
 #[path = "../../../../tests/sandbox/cage.rs"]
-mod cage;
+pub(crate) mod cage;
 mod cell;
 mod client;
 mod service;

@@ -10,6 +10,7 @@ mod budget;
 mod cache;
 mod heap;
 mod lazy;
+mod leaks;
 mod monitor;
 mod newcomer;
 mod profile;

@@ -30,6 +30,7 @@ pub(crate) fn measure(options: Options) -> Result<Card, Box<dyn Error>> {
         card.rows.push(Row { metric, unit, ours, goal: Goal::AtMost(goal), best_peer: None });
     }
 
+    crate::leaks::measure(options, &built("release", "monitor_leaks")?, &mut card)?;
     throughput(options, &mut card)?;
     own_peak(options, &mut card)?;
 

@@ -1,0 +1,33 @@
+//! The newest figures of a series, in memory of a fixed size.
+#![expect(clippy::indexing_slicing, reason = "modulo the length")]
+
+/// The newest figures, in a ring.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ring<const N: usize> {
+    figures: [f64; N],
+    /// How many were ever put in.
+    pub(super) count: usize,
+}
+
+impl<const N: usize> Ring<N> {
+    pub(super) const EMPTY: Self = Self { figures: [0.0; N], count: 0 };
+
+    pub(super) fn push(&mut self, figure: f64) {
+        // The index is below N.
+        self.figures[self.count % N] = figure;
+        self.count += 1;
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.count.min(N)
+    }
+
+    /// The newest figures, the newest first.
+    pub(super) fn newest(&self) -> impl Iterator<Item = f64> + '_ {
+        (1..=self.len()).map(|back| self.figures[(self.count - back) % N])
+    }
+
+    pub(super) fn lowest(&self) -> f64 {
+        self.newest().fold(f64::INFINITY, f64::min)
+    }
+}
