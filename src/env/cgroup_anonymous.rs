@@ -1,4 +1,5 @@
-//! The anonymous memory of the cgroup whose limit binds this process: of all its processes, without cached file pages.
+//! The anonymous memory of the cgroup with the smallest limit on this process. It counts all processes of the cgroup, and
+//! no cached file pages.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read};
@@ -30,13 +31,12 @@ const READ: usize = 4096;
 /// allocator or a signal handler.
 ///
 /// In version 1 each processor can hold some 100 KiB that are not in the sum yet.
-#[expect(dead_code, reason = "the monitor reads it from the next change on")]
 pub(crate) fn cgroup_anonymous(memory_size: ByteSize) -> Option<ByteSize> {
     static FOUND: OnceLock<Option<LimitedCgroup>> = OnceLock::new();
     FOUND.get_or_init(|| LimitedCgroup::find(Path::new("/"))).as_ref()?.anonymous(memory_size)
 }
 
-/// The cgroup whose limit binds the process.
+/// The cgroup with the smallest limit on this process.
 pub(super) struct LimitedCgroup {
     limit: ByteSize,
     /// Its `memory.stat`.

@@ -17,8 +17,8 @@ use crate::size::ByteSize;
 /// In the report line as `steady`, or as one of these:
 ///
 /// ```text
-/// plimsoll 4f1c9a heap 31.7 .. | growing 10.2 KiB per invocation, 840 left | fits=128MB | ALERT growing-heap
-/// plimsoll 4f1c9a heap 0.1 .. | retaining 34.9 MiB beyond heap: trim | fits=128MB
+/// plimsoll 4f1c9a heap 31.7 .. | growing 10.2 KiB per invocation, 840 left | recommended=none | ALERT growing-heap
+/// plimsoll 4f1c9a heap 0.1 .. | retaining 34.9 MiB beyond heap: trim | recommended=128MB
 /// ```
 ///
 /// # Examples
