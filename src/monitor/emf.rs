@@ -285,6 +285,14 @@ impl MonitorBuilder {
     }
 }
 
+#[cfg(test)]
+impl Emf {
+    /// Creates metrics with all members.
+    pub(super) fn for_test() -> Self {
+        Self { namespace: "plimsoll".into(), function_name: "orders".into(), function_version: Some("7".into()) }
+    }
+}
+
 impl EmfError {
     fn name(what: &'static str, name: &str, why: &'static str) -> Self {
         Self::Name { what, name: quotable(name), why }

@@ -51,6 +51,8 @@ mod request_id;
 mod request_scope;
 mod resources;
 mod restore;
+#[cfg(test)]
+mod schema_tests;
 mod snapshot;
 mod startup;
 mod state;
