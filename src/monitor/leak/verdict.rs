@@ -93,7 +93,7 @@ pub enum LeakVerdict {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Remedy {
-    /// [`MonitorBuilder::trim`](super::MonitorBuilder::trim): it is off, or has not run since this came together. It
+    /// [`MonitorBuilder::trim`](crate::monitor::MonitorBuilder::trim): it is off, or has not run since this came together. It
     /// reaches all arenas.
     Trim,
     /// The environment variable `MALLOC_ARENA_MAX` at 1 or 2: a trim did not help, several threads have arenas of
