@@ -208,7 +208,7 @@ fn a_report_reads_as_documented() {
                 ]
             }]
         },
-        "FunctionName": "orders",
+        "v": 1, "FunctionName": "orders",
         // (52 + 12) / 128, rounded down; 29 of 116.
         "memory_utilization": 49.9, "used_memory_max": 64,
         "heap_utilization": 25.0, "heap_peak": 29 << 20, "heap_live": 20 << 20,
@@ -216,7 +216,7 @@ fn a_report_reads_as_documented() {
         "request_id": "r-1", "outcome": "finished", "cold_start": true, "concurrent": false, "invocations": 1,
         "duration": 12_345.006, "total_memory": 128,
         "heap_growth": -3, "heap_unattributed": 0,
-        "rss": 40 << 20, "rss_peak": (52 << 20) - 1, "rss_highest": 60 << 20, "fits_mb": 128, "alarm_threshold": 70, "verdict": "unknown",
+        "rss": 40 << 20, "rss_peak": (52 << 20) - 1, "rss_highest": 60 << 20, "recommended_mb": 128, "alarm_threshold": 70, "verdict": "unknown",
         "budget_reserved": 25 << 20, "budget_room": 100 << 20, "budget_pressure": "high", "budget_drift": -(5 << 20),
         "alert_names": [], "gauges": {}, "reserved": { "orders": 25 << 20 },
     });
@@ -230,7 +230,7 @@ fn what_is_not_known_is_neither_named_nor_told() {
     let expected = ["heap_utilization", "heap_peak", "heap_live", "allocations_refused", "alerts", "requests"];
     assert_eq!(metric_names(&document), expected);
     for absent in
-        ["rss", "rss_peak", "fits_mb", "alarm_threshold", "budget_room", "resources_loaded", "first_never_used"]
+        ["rss", "rss_peak", "recommended_mb", "alarm_threshold", "budget_room", "resources_loaded", "first_never_used"]
     {
         assert_eq!(document.get(absent), None, "{absent}");
     }

@@ -395,7 +395,7 @@ fn monitors_of_any_settings_are_built_or_say_why_not() {
                 let report = monitor.start(name).finish();
                 let line = report.to_string();
                 assert!(line.len() < 1_000 && !line.contains('\n'), "{line:?}");
-                assert!(report.fits_mb().is_none_or(|mb| mb >= 128));
+                assert!(report.recommended_mb().is_none_or(|mb| mb >= 128));
                 let _shown = (report.percent(), report.drift());
             }
             let _dropped = monitor.start("unfinished");

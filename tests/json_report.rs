@@ -5,6 +5,7 @@
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixDatagram;
 use std::time::SystemTime;
@@ -31,6 +32,8 @@ support::tests! {
     format_follows_the_variable_of_lambda if CAN_FORK, else "needs fork",
     warning_in_json_is_escaped if CAN_FORK, else "needs fork",
     alarm_and_abort_report_have_the_common_members if CAN_FORK && alone(), else "needs fork and an rss that is its own",
+    schema_page_has_the_members_of_alarm_and_abort_report if CAN_FORK && alone() && cfg!(target_os = "linux"), else "needs fork and an rss that is its own",
+    schema_page_has_the_members_of_a_warning if CAN_FORK, else "needs fork",
     alarm_and_abort_report_with_longest_names_parse if CAN_FORK && alone(), else "needs fork and an rss that is its own",
 }
 
@@ -250,4 +253,58 @@ fn alarm_and_abort_report_with_longest_names_parse() {
         let lengths = record["gauges"].as_object().unwrap().keys().map(String::len);
         assert_eq!(lengths.collect::<Vec<_>>(), [48; 5], "{record}");
     }
+}
+
+/// Returns the first column of the tables under these headings of the guide's page.
+fn documented(headings: &[&str]) -> BTreeSet<String> {
+    let page = include_str!("../src/guide/schema.md");
+    let rows = headings.iter().flat_map(|heading| {
+        let (_, section) = page.split_once(&format!("\n# {heading}\n")).unwrap();
+        section.split("\n# ").next().unwrap().lines()
+    });
+    // The row of a member that only a feature adds names the feature.
+    let is_built = |row: &&str| {
+        let features = [("emf", cfg!(feature = "emf")), ("profile", cfg!(feature = "profile"))];
+        features.iter().all(|(name, is_on)| *is_on || !row.contains(&format!("(feature `{name}`)")))
+    };
+    let names = rows.filter(is_built).filter_map(|row| Some(row.strip_prefix("| `")?.split_once('`')?.0.to_owned()));
+    names.collect()
+}
+
+fn keys<'a>(objects: impl IntoIterator<Item = &'a Value>) -> BTreeSet<String> {
+    objects.into_iter().flat_map(|object| object.as_object().unwrap().keys().cloned()).collect()
+}
+
+fn schema_page_has_the_members_of_alarm_and_abort_report() {
+    let records = records(|| {
+        let monitor = Monitor::builder().memory_size(ByteSize::mib(200)).environment_share(ByteSize::ZERO);
+        #[cfg(feature = "emf")]
+        let monitor = monitor.emf(plimsoll::monitor::Emf::new("orders").unwrap());
+        #[cfg(feature = "profile")]
+        let monitor = monitor.profile("64KiB".parse().unwrap());
+        let monitor = monitor.log_format(LogFormat::Json).print_reports(false).install().unwrap();
+        board::holder("sessions").set(ByteSize::mib(1));
+        let budget = MemoryBudget::new(ByteSize::mib(100));
+        let _reserved = budget.account("orders").unwrap().try_reserve(ByteSize::mib(1)).unwrap();
+        let _invocation = monitor.start("r-1").with_label("/orders");
+        let _held = Block::with(196 << 20, 1, true);
+        heap::set_limit(ByteSize::mib(197)).unwrap();
+        drop(std::hint::black_box(vec![1_u8; 100 << 20]));
+    });
+    let (alarm, abort) = (only(&records, "alarm"), only(&records, "abort"));
+    assert_eq!(keys([alarm]), documented(&["All records in JSON", "The alarm", "Holders"]), "{alarm}");
+    assert_eq!(keys([abort]), documented(&["All records in JSON", "The abort report", "Holders"]), "{abort}");
+    for record in [alarm, abort] {
+        assert_eq!(keys([&record["requests"][0]]), documented(&["Requests in flight"]), "{record}");
+        assert_eq!(keys([&record["sums"]]), BTreeSet::from(["gauges", "sites", "reserved"].map(str::to_owned)));
+        let sites = record.get("sites").into_iter().flat_map(|sites| sites.as_array().unwrap());
+        let undocumented: Vec<_> = keys(sites).difference(&documented(&["Allocation sites"])).cloned().collect();
+        assert_eq!(undocumented, Vec::<String>::new(), "{record}");
+    }
+}
+
+fn schema_page_has_the_members_of_a_warning() {
+    let records = records(|| drop(builder().build().unwrap().start("r").finish().alerts()));
+    let warning = only(&records, "warning");
+    assert_eq!(keys([warning]), documented(&["All records in JSON", "Warnings"]), "{warning}");
 }

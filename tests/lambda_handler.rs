@@ -452,7 +452,7 @@ fn without_an_argument_it_digests_what_is_here_and_recommends_a_size() {
         let bar = stdout.lines().find(|line| line.trim_start().starts_with(name)).unwrap();
         assert!(bar.contains("|#"), "{bar}");
     }
-    assert!(stdout.contains("  fits 128 MB: "), "{stdout}");
+    assert!(stdout.contains("  recommended 128 MB: "), "{stdout}");
     assert!(full.stderr.is_empty(), "no bar where nobody looks: {}", text(&full.stderr));
 }
 

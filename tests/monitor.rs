@@ -49,12 +49,14 @@ support::tests! {
     what_invocations_leave_behind_is_growing_unless_someone_accounts_for_it if alone(), else "is told the rss of what is around it",
     invocations_beside_others_have_a_verdict if alone(), else "is told the rss of what is around it",
     request_ids_are_clean,
-    the_size_that_fits_follows_from_the_highest_rss if cfg!(all(target_os = "linux", not(miri))), else "needs the rss",
+    recommended_mb_follows_from_the_highest_rss if cfg!(all(target_os = "linux", not(miri))), else "needs the rss",
     impossible_settings_are_errors_that_say_what,
     the_line_reads_as_documented if CAN_FORK, else "needs fork",
     the_policy_decides_which_lines_are_printed if CAN_FORK && alone(), else "needs fork, and is told the rss of what is around it",
     the_variable_overrides_the_policy if CAN_FORK, else "needs fork",
     the_picture_has_the_load_line_holders_and_percentiles,
+    percentiles_of_concurrent_invocations_are_not_shown,
+    percent_above_100_is_explained,
 }
 
 fn builder() -> MonitorBuilder {
@@ -468,15 +470,15 @@ fn request_ids_are_clean() {
     assert_eq!(quiet().start("a b").id().as_str(), "ab");
 }
 
-fn the_size_that_fits_follows_from_the_highest_rss() {
+fn recommended_mb_follows_from_the_highest_rss() {
     let monitor = Monitor::builder().memory_size(ByteSize::mib(1024)).report(ReportPolicy::Off).build().unwrap();
-    assert_eq!(invoke(&monitor, || ()).fits_mb(), Some(128), "no function is smaller");
+    assert_eq!(invoke(&monitor, || ()).recommended_mb(), Some(128), "no function is smaller");
     let grown = invoke(&monitor, || drop(std::hint::black_box(vec![1u8; 200 << 20])));
     let expected = |report: &InvocationReport| {
         (report.highest_rss.as_u64() + (12 << 20)).saturating_mul(125).div_ceil(100).div_ceil(1 << 20)
     };
     assert!(grown.highest_rss >= ByteSize::mib(200), "{grown:?}");
-    assert_eq!(grown.fits_mb(), Some(expected(&grown)));
+    assert_eq!(grown.recommended_mb(), Some(expected(&grown)));
     let after = invoke(&monitor, || ());
     assert_eq!(after.highest_rss, grown.highest_rss, "the size must fit the largest");
     assert!(after.to_string().ends_with("MB?"), "{after}: three invocations tell little");
@@ -515,7 +517,7 @@ fn the_line_reads_as_documented() {
     assert!(lines[0].starts_with("plimsoll r heap 0.6 peak 39.6 of 116 MiB (34 %) "), "{}", lines[0]);
     assert!(lines[0].contains(" +0 B | sessions 0.5 unattributed 0.1"), "{}", lines[0]);
     if cfg!(target_os = "linux") {
-        assert!(lines[0].ends_with(" | fits=128MB?"), "{}", lines[0]);
+        assert!(lines[0].ends_with(" | recommended=128MB?"), "{}", lines[0]);
     }
     assert!(lines[1].starts_with("plimsoll cutshort heap") && lines[1].contains(" | unfinished"), "{}", lines[1]);
 }
@@ -585,8 +587,9 @@ fn the_picture_has_the_load_line_holders_and_percentiles() {
     (0..10).for_each(|n| drop(invoke(&monitor, || drop(Block::new(1 + n * (1 << 20)))).alerts()));
     let snapshot = monitor.snapshot();
     assert_eq!(snapshot.invocations, 10);
-    assert!((ByteSize::mib(4)..ByteSize::mib(6)).contains(&snapshot.peaks.p50), "{snapshot:?}");
-    assert!(snapshot.peaks.max >= ByteSize::mib(9) && snapshot.peaks.p95 == snapshot.peaks.max);
+    let peaks = snapshot.peaks.unwrap();
+    assert!((ByteSize::mib(4)..ByteSize::mib(6)).contains(&peaks.p50), "{snapshot:?}");
+    assert!(peaks.max >= ByteSize::mib(9) && peaks.p95 == peaks.max);
     let picture = snapshot.to_string();
     for part in ["memory against 128.0 MiB, of which 116.0 MiB", "heap now", "rss peak", "atlas: 7.0 MiB", "p50", "p99"]
     {
@@ -595,4 +598,33 @@ fn the_picture_has_the_load_line_holders_and_percentiles() {
     let bars: Vec<_> = picture.lines().filter(|line| line.contains('|')).collect();
     assert!(bars.len() == 4 && bars.iter().all(|bar| bar.find('!') == bars[0].find('!')), "{picture}");
     board::holder("atlas").set(ByteSize::ZERO);
+}
+
+fn percentiles_of_concurrent_invocations_are_not_shown() {
+    let monitor = builder().memory_size(ByteSize::mib(128)).build().unwrap();
+    let others = monitor.start("long");
+    (0..40).for_each(|_| drop(invoke(&monitor, || drop(Block::new(8 << 20))).alerts()));
+    let report = invoke(&monitor, || ());
+    assert!(report.to_string().contains(" | concurrent: peaks are the environment's"), "{report}");
+    let snapshot = monitor.snapshot();
+    assert_eq!(snapshot.peaks, None);
+    let picture = snapshot.to_string();
+    assert!(picture.contains("  41 invocations\n"), "{picture}");
+    assert!(!picture.contains("p50"), "no percentile without a peak of its own: {picture}");
+    drop(others);
+    drop(invoke(&monitor, || ()).alerts());
+    assert!(monitor.snapshot().peaks.is_some(), "one was alone");
+}
+
+fn percent_above_100_is_explained() {
+    let monitor = builder().memory_size(ByteSize::mib(128)).environment_share(ByteSize::mib(12)).build().unwrap();
+    let mut report = invoke(&monitor, || ());
+    let mut line = |peak: ByteSize| {
+        report.heap.as_mut().unwrap().peak.at_most = peak;
+        report.to_string()
+    };
+    let above = line(ByteSize::mib(125));
+    assert!(above.contains(" peak 125.0 of 116 MiB (107 %, above the capacity) "), "{above}");
+    let at = line(ByteSize::mib(116));
+    assert!(at.contains(" peak 116.0 of 116 MiB (100 %) "), "{at}");
 }

@@ -19,8 +19,11 @@
 mod cage;
 mod support;
 
+use std::fs;
+use std::io::{self, Read};
 use std::os::unix::process::ExitStatusExt;
-use std::process::{ExitCode, ExitStatus};
+use std::process::{Command, ExitCode, ExitStatus, Stdio};
+use std::time::Duration;
 
 use cage::Cage;
 use plimsoll::monitor::{LeakVerdict, Monitor, ReportPolicy};
@@ -37,11 +40,20 @@ const AHEAD: usize = 20;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if let [flag, how, kib] = &arguments[..]
-        && flag == "--function"
-    {
-        function(how, kib.parse().unwrap());
-        return ExitCode::SUCCESS;
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["--function", how, kib] => {
+            function(how, kib.parse().unwrap());
+            return ExitCode::SUCCESS;
+        }
+        ["--parent"] => {
+            parent();
+            return ExitCode::SUCCESS;
+        }
+        ["--child"] => {
+            child();
+            return ExitCode::SUCCESS;
+        }
+        _ => {}
     }
     let no_cage = Cage::new(CAGE_MIB).err();
     if std::env::var("PLIMSOLL_SANDBOX").is_ok_and(|value| value == "required")
@@ -54,6 +66,7 @@ fn main() -> ExitCode {
     support::run(&[
         ("a_leak_is_known_twenty_invocations_before_its_kill", a_leak_is_known_before_its_kill as fn(), why),
         ("a_vector_that_doubles_is_known_by_its_pages", a_vector_that_doubles_is_known_by_its_pages, why),
+        ("recommended_mb_counts_a_child_but_no_page_cache", recommended_mb_counts_a_child, why),
         ("what_is_freed_or_accounted_for_is_neither_killed_nor_growing", what_is_no_leak_is_not_growing, why),
     ])
 }
@@ -124,6 +137,48 @@ fn a_vector_that_doubles_is_known_by_its_pages() {
         let ahead = ahead("one", kib);
         assert!(ahead >= AHEAD, "{kib} KiB per invocation: {ahead} before the kill");
     }
+}
+
+/// The memory of the child, in MiB.
+const CHILD_MIB: usize = 300;
+
+/// Starts a child that holds memory and fills the page cache, and prints the memory size recommended before and after.
+fn parent() {
+    let monitor = Monitor::builder().memory_size(ByteSize::mib(512)).environment_share(ByteSize::mib(12));
+    let monitor = monitor.report(ReportPolicy::Off).build().unwrap();
+    let recommended = || monitor.start("r").finish().recommended_mb().unwrap();
+    let before = recommended();
+    let mut child = Command::new(std::env::current_exe().unwrap());
+    let mut child = child.arg("--child").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+    // The cgroup is read once a second.
+    std::thread::sleep(Duration::from_millis(1100));
+    println!("{before} {}", recommended());
+    drop(child.stdin.take());
+    child.wait().unwrap();
+    println!("{}", recommended());
+}
+
+/// Holds memory until the standard input ends.
+fn child() {
+    let held = std::hint::black_box(vec![1_u8; CHILD_MIB << 20]);
+    let path = std::env::temp_dir().join(format!("plimsoll-page-cache-{}", std::process::id()));
+    fs::write(&path, &held[..100 << 20]).unwrap();
+    println!();
+    io::stdin().read_to_end(&mut Vec::new()).unwrap();
+    fs::remove_file(path).unwrap();
+}
+
+fn recommended_mb_counts_a_child() {
+    let cage = Cage::new(512).unwrap();
+    let output = cage.command(&std::env::current_exe().unwrap()).arg("--parent").output().unwrap();
+    let printed = String::from_utf8(output.stdout).unwrap();
+    let figures: Vec<u64> = printed.split_whitespace().map(|figure| figure.parse().unwrap()).collect();
+    let [before, during, after] = figures[..] else { panic!("{}: {printed}", output.status) };
+    assert_eq!((before, during), (128, after), "the highest is kept");
+    // 12 MiB for the environment, and a quarter on top; the two processes themselves have less than 20 MiB.
+    let least = (CHILD_MIB as u64 + 12) * 5 / 4;
+    assert!((least..least + 25).contains(&during), "{during} MB");
 }
 
 fn what_is_no_leak_is_not_growing() {

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`heap`] | how deep the process lies, a limit under which `try_reserve` fails instead of the process, whose bytes those are |
 //! | [`monitor`] | one line of log for each invocation, alarms, leaks, CloudWatch |
+//! | [`schema`] | all records: the report line, its JSON form, the alarm; each member with its unit |
 //! | [`attribution`] | from `unattributed` in a log to the line of source that holds the memory |
 //! | [`budget`] | one bound over caches, buffers and models, and who gives back |
 //! | [`cache`] | a cache with a bound in bytes that expires across a freeze |
@@ -20,6 +21,9 @@ pub mod heap {}
 
 #[doc = include_str!("monitor.md")]
 pub mod monitor {}
+
+#[doc = include_str!("schema.md")]
+pub mod schema {}
 
 #[doc = include_str!("attribution.md")]
 pub mod attribution {}

@@ -262,6 +262,17 @@ impl HeapSite {
     /// Addresses of a stack without a known function, as text shows them.
     pub(crate) const PRINTED_FRAMES: usize = 8;
 
+    /// Returns a site of which the name is known, and one of which it is not.
+    #[cfg(all(test, feature = "profile"))]
+    pub(crate) fn for_test() -> [Option<Self>; 3] {
+        let profile =
+            profile::HeapProfile::for_test(&[(&[0x7fff_1234_5678; 3], 6000, 3), (&[0x7fff_1234_0000; 2], 2500, 2)]);
+        let mut sites = profile.sites.into_iter().map(Self::new);
+        let named =
+            sites.next().map(|site| Self { function: Some("app::leak"), location: Some("src/main.rs:12"), ..site });
+        [named, sites.next(), None]
+    }
+
     pub(super) fn new(site: Site) -> Self {
         let Site { bytes, blocks, share, .. } = site;
         let mut heap_site = Self { bytes, blocks, share, function: None, location: None, site };

@@ -45,7 +45,7 @@ macro_rules! emit {
             rss = bytes($report.rss),
             rss_peak = bytes($report.peak_rss),
             rss_highest = bytes(Some($report.highest_rss).filter(|rss| *rss > ByteSize::ZERO)),
-            fits_mb = $report.fits_mb(),
+            recommended_mb = $report.recommended_mb(),
             alarm_threshold = $report.crossed,
             budget_reserved = bytes(reserved.map(|reserved| reserved.bytes)),
             budget_room = bytes(reserved.map(|reserved| reserved.capacity)),
@@ -92,7 +92,7 @@ impl MonitorBuilder {
 /// request_id label outcome duration_us concurrent invocations
 /// own_allocated own_net own_peak                                    of a request under a layer
 /// heap_live heap_peak heap_percent heap_growth heap_unattributed allocations_refused
-/// memory_size rss rss_peak rss_highest fits_mb alarm_threshold
+/// memory_size rss rss_peak rss_highest recommended_mb alarm_threshold
 /// budget_reserved budget_room budget_pressure budget_drift          with a budget
 /// verdict trimmed evicted                                           where there is one, where there were any
 /// resources                                                         with resources, in words

@@ -23,10 +23,9 @@ use std::fmt;
 pub enum Alert {
     /// The peak of the heap or of the rss is over 90 % of the capacity.
     NearLimit,
-    /// The median peak of the window's newer half is a fifth over that of the older half.
+    /// The median peak of the window's newer half is more than a fifth above that of the older half. Only invocations that
+    /// were alone count; at least half of each half must be such.
     RisingMemory,
-    /// The median duration of the window's newer half is a fifth over that of the older half.
-    SlowerInvocations,
     /// Allocations were refused since the report before.
     Refused,
     /// The verdict is [`LeakVerdict::Growing`](super::LeakVerdict::Growing).
@@ -34,8 +33,7 @@ pub enum Alert {
 }
 
 impl Alert {
-    const ALL: [Self; 5] =
-        [Self::NearLimit, Self::RisingMemory, Self::SlowerInvocations, Self::Refused, Self::GrowingHeap];
+    const ALL: [Self; 4] = [Self::NearLimit, Self::RisingMemory, Self::Refused, Self::GrowingHeap];
 
     const fn bit(self) -> u8 {
         1 << self as u8
@@ -47,7 +45,6 @@ impl fmt::Display for Alert {
         f.write_str(match self {
             Self::NearLimit => "near-limit",
             Self::RisingMemory => "rising-memory",
-            Self::SlowerInvocations => "slower-invocations",
             Self::Refused => "refused-allocations",
             Self::GrowingHeap => "growing-heap",
         })

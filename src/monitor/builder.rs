@@ -23,6 +23,7 @@ use super::maintenance::Schedule;
 use super::observers::{Hook, Observers};
 use super::policy::{self, ReportPolicy};
 use super::profile::Profile;
+use super::recommend::{CgroupPeak, EnvironmentShare};
 use super::resources::Resources;
 use super::startup::{extensions, foreign_account};
 use super::state::{Before, State};
@@ -471,12 +472,12 @@ impl MonitorBuilder {
         let policy = policy::from_env(|name| std::env::var_os(name), &mut warnings).unwrap_or(self.policy);
         let profile = self.profile.or_env(|name| std::env::var_os(name), &mut warnings);
         let (memory_size, share) = self.limit(&mut warnings);
-        let share = self.environment_share.unwrap_or(share);
+        let share = EnvironmentShare::new(self.environment_share.unwrap_or(share), share);
         let on_lambda = MemoryLimit::is_on_lambda();
         if on_lambda && self.environment_share.is_none() {
             warnings.extend(extensions(Path::new("/opt/extensions")));
         }
-        let thresholds = memory_size.map(|size| template.with_memory_size(size).environment_share(share));
+        let thresholds = memory_size.map(|size| template.with_memory_size(size).environment_share(share.of_process));
         let books = heap::stats().ok();
         if books.is_none() {
             warnings.push(format!("rss only, no heap figures and no alarm: {NotInstalled}"));
@@ -499,6 +500,7 @@ impl MonitorBuilder {
             shared: Arc::new(Shared {
                 thresholds,
                 share,
+                cgroup_peak: CgroupPeak::new(memory_size, now),
                 policy,
                 profile,
                 clock,

@@ -41,7 +41,7 @@ const LONGEST_NAME: usize = 255;
 /// |---|---|---|
 /// | `memory_utilization` | Percent | `used_memory_max` of the memory size |
 /// | `used_memory_max` | Megabytes | peak rss and the environment's share, rounded up |
-/// | `heap_utilization` | Percent | peak heap of what the memory size leaves the process |
+/// | `heap_utilization` | Percent | peak heap of what the memory size leaves the process; can exceed 100 |
 /// | `heap_peak`, `heap_live` | Bytes | peak heap, and live heap at its end |
 /// | `allocations_refused` | Count | allocations refused since the report before |
 /// | `alerts` | Count | [alerts](super::Alert) that it is the first to show; their names are in `alert_names` |
@@ -285,6 +285,14 @@ impl MonitorBuilder {
     }
 }
 
+#[cfg(test)]
+impl Emf {
+    /// Creates metrics with all members.
+    pub(super) fn for_test() -> Self {
+        Self { namespace: "plimsoll".into(), function_name: "orders".into(), function_version: Some("7".into()) }
+    }
+}
+
 impl EmfError {
     fn name(what: &'static str, name: &str, why: &'static str) -> Self {
         Self::Name { what, name: quotable(name), why }
@@ -346,7 +354,7 @@ impl fmt::Display for Line<'_> {
         if !peaks.is_empty() {
             f.write_str(r#",{"Name":"request_peak","Unit":"Bytes"}"#)?;
         }
-        write!(f, r#"]}}]}},"FunctionName":"{}""#, Escaped(function_name))?;
+        write!(f, r#"]}}]}},"v":1,"FunctionName":"{}""#, Escaped(function_name))?;
         if let Some(version) = function_version {
             write!(f, r#","function_version":"{}""#, Escaped(version))?;
         }

@@ -45,9 +45,12 @@ impl Histogram {
         self.max = self.max.max(other.max);
     }
 
-    /// Nearest-rank percentiles; zeros without a size.
-    pub(super) fn percentiles(&self) -> Percentiles<u64> {
+    /// Returns nearest-rank percentiles; `None` without a size.
+    pub(super) fn percentiles(&self) -> Option<Percentiles<u64>> {
         let all: u64 = self.buckets.iter().map(|count| u64::from(*count)).sum();
+        if all == 0 {
+            return None;
+        }
         let ranks = [50, 95, 99].map(|percent: u64| (all * percent).div_ceil(100));
         let mut found = [self.max; 3];
         let mut seen = 0;
@@ -63,7 +66,7 @@ impl Histogram {
             }
         }
         let [p50, p95, p99] = found;
-        Percentiles { p50, p95, p99, max: self.max }
+        Some(Percentiles { p50, p95, p99, max: self.max })
     }
 }
 
@@ -118,7 +121,7 @@ mod tests {
                 histogram.record(*size);
             }
             sizes.sort_unstable();
-            let Percentiles { p50, p95, p99, max } = histogram.percentiles();
+            let Percentiles { p50, p95, p99, max } = histogram.percentiles().unwrap();
             for (percent, found) in [(50, p50), (95, p95), (99, p99)] {
                 let exact = sizes[(sizes.len() * percent).div_ceil(100) - 1];
                 prop_assert!(exact <= found && found <= exact + exact / 16, "p{percent}: {found} for {exact}");
@@ -135,13 +138,13 @@ mod tests {
         (0..20).for_each(|_| histogram.record(1000));
         let mut all = Histogram::new();
         (0..4).for_each(|_| all.merge(&histogram));
-        let Percentiles { p50, p95, p99, .. } = all.percentiles();
+        let Percentiles { p50, p95, p99, .. } = all.percentiles().unwrap();
         assert_eq!([p50, p95, p99], [1000; 3]);
         assert!(histogram.buckets[bucket(1000)] < MAX_COUNT);
     }
 
     #[test]
-    fn percentiles_without_a_size_are_zero() {
-        assert_eq!(Histogram::new().percentiles(), Percentiles::default());
+    fn percentiles_without_a_size_are_none() {
+        assert_eq!(Histogram::new().percentiles(), None);
     }
 }

@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crate::board::{self, Shown};
-use crate::clock::{Stopwatch, micros};
+use crate::clock::Stopwatch;
 use crate::heap::{self, HeapPeak, InFlightRequest, Meter, MeterReading};
 use crate::os;
 use crate::size::{ByteDelta, ByteSize};
@@ -219,6 +219,7 @@ impl Invocation {
         let resident = heap::check_now().ok();
         self.listed.end();
         let rss = resident.map(|rss| rss.total);
+        self.shared.cgroup_peak.sample(self.shared.clock.now());
         let named = Named::read();
         let books = heap::stats().ok();
         // A hook may have left more memory behind than the peak before it.
@@ -246,7 +247,7 @@ impl Invocation {
         state.refused = state.refused.max(refused_so_far);
         // Without the tracking allocator the percentiles are of the rss.
         let peak = heap.map(|heap| heap.peak.at_most).or(resident_peak).unwrap_or_default();
-        state.window.push(Sample { peak: peak.as_u64(), micros: micros(duration), is_own_peak: !concurrent });
+        state.window.push(Sample { peak: peak.as_u64(), is_own_peak: !concurrent });
         let mut report = InvocationReport {
             id: self.id,
             label: self.label,
@@ -257,6 +258,7 @@ impl Invocation {
             rss,
             peak_rss,
             highest_rss: ByteSize::bytes(state.highest_rss),
+            highest_cgroup_anonymous: self.shared.cgroup_peak.highest(),
             thresholds: self.shared.thresholds,
             crossed: heap::highest_crossed_threshold(),
             reserved: self.shared.budget.as_ref().map(Reserved::of),

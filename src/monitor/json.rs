@@ -65,7 +65,7 @@ impl Metric {
 
 /// Returns the figures of `report` that are metrics. A figure that is not known is left out.
 pub(super) fn metrics(report: &InvocationReport) -> impl Iterator<Item = Metric> {
-    let used = report.peak_rss.max(report.rss).map(|rss| rss.saturating_add(report.share));
+    let used = report.peak_rss.max(report.rss).map(|rss| rss.saturating_add(report.share.of_process));
     let watched = report.resources;
     let heap = |metric: fn(&InvocationHeap) -> Metric| report.heap.as_ref().map(metric);
     let metrics = [
@@ -129,7 +129,8 @@ impl Members<'_> {
         known(f, "rss", report.rss.map(ByteSize::as_u64))?;
         known(f, "rss_peak", report.peak_rss.map(ByteSize::as_u64))?;
         property(f, "rss_highest", report.highest_rss.as_u64())?;
-        known(f, "fits_mb", report.fits_mb())?;
+        known(f, "cgroup_anonymous_highest", report.highest_cgroup_anonymous.map(ByteSize::as_u64))?;
+        recommended(f, report.recommended_mb(), report.verdict)?;
         known(f, "alarm_threshold", report.crossed)?;
         self.verdict(f)?;
         if report.caches != CacheCounts::default() {
@@ -178,8 +179,8 @@ impl fmt::Display for LabelJson<'_> {
         let LabelStats { label, requests, refused, not_available, allocated, net, peak } = self.0;
         write!(f, r#"{{"label":"{label}","requests":{requests},"refused":{refused},"not_available":{not_available}"#)?;
         write!(f, r#","allocated":{},"net":{}"#, allocated.as_u64(), net.as_i64())?;
-        let Percentiles { p50, p95, p99, max } = peak.map(ByteSize::as_u64);
-        write!(f, r#","peak":{{"p50":{p50},"p95":{p95},"p99":{p99},"max":{max}}}}}"#)
+        percentiles(f, "peak", *peak)?;
+        f.write_char('}')
     }
 }
 
@@ -201,6 +202,10 @@ impl Members<'_> {
             }
             LeakVerdict::Retaining { beyond_heap, remedy } => {
                 property(f, "retained", beyond_heap.as_u64())?;
+                write!(f, r#","remedy":"{remedy}""#)?;
+            }
+            LeakVerdict::Outside { bytes, remedy } => {
+                property(f, "outside", bytes.as_u64())?;
                 write!(f, r#","remedy":"{remedy}""#)?;
             }
             _ => (),
@@ -240,6 +245,22 @@ pub(super) fn known(f: &mut fmt::Formatter<'_>, name: &str, value: Option<impl f
     value.map_or(Ok(()), |value| property(f, name, value))
 }
 
+/// Writes the recommended memory size: `null` for a leak, and no member if the platform has no rss.
+pub(super) fn recommended(f: &mut fmt::Formatter<'_>, mb: Option<u64>, verdict: LeakVerdict) -> fmt::Result {
+    match mb {
+        Some(mb) => property(f, "recommended_mb", mb),
+        None if matches!(verdict, LeakVerdict::Growing { .. }) => property(f, "recommended_mb", "null"),
+        None => Ok(()),
+    }
+}
+
+/// Writes a distribution in bytes, or nothing if there is none.
+pub(super) fn percentiles(f: &mut fmt::Formatter<'_>, name: &str, of: Option<Percentiles<ByteSize>>) -> fmt::Result {
+    let Some(percentiles) = of else { return Ok(()) };
+    let Percentiles { p50, p95, p99, max } = percentiles.map(ByteSize::as_u64);
+    write!(f, r#","{name}":{{"p50":{p50},"p95":{p95},"p99":{p99},"max":{max}}}"#)
+}
+
 impl fmt::Display for Number {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -250,7 +271,7 @@ impl fmt::Display for Number {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::time::Duration;
 
     use proptest::collection::vec;
@@ -264,10 +285,9 @@ mod tests {
     use crate::log::MAX_RECORD;
     use crate::monitor::alert::Alerts;
     use crate::monitor::report::Reserved;
-    use crate::monitor::{Alert, Label, Outcome, Remedy, RequestId, ResourceCounts};
+    use crate::monitor::{Alert, Label, Outcome, Remedy, RequestHeap, RequestId, ResourceCounts};
 
-    const ALERTS: [Alert; 5] =
-        [Alert::NearLimit, Alert::RisingMemory, Alert::SlowerInvocations, Alert::Refused, Alert::GrowingHeap];
+    const ALERTS: [Alert; 4] = [Alert::NearLimit, Alert::RisingMemory, Alert::Refused, Alert::GrowingHeap];
 
     fn figure() -> impl Strategy<Value = u64> {
         prop_oneof![Just(0), Just(u64::MAX), any::<u64>(), 0..1_u64 << 40]
@@ -288,7 +308,14 @@ mod tests {
                 per_invocation,
                 invocations_left
             }),
+            (size(), option::of(figure())).prop_map(|(per_invocation, invocations_left)| LeakVerdict::Rising {
+                per_invocation,
+                invocations_left
+            }),
             size().prop_map(|beyond_heap| LeakVerdict::Retaining { beyond_heap, remedy: Remedy::AnotherAllocator }),
+            size().prop_map(|bytes| LeakVerdict::Outside { bytes, remedy: Remedy::ChildProcess }),
+            Just(LeakVerdict::Unknown),
+            Just(LeakVerdict::Steady),
         ]
     }
 
@@ -302,12 +329,24 @@ mod tests {
         })
     }
 
+    fn percentiles() -> impl Strategy<Value = Percentiles<ByteSize>> {
+        [size(), size(), size(), size()].prop_map(|[p50, p95, p99, max]| Percentiles { p50, p95, p99, max })
+    }
+
+    /// The heap of a request, and that of its label.
+    fn own() -> impl Strategy<Value = (RequestHeap, Percentiles<ByteSize>)> {
+        (size(), any::<i64>(), size(), percentiles()).prop_map(|(allocated, net, peak, peaks)| {
+            (RequestHeap { allocated, net: ByteDelta::bytes(net), peak }, peaks)
+        })
+    }
+
     prop_compose! {
-        fn any_report()(
+        pub(in crate::monitor) fn any_report()(
             (id, label) in (name(), name()),
             heap in option::of(heap()),
             lines in option::of((size(), size())),
-            sizes in vec(option::of(size()), 5),
+            own in option::of(own()),
+            sizes in vec(option::of(size()), 6),
             [hits, misses, evictions_by_size, expirations, evictions_by_pressure, invocations, micros, refused] in
                 [figure(), figure(), figure(), figure(), figure(), figure(), figure(), figure()],
             crossed in option::of(1..=100_u8),
@@ -316,12 +355,21 @@ mod tests {
             resources in [any::<u32>(), any::<u32>(), any::<u32>(), any::<u32>()],
             first_never_used in option::of(name()),
             verdict in verdict(),
-            alerts in any::<[bool; 5]>(),
-            flags in any::<[bool; 2]>(),
+            alerts in any::<[bool; 4]>(),
+            outcome in [any::<bool>(), any::<bool>(), any::<bool>()],
         ) -> InvocationReport {
             let mut report = InvocationReport::for_test(None);
             (report.id, report.label) = (RequestId::new(id), Label::new(label));
-            report.outcome = if flags[0] { Outcome::Finished } else { Outcome::Unfinished };
+            report.outcome = match outcome {
+                [true, true, _] => Outcome::Unfinished,
+                [true, false, _] => Outcome::Overloaded,
+                [false, ..] => Outcome::Finished,
+            };
+            if let Some((own, peaks)) = own {
+                report.own = Some(own);
+                (report.of_label.label, report.of_label.requests) = (report.label, invocations.max(1));
+                (report.of_label.allocated, report.of_label.net, report.of_label.peak) = (own.allocated, own.net, Some(peaks));
+            }
             report.heap = heap;
             report.thresholds = lines.map(|(size, share)| AlarmThresholds::new(size).environment_share(share));
             (report.rss, report.peak_rss) = (sizes[0], sizes[1]);
@@ -329,11 +377,12 @@ mod tests {
             report.reserved =
                 sizes[3].map(|bytes| Reserved { bytes, capacity: report.highest_rss, pressure: Pressure::Critical });
             report.trimmed = sizes[4].map(|size| Trimmed::new(size, Duration::from_micros(micros)));
+            report.highest_cgroup_anonymous = sizes[5];
             report.caches = CacheCounts { hits, misses, evictions_by_size, expirations, evictions_by_pressure };
             report.duration = Duration::from_micros(micros);
             (report.invocations, report.refused, report.crossed) = (invocations, refused, crossed);
             (report.gauges, report.accounts) = (gauges, accounts);
-            (report.concurrent, report.verdict) = (flags[1], verdict);
+            (report.concurrent, report.verdict) = (outcome[2], verdict);
             let [loaded, unloaded, failed, never_used] = resources.map(|count| count as usize);
             report.resources = ResourceCounts { loaded, unloaded, failed, never_used, first_never_used };
             report.alerts = ALERTS.into_iter().zip(alerts).fold(Alerts::default(), |all, (alert, is_shown)| {

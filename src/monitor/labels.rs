@@ -36,7 +36,7 @@ const OTHERS: &str = "(other)";
 /// ```no_run
 /// # let monitor = plimsoll::Monitor::install_from_env();
 /// for label in monitor.labels() {
-///     println!("{}: {} requests, p99 {}", label.label, label.requests, label.peak.p99);
+///     println!("{}: {} requests, peaks {:?}", label.label, label.requests, label.peak);
 /// }
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,20 +54,20 @@ pub struct LabelStats {
     pub allocated: ByteSize,
     /// The sum of the bytes that they left behind: see [`RequestHeap::net`].
     pub net: ByteDelta,
-    /// Their own peaks. Each but the highest is rounded up by a sixteenth at most.
-    pub peak: Percentiles<ByteSize>,
+    /// Their own peaks. Each but the highest is rounded up by a sixteenth at most. `None` if the heap of none is available.
+    pub peak: Option<Percentiles<ByteSize>>,
 }
 
 impl fmt::Display for LabelStats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { label, requests, refused, allocated, net, peak: Percentiles { p50, p95, p99, max }, .. } = self;
+        let Self { label, requests, refused, allocated, net, peak, .. } = self;
         let label = if label.is_empty() { "-" } else { label.as_str() };
-        write!(f, "{label} {requests} requests ")?;
+        write!(f, "{label} {requests} requests")?;
         if *refused > 0 {
-            write!(f, "{refused} refused ")?;
+            write!(f, " {refused} refused")?;
         }
-        write!(f, "allocated {allocated} net {net}")?;
-        write!(f, " peak p50 {p50} p95 {p95} p99 {p99} max {max}")
+        let Some(Percentiles { p50, p95, p99, max }) = peak else { return Ok(()) };
+        write!(f, " allocated {allocated} net {net} peak p50 {p50} p95 {p95} p99 {p99} max {max}")
     }
 }
 
@@ -147,7 +147,7 @@ impl Labels {
     pub(super) fn stats(&self) -> Vec<LabelStats> {
         let all = (0..=MAX_LABELS).map(|number| self.merged(number).stats(self.label(number)));
         let mut stats: Vec<_> = all.filter(|stats| stats.requests + stats.refused > 0).collect();
-        stats.sort_by_key(|stats| Reverse((stats.peak.max, stats.requests)));
+        stats.sort_by_key(|stats| Reverse((stats.peak.map(|peak| peak.max), stats.requests)));
         stats
     }
 
@@ -223,7 +223,7 @@ impl Sums {
             not_available: self.not_available,
             allocated: ByteSize::bytes(self.allocated),
             net: ByteDelta::bytes(self.net),
-            peak: self.peaks.percentiles().map(ByteSize::bytes),
+            peak: self.peaks.percentiles().map(|peaks| peaks.map(ByteSize::bytes)),
         }
     }
 }
@@ -247,10 +247,20 @@ mod tests {
         labels.record(&Label::new("/a"), None);
         let [b, a] = labels.stats()[..] else { panic!("{:?}", labels.stats()) };
         assert_eq!((a.label.as_str(), a.requests, a.not_available), ("/a", 101, 1));
-        assert_eq!((a.allocated.as_u64(), a.net.as_i64(), a.peak.max.as_u64()), (5050, -100, 100));
-        assert!((50..=53).contains(&a.peak.p50.as_u64()), "{a}");
-        assert_eq!((b.requests, b.net.as_i64(), b.peak.p50.as_u64()), (100, 200, 1000));
+        assert_eq!((a.allocated.as_u64(), a.net.as_i64(), a.peak.unwrap().max.as_u64()), (5050, -100, 100));
+        assert!((50..=53).contains(&a.peak.unwrap().p50.as_u64()), "{a}");
+        assert_eq!((b.requests, b.net.as_i64(), b.peak.unwrap().p50.as_u64()), (100, 200, 1000));
         assert_eq!(labels.of(&Label::new("/b")), b);
+    }
+
+    #[test]
+    fn label_of_which_no_heap_is_available_has_no_peak() {
+        let labels = Labels::new();
+        labels.record(&Label::new("/a"), None);
+        let stats = labels.of(&Label::new("/a"));
+        assert_eq!((stats.peak, stats.to_string().as_str()), (None, "/a 1 requests"));
+        labels.record(&Label::new("/a"), Some(own(0, 0, 0)));
+        assert!(labels.of(&Label::new("/a")).peak.is_some(), "zero bytes are a figure");
     }
 
     #[test]

@@ -17,7 +17,7 @@
 //! ```
 //!
 //! ```text
-//! plimsoll 4f1c9a heap 12.1 peak 41.0 of 116 MiB (35 %) rss 48.2 +0 B | sessions 4.9 unattributed 7.2 | steady | fits=128MB
+//! plimsoll 4f1c9a heap 12.1 peak 41.0 of 116 MiB (35 %) rss 48.2 +0 B | sessions 4.9 unattributed 7.2 | steady | recommended=128MB
 //! ```
 //!
 //! 12.1 MiB of heap are live at the end. The peak during the invocation was 41.0 MiB, which is 35 % of the memory size less
@@ -44,12 +44,15 @@ mod maintenance;
 mod observers;
 mod policy;
 mod profile;
+mod recommend;
 mod report;
 mod request;
 mod request_id;
 mod request_scope;
 mod resources;
 mod restore;
+#[cfg(test)]
+mod schema_tests;
 mod snapshot;
 mod startup;
 mod state;
@@ -97,6 +100,7 @@ use leak::Retention;
 use maintenance::Schedule;
 use observers::{Hook, Observers};
 use profile::Profile;
+use recommend::{CgroupPeak, EnvironmentShare};
 use resources::Resources;
 use state::State;
 use trim::TrimInput;
@@ -141,7 +145,8 @@ struct Shared {
     /// `None` if no memory limit is known.
     thresholds: Option<AlarmThresholds>,
     /// The share of the memory size that the environment's own processes take.
-    share: ByteSize,
+    share: EnvironmentShare,
+    cgroup_peak: CgroupPeak,
     policy: ReportPolicy,
     profile: Profile,
     clock: Clock,

@@ -17,6 +17,7 @@ use super::labels::LabelStats;
 #[cfg(test)]
 use super::labels::Labels;
 use super::leak::LeakVerdict;
+use super::recommend::{EnvironmentShare, Needs};
 use super::request_id::{Label, RequestId};
 use super::request_scope::RequestHeap;
 use super::resources::ResourceCounts;
@@ -24,9 +25,6 @@ use super::trim::Trimmed;
 
 /// Below this many invocations a recommendation carries a question mark.
 const ENOUGH_INVOCATIONS: u64 = 20;
-
-/// The smallest memory size of a Lambda function, in MB.
-const SMALLEST_MB: u64 = 128;
 
 /// How an invocation ended.
 ///
@@ -103,7 +101,7 @@ pub struct InvocationHeap {
 /// # let monitor = plimsoll::Monitor::install_from_env();
 /// let report = monitor.start("4f1c9a").finish();
 /// println!("{report}");
-/// println!("{:?} % of the capacity, fits {:?} MB", report.percent(), report.fits_mb());
+/// println!("{:?} % of the capacity, recommended are {:?} MB", report.percent(), report.recommended_mb());
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
@@ -127,6 +125,12 @@ pub struct InvocationReport {
     pub peak_rss: Option<ByteSize>,
     /// The highest resident set size of all invocations.
     pub highest_rss: ByteSize,
+    /// The highest anonymous memory of the cgroup: of this process, its children and, on AWS Lambda, its extensions. Cached
+    /// file pages do not count.
+    ///
+    /// It is read at most once a second, at the end of an invocation, so a child that has ended before can be missed. `None`
+    /// if no cgroup with a limit is visible, or if its limit is above the memory size: such a cgroup holds other programs.
+    pub highest_cgroup_anonymous: Option<ByteSize>,
     /// The alarm thresholds, and with them memory size and capacity; `None` if no memory limit is known.
     pub thresholds: Option<AlarmThresholds>,
     /// The highest alarm threshold crossed at the end, in percent; `None` without the tracking allocator, which watches them.
@@ -161,7 +165,7 @@ pub struct InvocationReport {
     /// The number of invocations that this environment has reported, this one included.
     pub invocations: u64,
     /// The share of the memory size that the environment's own processes take.
-    pub(super) share: ByteSize,
+    pub(super) share: EnvironmentShare,
     pub(super) alerts: Alerts,
 }
 
@@ -237,18 +241,51 @@ impl InvocationReport {
     /// Returns the peak heap in percent of the capacity, rounded down; the peak rss without the tracking allocator. `None`
     /// if either is not known.
     ///
-    /// Can exceed 100: only a [limit](crate::heap::set_limit) keeps the heap below the capacity.
+    /// Can exceed 100. The capacity is the memory size less the environment's share, and the kernel kills at the memory size.
+    /// Only a [limit](crate::heap::set_limit) keeps the heap below the capacity.
     pub fn percent(&self) -> Option<u64> {
         let peak = self.heap.map(|heap| heap.peak.at_most).or(self.peak_rss.max(self.rss))?;
         Some(percent_of(peak, self.thresholds?.capacity()))
     }
 
-    /// Returns the memory size that fits all invocations so far, in MB: (highest rss + environment share) x 1.25, at
-    /// least 128. `None` if the platform has no rss.
+    /// Returns the recommended memory size in MB, which is sufficient for all invocations so far.
     ///
-    /// Without a known memory limit the environment share is that of AWS Lambda, 12 MiB.
-    pub fn fits_mb(&self) -> Option<u64> {
-        fits_mb(self.highest_rss, self.share)
+    /// ```text
+    /// largest of  highest rss + environment share
+    ///             highest anonymous memory of the cgroup + 12 MiB      12 MiB only if the limit is not the cgroup's
+    /// x 1.25, at least 128 MB
+    /// ```
+    ///
+    /// The second figure counts child processes and extensions: see
+    /// [`highest_cgroup_anonymous`](Self::highest_cgroup_anonymous). Extensions run in the cgroup, so a larger
+    /// [environment share](super::MonitorBuilder::environment_share) is not added to it. Without a known memory limit the
+    /// environment share is that of AWS Lambda, 12 MiB.
+    ///
+    /// Returns `None` while the verdict is [`Growing`](LeakVerdict::Growing), because no memory size is sufficient for a
+    /// leak, and if the platform has no rss.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # let monitor = plimsoll::Monitor::install_from_env();
+    /// let report = monitor.start("4f1c9a").finish();
+    /// match report.recommended_mb() {
+    ///     Some(mb) if report.invocations >= 20 => println!("{mb} MB are sufficient"),
+    ///     Some(mb) => println!("{mb} MB, of few invocations"),
+    ///     None => println!("no recommendation: {}", report.verdict),
+    /// }
+    /// ```
+    pub fn recommended_mb(&self) -> Option<u64> {
+        self.needs().recommended_mb()
+    }
+
+    fn needs(&self) -> Needs {
+        Needs {
+            highest_rss: self.highest_rss,
+            cgroup_anonymous: self.highest_cgroup_anonymous,
+            share: self.share,
+            verdict: self.verdict,
+        }
     }
 
     /// Returns the alerts that this invocation is the first to show since they last cleared.
@@ -269,6 +306,7 @@ impl InvocationReport {
             rss: None,
             peak_rss: None,
             highest_rss: ByteSize::ZERO,
+            highest_cgroup_anonymous: None,
             thresholds,
             crossed: None,
             reserved: None,
@@ -283,7 +321,7 @@ impl InvocationReport {
             duration: Duration::ZERO,
             concurrent: false,
             invocations: 0,
-            share: ByteSize::ZERO,
+            share: EnvironmentShare::default(),
             alerts: Alerts::default(),
         }
     }
@@ -305,12 +343,6 @@ impl InvocationReport {
 /// Returns `part` in percent of `whole`, rounded down.
 pub(super) fn percent_of(part: ByteSize, whole: ByteSize) -> u64 {
     part.saturating_mul(100).as_u64() / whole.as_u64().max(1)
-}
-
-/// Returns the memory size in MB that leaves a fifth of itself free next to the highest rss and the environment's share.
-pub(super) fn fits_mb(highest_rss: ByteSize, share: ByteSize) -> Option<u64> {
-    let needed = highest_rss.saturating_add(share).percent(125);
-    (highest_rss > ByteSize::ZERO).then(|| needed.as_u64().div_ceil(1 << 20).max(SMALLEST_MB))
 }
 
 /// MiB with one decimal, without the unit: the line names it once.
@@ -372,9 +404,11 @@ impl fmt::Display for InvocationReport {
         for (index, site) in self.growing_sites.iter().flatten().enumerate() {
             write!(f, "{} {site} {}", if index == 0 { ":" } else { "," }, grown(site))?;
         }
-        if let Some(fits) = self.fits_mb() {
+        if let Some(recommended) = self.recommended_mb() {
             let unsure = if self.invocations < ENOUGH_INVOCATIONS { "?" } else { "" };
-            write!(f, " | fits={fits}MB{unsure}")?;
+            write!(f, " | recommended={recommended}MB{unsure}")?;
+        } else if self.needs().is_growing() {
+            f.write_str(" | recommended=none")?;
         }
         for (index, alert) in self.alerts().enumerate() {
             write!(f, "{} {alert}", if index == 0 { " | ALERT" } else { "," })?;
@@ -417,6 +451,7 @@ impl InvocationReport {
     ///
     /// ```text
     ///  heap 12.1 peak 41.0 of 116 MiB (35 %) rss 48.2 +0 B      all is known
+    ///  heap 12.1 peak 125.0 of 116 MiB (107 %, above the capacity) rss 126.3 +0 B
     ///  heap 12.1 peak 41.0 MiB rss 48.2 +0 B                    without a memory limit
     ///  rss 48.2 peak 50.3 of 116 MiB (43 %)                     without the tracking allocator
     /// ```
@@ -425,7 +460,10 @@ impl InvocationReport {
             Some(thresholds) => {
                 // In MiB like the sizes before and after it.
                 let capacity = thresholds.capacity().saturating_add(ByteSize::kib(512)).as_u64() >> 20;
-                write!(f, " peak {} of {capacity} MiB ({} %)", mib(peak), percent_of(peak, thresholds.capacity()))
+                let percent = percent_of(peak, thresholds.capacity());
+                // The process lives on above 100 %: the kernel kills at the memory size.
+                let above = if percent > 100 { ", above the capacity" } else { "" };
+                write!(f, " peak {} of {capacity} MiB ({percent} %{above})", mib(peak))
             }
             None => write!(f, " peak {} MiB", mib(peak)),
         };
@@ -444,5 +482,54 @@ impl InvocationReport {
             }
             None => f.write_str(" memory not available"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    fn report(verdict: LeakVerdict) -> InvocationReport {
+        let mut report = InvocationReport::for_test(Some(AlarmThresholds::new(ByteSize::mib(128))));
+        (report.verdict, report.highest_rss, report.invocations) = (verdict, ByteSize::mib(188), 20);
+        report
+    }
+
+    fn json(report: &InvocationReport) -> Value {
+        serde_json::from_str(&json::Record(report).to_string()).unwrap()
+    }
+
+    #[test]
+    fn recommended_of_a_leak_is_none_in_text_and_null_in_json() {
+        let leaking = report(LeakVerdict::growing_for_test());
+        assert_eq!(leaking.recommended_mb(), None);
+        assert!(leaking.to_string().ends_with(" | recommended=none"), "{leaking}");
+        assert_eq!(json(&leaking).get("recommended_mb"), Some(&Value::Null));
+
+        let mut steady = report(LeakVerdict::Steady);
+        assert!(steady.to_string().ends_with(" | recommended=235MB"), "{steady}");
+        assert_eq!(json(&steady)["recommended_mb"], 235);
+        steady.highest_cgroup_anonymous = Some(ByteSize::mib(400));
+        steady.invocations = 19;
+        assert!(steady.to_string().ends_with(" | recommended=500MB?"), "{steady}");
+        assert_eq!(json(&steady)["cgroup_anonymous_highest"], 400 << 20);
+        steady.highest_rss = ByteSize::ZERO;
+        assert!(!steady.to_string().contains("recommended"), "not known is not a leak: {steady}");
+        assert_eq!(json(&steady).get("recommended_mb"), None);
+    }
+
+    #[test]
+    fn invocations_left_of_a_rise_is_in_the_json() {
+        let left = |verdict| json(&report(verdict)).get("invocations_left").cloned();
+        for invocations_left in [Some(840), Some(0)] {
+            let rising = LeakVerdict::Rising { per_invocation: ByteSize::mib(1), invocations_left };
+            let growing = LeakVerdict::Growing { per_invocation: ByteSize::mib(1), invocations_left };
+            assert_eq!(left(rising), invocations_left.map(Value::from));
+            assert_eq!(left(growing), invocations_left.map(Value::from));
+            assert!(!report(growing).to_string().contains(" 0 left"), "{}", report(growing));
+        }
+        assert_eq!(left(LeakVerdict::Rising { per_invocation: ByteSize::mib(1), invocations_left: None }), None);
     }
 }

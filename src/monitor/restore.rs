@@ -53,5 +53,6 @@ impl Monitor {
         let _unknown = os::reset_peak_rss();
         let _rss = heap::check_now();
         self.shared.state().forget();
+        self.shared.cgroup_peak.reset();
     }
 }

@@ -1,21 +1,20 @@
 //! The large picture: memory as bars under the capacity, holders, and the window's percentiles.
 
 use std::fmt;
-use std::time::Duration;
 
 use crate::board::Clean;
 use crate::budget::AccountUsage;
 use crate::cache::CacheStats;
-use crate::clock::micros;
 use crate::heap::{self, AlarmThresholds, Extent, HeapPeak, HeapSite, Holders};
 use crate::lazy::ResourceStatus;
 use crate::log::{self, Head, Level, LogFormat, MAX_RECORD};
 use crate::os;
 use crate::size::{ByteDelta, ByteSize};
 
-use super::json::{LabelJson, known};
+use super::json::{LabelJson, known, percentiles, recommended};
 use super::labels::LabelStats;
 use super::leak::LeakVerdict;
+use super::recommend::{EnvironmentShare, Needs};
 use super::report::Reserved;
 use super::window::Percentiles;
 use super::{Shared, report};
@@ -43,7 +42,9 @@ const SHOWN: Extent = Extent { sites: SITES, frames: 8, named_frames: 0 };
 /// # let monitor = plimsoll::Monitor::install_from_env();
 /// let snapshot = monitor.snapshot();
 /// println!("{snapshot}");
-/// println!("p99 of the peaks: {}", snapshot.peaks.p99);
+/// if let Some(peaks) = snapshot.peaks {
+///     println!("99 of 100 invocations had a peak of at most {}", peaks.p99);
+/// }
 /// # Ok::<(), plimsoll::monitor::BuildError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq)]
@@ -57,6 +58,9 @@ pub struct Snapshot {
     pub rss: Option<ByteSize>,
     /// The highest resident set size seen so far.
     pub highest_rss: ByteSize,
+    /// The highest anonymous memory of the cgroup, as in
+    /// [`InvocationReport::highest_cgroup_anonymous`](super::InvocationReport::highest_cgroup_anonymous).
+    pub highest_cgroup_anonymous: Option<ByteSize>,
     /// The alarm thresholds; `None` if no memory limit is known.
     pub thresholds: Option<AlarmThresholds>,
     /// The gauges, accounts and allocation sites that hold the memory.
@@ -72,14 +76,12 @@ pub struct Snapshot {
     /// Invocations reported so far; the percentiles are of the last of them.
     pub invocations: u64,
     /// The peak heap of those reported invocations in the window that were alone; their peak rss without the tracking
-    /// allocator. All zero if none was alone: see [`labels`](Self::labels).
-    pub peaks: Percentiles<ByteSize>,
-    /// Durations of the reported invocations in the window, in whole microseconds.
-    pub durations: Percentiles<Duration>,
+    /// allocator. `None` if none was alone: see [`labels`](Self::labels).
+    pub peaks: Option<Percentiles<ByteSize>>,
     /// The heap of the requests with each label, as [`Monitor::labels`](super::Monitor::labels) returns it.
     pub labels: Vec<LabelStats>,
     /// The share of the memory size that the environment's own processes take.
-    share: ByteSize,
+    share: EnvironmentShare,
 }
 
 impl Snapshot {
@@ -89,12 +91,14 @@ impl Snapshot {
         let labels = shared.labels.stats();
         let books = heap::stats().ok();
         let rss = os::rss().ok().map(|rss| rss.total);
+        shared.cgroup_peak.sample(shared.clock.now());
         let mut state = shared.state();
         Self {
             live: books.map(|books| books.live),
             peak: books.map(|books| books.peak),
             rss,
             highest_rss: os::peak_rss().ok().max(rss).unwrap_or_default().max(ByteSize::bytes(state.highest_rss)),
+            highest_cgroup_anonymous: shared.cgroup_peak.highest(),
             thresholds: shared.thresholds,
             holders,
             reserved: shared.budget.as_ref().map(|budget| (Reserved::of(budget), budget.accounts())),
@@ -102,16 +106,32 @@ impl Snapshot {
             caches: shared.caches.stats().collect(),
             verdict: state.verdict,
             invocations: shared.activity.ended(),
-            peaks: state.window.percentiles(|sample| sample.is_own_peak.then_some(sample.peak)).map(ByteSize::bytes),
-            durations: state.window.percentiles(|sample| Some(sample.micros)).map(Duration::from_micros),
+            peaks: state.window.own_peaks().map(|peaks| peaks.map(ByteSize::bytes)),
             labels,
             share: shared.share,
         }
     }
 
-    /// The memory size that fits all so far, in MB, as in [`InvocationReport::fits_mb`](super::InvocationReport::fits_mb).
-    pub fn fits_mb(&self) -> Option<u64> {
-        report::fits_mb(self.highest_rss, self.share)
+    /// Returns the recommended memory size in MB, as
+    /// [`InvocationReport::recommended_mb`](super::InvocationReport::recommended_mb) does.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # let monitor = plimsoll::Monitor::install_from_env();
+    /// println!("recommended are {:?} MB", monitor.snapshot().recommended_mb());
+    /// ```
+    pub fn recommended_mb(&self) -> Option<u64> {
+        self.needs().recommended_mb()
+    }
+
+    fn needs(&self) -> Needs {
+        Needs {
+            highest_rss: self.highest_rss,
+            cgroup_anonymous: self.highest_cgroup_anonymous,
+            share: self.share,
+            verdict: self.verdict,
+        }
     }
 
     /// Writes the picture to standard error with one system call. If the [log format](super::LogFormat) is JSON, writes a
@@ -162,27 +182,37 @@ impl fmt::Display for Snapshot {
             writeln!(f, "  what invocations leave: {}", self.verdict)?;
         }
         write!(f, "  {} invocations", self.invocations)?;
-        if self.peaks == Percentiles::default() {
-            writeln!(f)?;
-        } else {
-            let Percentiles { p50, p95, p99, max } = self.peaks;
+        if let Some(Percentiles { p50, p95, p99, max }) = self.peaks {
             let what = if self.peak.is_some() { "heap" } else { "rss" };
-            writeln!(f, ": peak {what} p50 {p50} p95 {p95} p99 {p99} max {max}")?;
+            write!(f, ": peak {what} p50 {p50} p95 {p95} p99 {p99} max {max}")?;
         }
+        writeln!(f)?;
         for label in self.measured_labels().take(LABELS) {
             writeln!(f, "  {label}")?;
         }
-        let Percentiles { p50, p95, p99, max } = self.durations.map(micros);
-        writeln!(f, "  duration us p50 {p50} p95 {p95} p99 {p99} max {max}")?;
-        if let Some(fits) = self.fits_mb() {
-            let share = self.share;
-            writeln!(f, "  fits {fits} MB: rss peak and {share} for the environment, a quarter on top, 128 at least")?;
-        }
-        Ok(())
+        self.fmt_recommended(f)
     }
 }
 
 impl Snapshot {
+    /// Writes the recommended memory size with the figures that it follows from.
+    fn fmt_recommended(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let needs = self.needs();
+        let Some(recommended) = needs.recommended_mb() else {
+            return if needs.is_growing() { writeln!(f, "  recommended none: the heap grows") } else { Ok(()) };
+        };
+        let (what, share) = if needs.is_cgroup_larger() {
+            ("memory of the cgroup", self.share.of_cgroup)
+        } else {
+            ("rss", self.share.of_process)
+        };
+        write!(f, "  recommended {recommended} MB: highest {what}")?;
+        if share > ByteSize::ZERO {
+            write!(f, ", {share} for the environment")?;
+        }
+        writeln!(f, ", a quarter more, at least 128 MB")
+    }
+
     /// Returns the labels with requests of which the heap is available.
     fn measured_labels(&self) -> impl Iterator<Item = &LabelStats> {
         self.labels.iter().filter(|label| label.requests > label.not_available)
@@ -266,7 +296,7 @@ impl Snapshot {
 }
 
 /// The start of a snapshot as one JSON record, without holders. Sizes are in bytes.
-struct Record<'a>(&'a Snapshot);
+pub(super) struct Record<'a>(pub(super) &'a Snapshot);
 
 impl fmt::Display for Record<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -280,15 +310,11 @@ impl fmt::Display for Record<'_> {
         known(f, "kept", bytes(snapshot.holders.kept))?;
         known(f, "rest", snapshot.holders.rest.map(ByteDelta::as_i64))?;
         known(f, "rss_highest", bytes(Some(snapshot.highest_rss)))?;
-        known(f, "fits_mb", snapshot.fits_mb())?;
+        known(f, "cgroup_anonymous_highest", bytes(snapshot.highest_cgroup_anonymous))?;
+        recommended(f, snapshot.recommended_mb(), snapshot.verdict)?;
         known(f, "invocations", Some(snapshot.invocations))?;
         write!(f, r#","verdict":"{}""#, snapshot.verdict)?;
-        let peaks = snapshot.peaks.map(ByteSize::as_u64);
-        for (name, Percentiles { p50, p95, p99, max }) in
-            [("peak", peaks), ("duration_us", snapshot.durations.map(micros))]
-        {
-            write!(f, r#","{name}":{{"p50":{p50},"p95":{p95},"p99":{p99},"max":{max}}}"#)?;
-        }
+        percentiles(f, "peak", snapshot.peaks)?;
         f.write_str(r#","labels":["#)?;
         for (index, label) in snapshot.measured_labels().take(JSON_LABELS).enumerate() {
             write!(f, "{}{}", if index == 0 { "" } else { "," }, LabelJson(label))?;

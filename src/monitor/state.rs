@@ -57,7 +57,7 @@ struct Printed {
     /// The peak in percent of the capacity; `None` if either is not known.
     percent: Option<u64>,
     crossed: Option<u8>,
-    fits_mb: Option<u64>,
+    recommended_mb: Option<u64>,
     /// Which verdict, whatever its figures.
     verdict: Discriminant<LeakVerdict>,
 }
@@ -69,7 +69,8 @@ impl Printed {
             (Some(own), Some(other)) => own.abs_diff(other) >= 10,
             (own, other) => own != other,
         };
-        apart || (self.crossed, self.fits_mb, self.verdict) != (other.crossed, other.fits_mb, other.verdict)
+        let rest = |printed: Self| (printed.crossed, printed.recommended_mb, printed.verdict);
+        apart || rest(self) != rest(other)
     }
 }
 
@@ -113,11 +114,8 @@ impl State {
     /// Returns the alerts that hold now and were in no report since they last cleared.
     pub(super) fn new_alerts(&mut self, report: &InvocationReport) -> Alerts {
         if self.window.count().is_multiple_of(TREND_EVERY) {
-            let rising = self.window.halves(|sample| sample.peak);
-            let slower = self.window.halves(|sample| sample.micros);
-            let over = |halves: Option<(u64, u64)>| halves.is_some_and(|(older, newer)| is_a_fifth_over(older, newer));
-            self.trends =
-                Alerts::default().with(Alert::RisingMemory, over(rising)).with(Alert::SlowerInvocations, over(slower));
+            let rising = self.window.halves().is_some_and(|(older, newer)| is_a_fifth_over(older, newer));
+            self.trends = Alerts::default().with(Alert::RisingMemory, rising);
         }
         let heap_peak = report.heap.map_or(ByteSize::ZERO, |heap| heap.peak.at_most);
         let peak = heap_peak.max(report.peak_rss.unwrap_or_default());
@@ -134,7 +132,7 @@ impl State {
         let now = Printed {
             percent: report.percent(),
             crossed: report.crossed,
-            fits_mb: report.fits_mb(),
+            recommended_mb: report.recommended_mb(),
             verdict: discriminant(&report.verdict),
         };
         let due = match policy {
@@ -166,37 +164,42 @@ mod tests {
     use crate::heap::AlarmThresholds;
     use crate::monitor::window::Sample;
 
-    /// Returns the new alerts of invocations with these peaks and durations.
-    fn alerts(samples: impl Iterator<Item = (u64, u64)>) -> Vec<(usize, Vec<Alert>)> {
+    /// Returns the new alerts of invocations with these peaks, with `true` if the peak is their own.
+    fn alerts(samples: impl Iterator<Item = (u64, bool)>) -> Vec<(usize, Vec<Alert>)> {
         let mut state = State::new(Window::new(32), Before::default(), TrimPolicy::off(), false);
         let thresholds = AlarmThresholds::new(ByteSize::mib(1024));
         let report = InvocationReport::for_test(Some(thresholds));
-        let mut raised = |(peak, micros)| {
-            state.window.push(Sample { peak, micros, is_own_peak: true });
+        let mut raised = |(peak, is_own_peak)| {
+            state.window.push(Sample { peak, is_own_peak });
             state.new_alerts(&report).iter().collect::<Vec<_>>()
         };
         samples.map(&mut raised).enumerate().filter(|(_, alerts)| !alerts.is_empty()).collect()
     }
 
-    #[test]
-    fn a_median_a_fifth_over_the_older_half_is_said_once_and_again_after_it_cleared() {
-        let flat = |peak, micros| std::iter::repeat_n((peak, micros), 64);
-        // The window of 32 is looked at every 16th time; 16 new ones are its newer half.
-        let steps = flat(1000, 50).chain(flat(1201, 50)).chain(flat(1000, 50)).chain(flat(1000, 61));
-        let said = alerts(steps.chain(flat(1300, 80)));
-        let expected = [
-            (64 + 15, vec![Alert::RisingMemory]),
-            (3 * 64 + 15, vec![Alert::SlowerInvocations]),
-            (4 * 64 + 15, vec![Alert::RisingMemory, Alert::SlowerInvocations]),
-        ];
-        assert_eq!(said, expected);
+    fn flat(peak: u64, is_own_peak: bool) -> impl Iterator<Item = (u64, bool)> {
+        std::iter::repeat_n((peak, is_own_peak), 64)
     }
 
     #[test]
-    fn a_fifth_is_no_rise_nor_is_a_window_half_empty_nor_noise() {
-        let flat = |peak, micros| std::iter::repeat_n((peak, micros), 64);
-        assert_eq!(alerts(flat(1000, 50).chain(flat(1200, 60))), []);
-        assert_eq!(alerts((0..31).map(|n| (n * 1000, n))), []);
-        assert_eq!(alerts((0..1000).map(|n| (1000 + n * 7919 % 500, 100 + n * 31 % 60))), []);
+    fn rising_memory_is_reported_once_until_it_clears() {
+        // The window of 32 is looked at every 16th time; 16 new ones are its newer half.
+        let steps = flat(1000, true).chain(flat(1201, true)).chain(flat(1000, true));
+        let raised = alerts(steps.chain(flat(1300, true)));
+        assert_eq!(raised, [(64 + 15, vec![Alert::RisingMemory]), (3 * 64 + 15, vec![Alert::RisingMemory])]);
+    }
+
+    #[test]
+    fn rising_memory_of_a_fifth_or_half_a_window_or_noise_is_none() {
+        assert_eq!(alerts(flat(1000, true).chain(flat(1200, true))), []);
+        assert_eq!(alerts((0..31).map(|n| (n * 1000, true))), []);
+        assert_eq!(alerts((0..1000).map(|n| (1000 + n * 7919 % 500, true))), []);
+    }
+
+    #[test]
+    fn rising_memory_of_concurrent_invocations_is_none() {
+        assert_eq!(alerts(flat(1000, true).chain(flat(9000, false))), [], "more requests at once are no rise");
+        assert_eq!(alerts(flat(1000, false).chain(flat(9000, false))), []);
+        let alternating = |peak| (0..64).flat_map(move |_| [(peak, true), (50_000, false)]);
+        assert_eq!(alerts(alternating(1000).chain(alternating(1300))).len(), 1, "those that were alone have risen");
     }
 }

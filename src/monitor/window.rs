@@ -1,4 +1,4 @@
-//! Figures of the last invocations, in memory that is set aside once: percentiles and trends.
+//! Peaks of the last invocations, in memory that is allocated once: percentiles and trends.
 
 /// What one invocation left behind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -7,18 +7,17 @@ pub(super) struct Sample {
     pub(super) peak: u64,
     /// `false` if others were in flight: then it is the peak of all of them.
     pub(super) is_own_peak: bool,
-    /// Duration in microseconds.
-    pub(super) micros: u64,
 }
 
-/// The distribution of one figure over the window: nearest-rank percentiles. All are zero before the first invocation.
+/// The distribution of a figure: nearest-rank percentiles.
 ///
 /// # Examples
 ///
 /// ```no_run
 /// # let monitor = plimsoll::Monitor::install_from_env();
-/// let took = monitor.snapshot().durations;
-/// println!("p50 {:?} p95 {:?} p99 {:?} max {:?}", took.p50, took.p95, took.p99, took.max);
+/// if let Some(peaks) = monitor.snapshot().peaks {
+///     println!("p50 {} p95 {} p99 {} max {}", peaks.p50, peaks.p95, peaks.p99, peaks.max);
+/// }
 /// # Ok::<(), plimsoll::monitor::BuildError>(())
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,7 +42,7 @@ impl<T> Percentiles<T> {
 /// The most samples there may be.
 const MOST: usize = 1 << 16;
 
-/// A ring of samples and room to sort one figure of them: 24 bytes for each.
+/// A ring of samples and memory to sort their peaks: 24 bytes for each.
 #[derive(Debug)]
 pub(super) struct Window {
     samples: Box<[Sample]>,
@@ -81,19 +80,17 @@ impl Window {
         self.count >= self.samples.len() as u64
     }
 
-    /// One figure's distribution over the samples that have it; zeros if there are none.
-    pub(super) fn percentiles(&mut self, figure: impl Fn(&Sample) -> Option<u64>) -> Percentiles<u64> {
+    /// Returns the distribution of the peaks that are the invocation's own; `None` if there are none.
+    pub(super) fn own_peaks(&mut self) -> Option<Percentiles<u64>> {
         let held = if self.is_full() { self.samples.len() } else { self.next() };
-        let sorted = sort(&mut self.scratch, self.samples.iter().take(held).filter_map(figure));
-        let rank = |percent: usize| {
-            let rank = (sorted.len() * percent).div_ceil(100);
-            sorted.get(rank.saturating_sub(1)).copied().unwrap_or(0)
-        };
-        Percentiles { p50: rank(50), p95: rank(95), p99: rank(99), max: rank(100) }
+        let sorted = sort_own_peaks(&mut self.scratch, self.samples.iter().take(held));
+        let rank = |percent: usize| sorted.get((sorted.len() * percent).div_ceil(100).saturating_sub(1)).copied();
+        Some(Percentiles { p50: rank(50)?, p95: rank(95)?, p99: rank(99)?, max: rank(100)? })
     }
 
-    /// Medians of the older and of the newer half of a full window.
-    pub(super) fn halves(&mut self, figure: impl Fn(&Sample) -> u64) -> Option<(u64, u64)> {
+    /// Returns the medians of the own peaks in the older and in the newer half of a full window. `None` if less than half of
+    /// a half has one.
+    pub(super) fn halves(&mut self) -> Option<(u64, u64)> {
         let half = self.samples.len() / 2;
         if !self.is_full() || half == 0 {
             return None;
@@ -101,17 +98,18 @@ impl Window {
         let next = self.next();
         let mut median = |skip: usize| {
             let in_order = self.samples.iter().cycle().skip(next + skip).take(half);
-            let sorted = sort(&mut self.scratch, in_order.map(&figure));
-            sorted.get(half / 2).copied().unwrap_or(0)
+            let sorted = sort_own_peaks(&mut self.scratch, in_order);
+            sorted.get(sorted.len() / 2).copied().filter(|_| sorted.len() * 2 >= half)
         };
-        Some((median(0), median(half)))
+        median(0).zip(median(half))
     }
 }
 
-fn sort(scratch: &mut [u64], figures: impl Iterator<Item = u64>) -> &[u64] {
+/// Sorts the peaks of those of the samples that have their own.
+fn sort_own_peaks<'a>(scratch: &'a mut [u64], samples: impl Iterator<Item = &'a Sample>) -> &'a [u64] {
     let mut len = 0;
-    for (place, figure) in scratch.iter_mut().zip(figures) {
-        *place = figure;
+    for (place, sample) in scratch.iter_mut().zip(samples.filter(|sample| sample.is_own_peak)) {
+        *place = sample.peak;
         len += 1;
     }
     let filled = scratch.get_mut(..len).unwrap_or_default();
@@ -123,43 +121,51 @@ fn sort(scratch: &mut [u64], figures: impl Iterator<Item = u64>) -> &[u64] {
 mod tests {
     use super::*;
 
+    /// Two of three peaks are the invocation's own.
     fn sample(peak: u64) -> Sample {
-        Sample { peak, micros: 0, is_own_peak: !peak.is_multiple_of(3) }
+        Sample { peak, is_own_peak: !peak.is_multiple_of(3) }
     }
 
-    /// The twin: keep all, cut to the last ones, sort.
+    /// The model keeps all samples, takes the last ones and sorts them.
     #[test]
-    fn percentiles_and_halves_agree_with_a_twin_that_keeps_everything() {
+    fn own_peaks_and_halves_agree_with_a_model() {
         for len in [1, 2, 3, 10, 101] {
             let mut window = Window::new(len);
             let mut all = Vec::new();
             let mut next = 12345_u64;
-            assert_eq!(window.percentiles(|sample| Some(sample.peak)), Percentiles::default());
+            assert_eq!(window.own_peaks(), None);
             for step in 0..400_usize {
                 next = next.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(99);
                 all.push(next >> 40);
                 window.push(sample(next >> 40));
                 let last = &all[all.len().saturating_sub(len)..];
-                let mut sorted = last.to_vec();
-                sorted.sort_unstable();
-                let at = |percent: usize| sorted[(sorted.len() * percent).div_ceil(100).max(1) - 1];
-                let told = window.percentiles(|sample| Some(sample.peak));
-                assert_eq!((told.p50, told.p95, told.max), (at(50), at(95), at(100)), "{len} at {step}");
-                let median = |part: &[u64]| {
-                    let mut part = part.to_vec();
-                    part.sort_unstable();
-                    part[part.len() / 2]
+                let own = |part: &[u64]| {
+                    let mut own: Vec<u64> = part.iter().copied().filter(|peak| !peak.is_multiple_of(3)).collect();
+                    own.sort_unstable();
+                    own
                 };
-                let halves = (all.len() >= len && len > 1).then(|| {
-                    let half = len / 2;
-                    (median(&last[..half]), median(&last[half..2 * half]))
-                });
-                sorted.retain(|peak| !peak.is_multiple_of(3));
-                let highest = sorted.last().copied().unwrap_or(0);
-                assert_eq!(window.percentiles(|sample| sample.is_own_peak.then_some(sample.peak)).max, highest);
-                assert_eq!(window.halves(|sample| sample.peak), halves, "{len} at {step}");
+                let sorted = own(last);
+                let at = |percent: usize| sorted[(sorted.len() * percent).div_ceil(100) - 1];
+                let expected =
+                    (!sorted.is_empty()).then(|| Percentiles { p50: at(50), p95: at(95), p99: at(99), max: at(100) });
+                assert_eq!(window.own_peaks(), expected, "{len} at {step}");
+                let median = |part: &[u64]| {
+                    let own = own(part);
+                    (own.len() * 2 >= part.len()).then(|| own[own.len() / 2])
+                };
+                let half = len / 2;
+                let is_full = all.len() >= len && len > 1;
+                let halves = is_full.then(|| median(&last[..half]).zip(median(&last[half..2 * half]))).flatten();
+                assert_eq!(window.halves(), halves, "{len} at {step}");
             }
             assert_eq!(window.count(), 400);
         }
+    }
+
+    #[test]
+    fn own_peaks_without_an_invocation_that_was_alone_are_none() {
+        let mut window = Window::new(8);
+        (0..20).for_each(|peak| window.push(Sample { peak, is_own_peak: false }));
+        assert_eq!((window.own_peaks(), window.halves()), (None, None));
     }
 }

@@ -31,8 +31,8 @@ use crate::size::ByteSize;
 /// In the report line as `steady`, or as one of these:
 ///
 /// ```text
-/// plimsoll 4f1c9a heap 31.7 .. | growing 10.2 KiB per invocation, 840 left | fits=128MB | ALERT growing-heap
-/// plimsoll 4f1c9a heap 0.1 .. | retaining 34.9 MiB beyond heap: trim | fits=128MB
+/// plimsoll 4f1c9a heap 31.7 .. | growing 10.2 KiB per invocation, 840 left | recommended=none | ALERT growing-heap
+/// plimsoll 4f1c9a heap 0.1 .. | retaining 34.9 MiB beyond heap: trim | recommended=128MB
 /// ```
 ///
 /// # Examples
@@ -107,7 +107,7 @@ pub enum LeakVerdict {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Remedy {
-    /// [`MonitorBuilder::trim`](super::MonitorBuilder::trim): it is off, or has not run since this came together. It
+    /// [`MonitorBuilder::trim`](crate::monitor::MonitorBuilder::trim): it is off, or has not run since this came together. It
     /// reaches all arenas.
     Trim,
     /// The environment variable `MALLOC_ARENA_MAX` at 1 or 2: a trim did not help, several threads have arenas of
