@@ -105,11 +105,12 @@ impl Doubling {
         let since = bytes(ended.saturating_sub(newest.ended));
         let left = 2.0 * gap - since;
         let is_soon = left <= SOON.max(gap / 4.0) && left >= -gap;
-        // The items may have memory of their own.
-        let beside = (self.last - newest.from - newest.by).max(0.0) / since.max(1.0);
+        let (left, table) = (left.max(0.0), 4.0 * newest.by);
+        // The items may have memory of their own, about as much; so early after a jump it is not known.
+        let beside = (self.last - newest.from - newest.by).max(0.0) / since.max(8.0);
         is_soon.then(|| Next {
-            left: left.max(0.0),
-            needs: 4.0 * newest.by + beside * left.max(0.0),
+            left,
+            needs: table + (beside * left).min(table),
             per_invocation: newest.by / gap + beside,
         })
     }

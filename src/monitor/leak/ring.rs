@@ -1,5 +1,5 @@
 //! The newest figures of a series, in memory of a fixed size.
-#![expect(clippy::indexing_slicing, reason = "modulo the length")]
+#![expect(clippy::indexing_slicing, reason = "of an index modulo the length")]
 
 /// The newest figures, in a ring.
 #[derive(Clone, Copy, Debug)]
@@ -13,13 +13,18 @@ impl<const N: usize> Ring<N> {
     pub(super) const EMPTY: Self = Self { figures: [0.0; N], count: 0 };
 
     pub(super) fn push(&mut self, figure: f64) {
-        // The index is below N.
         self.figures[self.count % N] = figure;
         self.count += 1;
     }
 
     pub(super) fn len(&self) -> usize {
         self.count.min(N)
+    }
+
+    /// The figure that was put in `places` before the newest. There must be so many.
+    pub(super) fn back(&self, places: usize) -> f64 {
+        debug_assert!(places < self.len(), "of those that are kept");
+        self.figures[(self.count - 1 - places) % N]
     }
 
     /// The newest figures, the newest first.

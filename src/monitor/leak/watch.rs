@@ -232,24 +232,23 @@ impl LeakWatch {
     fn fast_rise(&self, left: &Left) -> Option<Rise> {
         let (bar, haste) = if self.is_growing { (&HASTY_KEPT, HASTE_KEPT) } else { (&HASTY, HASTE) };
         let room = self.room(left);
-        let mut levels = [0.0; MOST];
         for most in [FIRST, MOST] {
             let count = self.levels.len().min(most);
-            let levels = &mut levels[..count]; // at most MOST
-            let mut newest = self.levels.newest();
-            levels.iter_mut().rev().zip(&mut newest).for_each(|(place, level)| *place = level);
-            let ends = self.ends.newest().nth(count - 1).map_or(0.0, |oldest| bytes(left.ended) - oldest);
-            let per_place = ends / real(count - 1);
-            let climbed = levels[count - 1] - levels[0];
+            let newest = self.levels.back(0);
+            let climbed = newest - self.levels.back(count - 1);
+            let invocations = (bytes(left.ended) - self.ends.back(count - 1)).max(1.0);
             // At twice the pace, because the two ends are noisy. Most invocations end here.
-            if climbed <= 0.0 || climbed * 2.0 * haste * per_place < room * real(count - 1) {
+            if climbed <= 0.0 || climbed * 2.0 * haste < room * invocations {
                 continue;
             }
-            if let Some(slope) = trend::rise(levels, bar) {
-                let rise = self.rise(slope / per_place.max(1.0), left);
-                if rise.left <= haste && self.marks.is_above_highest(levels[count - 1], unit(left)) {
-                    return Some(rise);
-                }
+            let mut levels = [0.0; MOST];
+            let levels = &mut levels[..count]; // at most MOST
+            levels.iter_mut().rev().zip(self.levels.newest()).for_each(|(place, level)| *place = level);
+            let slope = trend::rise(levels, bar);
+            let rise = slope.map(|slope| self.rise(slope * real(count - 1) / invocations, left));
+            let rise = rise.filter(|rise| rise.left <= haste && self.marks.is_above_highest(newest, unit(left)));
+            if rise.is_some() {
+                return rise;
             }
         }
         None
