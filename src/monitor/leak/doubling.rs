@@ -21,6 +21,10 @@ const DOUBLES: RangeInclusive<f64> = 1.3..=3.2;
 /// The ratios of the gaps between its jumps, in invocations.
 const TWICE_AS_LONG: RangeInclusive<f64> = 1.6..=2.6;
 
+/// A jump is halfway to the next if it came so late, and the gap is as long as the time before it.
+const EARLY: u64 = 16;
+const HALFWAY: RangeInclusive<f64> = 0.85..=1.15;
+
 /// The next doubling is foretold when fewer invocations than this are left to it, or an eighth of the way.
 const SOON: f64 = 32.0;
 
@@ -93,13 +97,16 @@ impl Doubling {
         }
     }
 
-    /// Returns the next doubling, if the newest jump and two before it show one, and it is due soon and not long overdue.
+    /// Returns the next doubling, if the newest jump and two before it show one, and it is due soon and not long overdue. One
+    /// before it is enough if it came halfway from the start: the first jumps are small beside what requests hold.
     pub(super) fn next(&self, ended: u64) -> Option<Next> {
         let newest = self.jumps[0]?;
         // Others may lie between them, of requests in flight.
         let second = self.half_of(&newest, |_| true).find(|second| {
             let gap = bytes(newest.ended - second.ended);
-            self.half_of(second, |gap_before| TWICE_AS_LONG.contains(&(gap / gap_before))).next().is_some()
+            let is_halfway = second.ended >= EARLY && HALFWAY.contains(&(gap / bytes(second.ended)));
+            is_halfway
+                || self.half_of(second, |gap_before| TWICE_AS_LONG.contains(&(gap / gap_before))).next().is_some()
         })?;
         let gap = bytes(newest.ended - second.ended);
         let since = bytes(ended.saturating_sub(newest.ended));
