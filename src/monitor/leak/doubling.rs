@@ -101,6 +101,10 @@ impl Doubling {
     /// before it is enough if it came halfway from the start: the first jumps are small beside what requests hold.
     pub(super) fn next(&self, ended: u64) -> Option<Next> {
         let newest = self.jumps[0]?;
+        if self.last > self.stable.back(0) + newest.by / 2.0 {
+            // Perhaps it has just come, and is a jump with the next level.
+            return None;
+        }
         // Others may lie between them, of requests in flight.
         let second = self.half_of(&newest, |_| true).find(|second| {
             let gap = bytes(newest.ended - second.ended);
@@ -157,6 +161,13 @@ mod tests {
         let (ended, first) = *seen.iter().find(|(_, next)| next.needs > 500.0).unwrap();
         // It grew after 2,048, which is seen one later.
         assert_eq!((ended, first.left), (3842, 256.0));
+    }
+
+    #[test]
+    fn next_at_the_doubling_itself_is_nothing() {
+        let seen = foretold((1..=4100).map(|time| table(time, 1)));
+        // The level of 2,049 has doubled, and is a jump after 2,050.
+        assert!(seen.iter().any(|(ended, _)| *ended == 2048) && seen.iter().all(|(ended, _)| *ended != 2049), "{seen:?}");
     }
 
     #[test]
