@@ -99,9 +99,11 @@ impl Doubling {
 
     /// Returns the next doubling, if the newest jump and two before it show one, and it is due soon and not long overdue. One
     /// before it is enough if it came halfway from the start: the first jumps are small beside what requests hold.
-    pub(super) fn next(&self, ended: u64) -> Option<Next> {
+    ///
+    /// `level` is the level of the newest report.
+    pub(super) fn next(&self, ended: u64, level: f64) -> Option<Next> {
         let newest = self.jumps[0]?;
-        if self.last > self.stable.back(0) + newest.by / 2.0 {
+        if level > self.stable.back(0) + newest.by / 2.0 {
             // Perhaps it has just come, and is a jump with the next level.
             return None;
         }
@@ -143,7 +145,7 @@ mod tests {
         let mut doubling = Doubling::new(1);
         let nexts = (1..).zip(levels).map(|(ended, level)| {
             doubling.take(level, ended, 1.0);
-            (ended, doubling.next(ended))
+            (ended, doubling.next(ended, level))
         });
         nexts.filter_map(|(ended, next)| Some((ended, next?))).collect()
     }
@@ -167,7 +169,10 @@ mod tests {
     fn next_at_the_doubling_itself_is_nothing() {
         let seen = foretold((1..=4100).map(|time| table(time, 1)));
         // The level of 2,049 has doubled, and is a jump after 2,050.
-        assert!(seen.iter().any(|(ended, _)| *ended == 2048) && seen.iter().all(|(ended, _)| *ended != 2049), "{seen:?}");
+        assert!(
+            seen.iter().any(|(ended, _)| *ended == 2048) && seen.iter().all(|(ended, _)| *ended != 2049),
+            "{seen:?}"
+        );
     }
 
     #[test]

@@ -256,7 +256,9 @@ impl LeakWatch {
 
     /// A table that doubles, and whose next doubling does not fit.
     fn next_doubling(&self, left: &Left) -> Option<Rise> {
-        let next = self.doubling.next(left.ended).or_else(|| self.slow_doubling.next(left.ended))?;
+        let level = self.levels.back(0);
+        let of_levels = self.doubling.next(left.ended, level);
+        let next = of_levels.or_else(|| self.slow_doubling.next(left.ended, level))?;
         (next.needs > self.room(left)).then_some(Rise { per_invocation: next.per_invocation, left: next.left })
     }
 
