@@ -20,15 +20,32 @@ use crate::size::{ByteSize, quotable};
 /// From here on a limit is none: version 1 prints the largest multiple of a page, version 2 what was written.
 const UNLIMITED: u64 = 1 << 60;
 
-/// The smallest limit on the process, in the file system under `root`; `None` where there is none.
+/// The smallest limit on the process, and the cgroup that it is read from.
+pub(super) struct Binding {
+    pub(super) limit: ByteSize,
+    pub(super) source: LimitSource,
+    /// Of several cgroups with this limit, the topmost: it counts the most processes.
+    pub(super) directory: PathBuf,
+}
+
+/// Returns the smallest limit on the process, in the file system under `root`; `None` if there is none.
 pub(super) fn limit(root: &Path) -> Result<Option<(ByteSize, LimitSource)>, EnvError> {
+    Ok(binding(root)?.map(|binding| (binding.limit, binding.source)))
+}
+
+/// Returns the smallest limit on the process with its cgroup, in the file system under `root`; `None` if there is none.
+pub(super) fn binding(root: &Path) -> Result<Option<Binding>, EnvError> {
     for (version, mounts) in trees(root)? {
-        let mut least = None;
+        let mut least: Option<(ByteSize, PathBuf)> = None;
         for directories in mounts {
-            least = [least, version.least(&directories)?].into_iter().flatten().min();
+            if let Some((limit, directory)) = version.least(&directories)?
+                && least.as_ref().is_none_or(|(least, _)| limit < *least)
+            {
+                least = Some((limit, directory.to_owned()));
+            }
         }
-        if let Some(least) = least {
-            return Ok(Some((least, version.source)));
+        if let Some((limit, directory)) = least {
+            return Ok(Some(Binding { limit, source: version.source, directory }));
         }
     }
     Ok(None)
@@ -96,13 +113,13 @@ impl Version {
         if holding.is_empty() { of_this } else { holding }
     }
 
-    /// Returns the smallest limit in `directories` that binds the process.
+    /// Returns the smallest limit in `directories` that binds the process, with the topmost directory that has it.
     ///
     /// In version 1 a directory without `memory.use_hierarchy` does not bind those below it. And the kernel names the
     /// smallest limit of all directories above, also of those that a container does not see.
-    fn least(&self, directories: &[PathBuf]) -> Result<Option<ByteSize>, EnvError> {
+    fn least<'a>(&self, directories: &'a [PathBuf]) -> Result<Option<(ByteSize, &'a Path)>, EnvError> {
         let is_version_1 = self.source == LimitSource::CgroupV1;
-        let mut least = None;
+        let mut least: Option<(ByteSize, &Path)> = None;
         for (below, directory) in directories.iter().enumerate() {
             let binds_below =
                 || read(&directory.join("memory.use_hierarchy")).map(|text| text.is_none_or(|t| t.trim() != "0"));
@@ -110,7 +127,10 @@ impl Version {
                 break;
             }
             let above = if is_version_1 { hierarchical_limit(directory)? } else { None };
-            least = [least, self.limit_of(directory)?, above].into_iter().flatten().min();
+            let here = [self.limit_of(directory)?, above].into_iter().flatten().min();
+            if let Some(limit) = here.filter(|limit| least.is_none_or(|(least, _)| *limit <= least)) {
+                least = Some((limit, directory));
+            }
         }
         Ok(least)
     }

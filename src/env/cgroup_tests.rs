@@ -11,6 +11,7 @@ use std::{
 
 use super::{
     LimitSource::{CgroupV1, CgroupV2},
+    cgroup_anonymous::LimitedCgroup,
     *,
 };
 
@@ -254,6 +255,55 @@ fn cgroup_memory_hidden_is_none_and_garbage_an_error() {
         let tree = Tree::new("0::/\n", V2_MOUNT).file("sys/fs/cgroup/memory.current", garbage);
         assert!(matches!(CgroupMemory::read_in(&tree.0), Err(EnvError::NotACount { .. })), "{garbage:?}");
     }
+}
+
+/// Returns the anonymous bytes of the limited cgroup of `tree`, read for a memory size of `memory_size` bytes.
+fn anonymous(tree: &Tree, memory_size: u64) -> Option<u64> {
+    let cgroup = LimitedCgroup::find(&tree.0)?;
+    cgroup.anonymous(ByteSize::bytes(memory_size)).map(ByteSize::as_u64)
+}
+
+#[test]
+fn anonymous_version_2_is_of_the_limited_cgroup() {
+    let tree = Tree::new("0::/pod/app/worker\n", V2_MOUNT)
+        .file("sys/fs/cgroup/pod/memory.max", "max\n")
+        .file("sys/fs/cgroup/pod/memory.stat", "anon 900\nfile 1\n")
+        .file("sys/fs/cgroup/pod/app/memory.max", "1000\n")
+        .file("sys/fs/cgroup/pod/app/memory.stat", "anon 300\nfile 600\nanon_thp 7\n")
+        .file("sys/fs/cgroup/pod/app/worker/memory.max", "max\n")
+        .file("sys/fs/cgroup/pod/app/worker/memory.stat", "anon 100\n");
+    assert_eq!(anonymous(&tree, 1000), Some(300), "neither cached files nor the worker alone");
+    assert_eq!(anonymous(&tree, 999), None, "the limit is above the memory size");
+    let tree = tree.file("sys/fs/cgroup/pod/memory.max", "1000\n");
+    assert_eq!(anonymous(&tree, 1000), Some(900), "of equal limits the topmost");
+}
+
+#[test]
+fn anonymous_version_1_is_the_sum_of_all_below() {
+    let stat = "cache 5\nrss 100\nhierarchical_memory_limit 4096\ntotal_cache 5\ntotal_rss 300\ntotal_rss_huge 9\n";
+    let tree = Tree::new("4:memory:/a\n", V1_MOUNT)
+        .file("sys/fs/cgroup/memory/a/memory.limit_in_bytes", "9223372036854771712\n")
+        .file("sys/fs/cgroup/memory/a/memory.stat", stat);
+    assert_eq!(anonymous(&tree, 4096), Some(300), "the limit is of a directory that is not visible");
+}
+
+#[test]
+fn anonymous_without_a_limit_or_a_figure_is_none() {
+    let unlimited = Tree::new("0::/a\n", V2_MOUNT)
+        .file("sys/fs/cgroup/a/memory.max", "max\n")
+        .file("sys/fs/cgroup/a/memory.stat", "anon 300\n");
+    assert_eq!(anonymous(&unlimited, u64::MAX), None);
+    let limited = unlimited.file("sys/fs/cgroup/a/memory.max", "1000\n");
+    assert_eq!(anonymous(&limited, u64::MAX), Some(300));
+    let long = format!("{}\nanon 300\n", "x".repeat(4090));
+    for odd in ["", "anon\n", "anon \n", "anon 300", "anon 3a\n", "anon +3\n", "anon 99999999999999999999\n", &long] {
+        let odd_tree = Tree::new("0::/a\n", V2_MOUNT)
+            .file("sys/fs/cgroup/a/memory.max", "1000\n")
+            .file("sys/fs/cgroup/a/memory.stat", odd);
+        assert_eq!(anonymous(&odd_tree, u64::MAX), None, "{odd:?}");
+    }
+    let missing = Tree::new("0::/a\n", V2_MOUNT).file("sys/fs/cgroup/a/memory.max", "1000\n");
+    assert_eq!(anonymous(&missing, u64::MAX), None);
 }
 
 proptest::proptest! {

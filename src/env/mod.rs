@@ -4,6 +4,7 @@
 //! is an error with the variable's name in it. A limit that falls back in silence is a limit that does not hold.
 
 mod cgroup;
+mod cgroup_anonymous;
 mod cgroup_memory;
 
 use std::{env, ffi::OsString, fmt, io, num::NonZeroU32, path::Path};
@@ -14,6 +15,8 @@ use crate::error_chain::debug_as_chain;
 use crate::log::warn_once;
 use crate::size::{ByteSize, quotable};
 
+#[expect(unused_imports, reason = "the monitor reads it from the next change on")]
+pub(crate) use cgroup_anonymous::cgroup_anonymous;
 pub use cgroup_memory::CgroupMemory;
 
 const MEMORY_SIZE: &str = "AWS_LAMBDA_FUNCTION_MEMORY_SIZE";
