@@ -30,7 +30,6 @@ const READ: usize = 4096;
 /// allocator or a signal handler.
 ///
 /// In version 1 each processor can hold some 100 KiB that are not in the sum yet.
-#[expect(dead_code, reason = "the monitor reads it from the next change on")]
 pub(crate) fn cgroup_anonymous(memory_size: ByteSize) -> Option<ByteSize> {
     static FOUND: OnceLock<Option<LimitedCgroup>> = OnceLock::new();
     FOUND.get_or_init(|| LimitedCgroup::find(Path::new("/"))).as_ref()?.anonymous(memory_size)

@@ -15,7 +15,6 @@ use crate::error_chain::debug_as_chain;
 use crate::log::warn_once;
 use crate::size::{ByteSize, quotable};
 
-#[expect(unused_imports, reason = "the monitor reads it from the next change on")]
 pub(crate) use cgroup_anonymous::cgroup_anonymous;
 pub use cgroup_memory::CgroupMemory;
 

@@ -203,6 +203,10 @@ impl Members<'_> {
                 property(f, "retained", beyond_heap.as_u64())?;
                 write!(f, r#","remedy":"{remedy}""#)?;
             }
+            LeakVerdict::Outside { bytes, remedy } => {
+                property(f, "outside", bytes.as_u64())?;
+                write!(f, r#","remedy":"{remedy}""#)?;
+            }
             _ => (),
         }
         let Some(Trimmed { given_back, duration, .. }) = self.0.trimmed else { return Ok(()) };
@@ -289,6 +293,7 @@ mod tests {
                 invocations_left
             }),
             size().prop_map(|beyond_heap| LeakVerdict::Retaining { beyond_heap, remedy: Remedy::AnotherAllocator }),
+            size().prop_map(|bytes| LeakVerdict::Outside { bytes, remedy: Remedy::CLibrary }),
         ]
     }
 

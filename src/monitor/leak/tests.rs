@@ -13,7 +13,10 @@ const CAPACITY: f64 = 116.0 * MIB;
 /// Invocations of an environment without a leak.
 const LIFE: usize = 500;
 
-const QUIET: Retention = Retention { over: u64::MAX, trimmed: false, arenas_bound: false };
+/// Finds nothing beyond the heap.
+fn quiet() -> Retention {
+    Retention::for_test(u64::MAX)
+}
 
 /// xorshift64*, and what follows from it.
 struct Random(u64);
@@ -56,7 +59,7 @@ fn leaves(level: f64) -> Left {
 /// The verdict after every invocation.
 fn verdicts(levels: impl IntoIterator<Item = f64>) -> Vec<LeakVerdict> {
     let mut watch = LeakWatch::new();
-    levels.into_iter().map(|level| watch.watch(&leaves(level), &QUIET)).collect()
+    levels.into_iter().map(|level| watch.watch(&leaves(level), &quiet())).collect()
 }
 
 fn is_rising(verdict: &LeakVerdict) -> bool {
@@ -212,7 +215,7 @@ fn left_when_seen(shape: impl Fn(f64) -> f64, resident: impl Fn(f64) -> f64) -> 
         }
         let rss = os::Rss { total: ByteSize::bytes(rss), anonymous: ByteSize::bytes(rss) };
         let level = 20.0 * MIB + shape(real(time)) + 10.0 * KIB * random.normal();
-        let verdict = watch.watch(&Left { rss: Some(rss), ..leaves(level) }, &QUIET);
+        let verdict = watch.watch(&Left { rss: Some(rss), ..leaves(level) }, &quiet());
         time += 1;
         if is_growing(&verdict) {
             seen = seen.or(Some(time));
@@ -279,7 +282,7 @@ fn what_an_account_explains_is_no_leak() {
     for time in 0..600_u64 {
         let cache = time * 100_000;
         let left = Left { live: 10_000_000 + cache, explained: cache, ..leaves(0.0) };
-        let verdict = watch.watch(&left, &QUIET);
+        let verdict = watch.watch(&left, &quiet());
         assert!(!is_growing(&verdict) && !is_rising(&verdict), "{verdict} after {time}");
     }
 }
@@ -301,20 +304,20 @@ fn beside_others_nothing_can_be_told() {
     let mut watch = LeakWatch::new();
     let crowded = |time: u64| Left { alone: false, ..leaves(bytes(time) * MIB) };
     for time in 0..100 {
-        assert_eq!(watch.watch(&crowded(time), &QUIET), LeakVerdict::Unknown);
+        assert_eq!(watch.watch(&crowded(time), &quiet()), LeakVerdict::Unknown);
     }
     for time in 0..16 {
         let expected = if time < 15 { LeakVerdict::Unknown } else { LeakVerdict::Steady };
-        assert_eq!(watch.watch(&leaves(MIB), &QUIET), expected);
+        assert_eq!(watch.watch(&leaves(MIB), &quiet()), expected);
     }
     for time in 0..100 {
         let expected = if time < 63 { LeakVerdict::Steady } else { LeakVerdict::Unknown };
-        assert_eq!(watch.watch(&crowded(time), &QUIET), expected, "what was known holds for a while");
+        assert_eq!(watch.watch(&crowded(time), &quiet()), expected, "what was known holds for a while");
     }
     // Every third is alone; the leak is that of all.
     let mut watch = LeakWatch::new();
     let mixed = (0..1500).map(|time| Left { alone: time % 3 == 0, ..leaves(MIB + real(time) * 10.0 * KIB) });
-    let told: Vec<_> = mixed.map(|left| watch.watch(&left, &QUIET)).collect();
+    let told: Vec<_> = mixed.map(|left| watch.watch(&left, &quiet())).collect();
     let (seen, slope) = first_growing(&told).unwrap();
     assert!((slope / (10.0 * KIB) - 1.0).abs() < 0.1, "{slope} after {seen}");
 }
@@ -332,7 +335,7 @@ fn early_rises_are_warming_and_the_capacity_is_what_is_left() {
 
 #[test]
 fn pages_beyond_the_heap_are_retained_unless_the_heap_grows() {
-    let retention = Retention { over: 16 << 20, trimmed: true, arenas_bound: true };
+    let retention = Retention::keeping_for_test(16 << 20, 34 << 20);
     let left = |live: f64, rss: u64| {
         let rss = os::Rss { total: ByteSize::mib(rss + 3), anonymous: ByteSize::mib(rss) };
         Left { rss: Some(rss), ..leaves(live) }
@@ -356,6 +359,6 @@ fn hostile_figures_are_no_trouble() {
         let mut any = || [0, 1, u64::MAX, u64::MAX / 2, 1 << 30][random.below(5)];
         let rss = os::Rss { total: ByteSize::bytes(any()), anonymous: ByteSize::bytes(any()) };
         let left = Left { live: any(), explained: any(), rss: Some(rss), capacity: Some(any()), alone: true };
-        assert!(watch.watch(&left, &Retention { over: 0, ..QUIET }).to_string().len() < 100);
+        assert!(watch.watch(&left, &Retention { over: 0, ..quiet() }).to_string().len() < 100);
     }
 }
