@@ -13,6 +13,8 @@ pub mod histories;
 pub mod http;
 pub mod lazy;
 mod random;
+#[cfg(target_os = "linux")]
+pub mod remedies;
 pub mod stream;
 pub mod strings;
 #[cfg(target_os = "linux")]

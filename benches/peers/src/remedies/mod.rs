@@ -53,9 +53,11 @@ pub struct Case {
     pub promised: u64,
     /// The bytes that the remedy has released.
     pub released: u64,
-    /// Anonymous rss less the live heap, and the bytes that a trim released of it: the verdict of old.
+    /// The live heap.
+    pub live: u64,
+    /// Anonymous rss less the live heap.
     pub beyond: u64,
-    /// See `beyond`.
+    /// The bytes that a trim released of it.
     pub trimmed: u64,
 }
 
@@ -65,10 +67,20 @@ impl Case {
         (self.promised > 0).then(|| self.released >= self.promised / 100 * HOLDS_PERCENT)
     }
 
-    /// The same for a verdict that promises a trim for all that is beyond the heap.
-    pub fn control_holds(&self, live_is_less: bool) -> Option<bool> {
-        live_is_less.then(|| self.trimmed >= self.beyond / 100 * HOLDS_PERCENT)
+    /// The same for a verdict that promises a trim of all that is beyond the heap, from 16 MiB and as much as the heap on.
+    pub fn control_holds(&self) -> Option<bool> {
+        let is_much = self.beyond >= (16 << 20).max(self.live);
+        is_much.then(|| self.trimmed >= self.beyond / 100 * HOLDS_PERCENT)
     }
+}
+
+/// Returns the share of the promises that hold, in percent, and the same of the control.
+pub fn held(cases: &[Case]) -> (f64, f64) {
+    let share = |holds: &dyn Fn(&Case) -> Option<bool>| {
+        let holds: Vec<bool> = cases.iter().filter_map(holds).collect();
+        100.0 * holds.iter().filter(|held| **held).count() as f64 / holds.len() as f64
+    };
+    (share(&Case::holds), share(&Case::control_holds))
 }
 
 /// The programs of the three allocators.
@@ -120,6 +132,7 @@ pub fn run(programs: Programs<'_>) -> Result<Vec<Case>, Box<dyn Error>> {
                     verdict: text("verdict"),
                     promised: figure("promised")?,
                     released: remains.map_or(figure("released")?, |remains| beyond.saturating_sub(remains)),
+                    live: figure("live")?,
                     beyond,
                     trimmed: figure("trimmed")?,
                 });
@@ -175,7 +188,7 @@ pub fn program(hook: Option<fn()>) -> Result<(), Box<dyn Error>> {
     }
     let mut planted = plant(cause).ok_or_else(|| io::Error::other("not a cause"))?;
     let verdict = invocation.finish().verdict;
-    let (before, beyond) = (anonymous()?, beyond()?);
+    let (before, beyond, live) = (anonymous()?, beyond()?, heap::stats()?.live.as_u64());
     let (remedy, promised) = match verdict {
         LeakVerdict::Retaining { beyond_heap, remedy, .. } => (Some(remedy), beyond_heap),
         LeakVerdict::Outside { bytes, remedy, .. } => (Some(remedy), bytes),
@@ -191,7 +204,7 @@ pub fn program(hook: Option<fn()>) -> Result<(), Box<dyn Error>> {
     let trimmed = if remedy == Some(Remedy::Trim) { released } else { os::trim()?.as_u64() };
     let answer = json!({
         "verdict": verdict.to_string(), "remedy": remedy.map(|remedy| remedy.to_string()), "promised": promised.as_u64(),
-        "released": released, "beyond": beyond, "trimmed": trimmed, "after": self::beyond()?,
+        "released": released, "beyond": beyond, "live": live, "trimmed": trimmed, "after": self::beyond()?,
     });
     println!("{answer}");
     drop(planted);
