@@ -68,7 +68,7 @@ fn jemalloc_pages() -> Option<super::AllocatorPages> {
     Some(super::AllocatorPages { active, releasable: dirty.saturating_add(muzzy) })
 }
 
-/// Reads a control of jemalloc whose value is a `size_t`.
+/// Reads a control of jemalloc that has a `size_t` as its value.
 #[cfg(feature = "jemalloc")]
 #[inline]
 fn jemalloc_figure(name: &std::ffi::CStr) -> Option<u64> {

@@ -116,7 +116,7 @@ struct Arena {
 impl Arena {
     /// Adds a class of `count` chunks with `total` bytes, the largest of which has `to` bytes.
     ///
-    /// The average is right for a class whose chunks are all larger than a page. The list of unsorted chunks has any sizes, so
+    /// The average is right for a class of chunks that are all larger than a page. The list of unsorted chunks has any sizes, so
     /// the largest chunk alone is the second lower bound.
     fn class(&mut self, to: u64, total: u64, count: u64) {
         self.listed = self.listed.saturating_add(total);

@@ -7,9 +7,9 @@ use plimsoll_peers::remedies::{Case, Programs, run};
 
 const MIB: f64 = 1024.0 * 1024.0;
 
-/// One after the other, so that the table is whole: no promise is broken, and no remedy is missing where it must be.
+/// Checks that each promise is kept, and that causes with a remedy have the right one.
 #[test]
-fn each_remedy_releases_four_fifths_of_what_is_promised() -> Result<(), Box<dyn Error>> {
+fn each_remedy_releases_four_fifths_of_its_promise() -> Result<(), Box<dyn Error>> {
     let programs = Programs {
         system: Path::new(env!("CARGO_BIN_EXE_remedies_system")),
         mimalloc: Path::new(env!("CARGO_BIN_EXE_remedies_mimalloc")),

@@ -32,11 +32,11 @@ pub(in crate::monitor) struct Figures {
 pub(super) enum Allocator {
     /// glibc's `malloc`, trimmed by `malloc_trim` or by a hook.
     Malloc { has_hook: bool },
-    /// One whose hook has registered its statistics.
+    /// Another one with a hook that has registered statistics.
     Counted(os::AllocatorPages),
-    /// One with a trim hook and without statistics.
+    /// Another one with a hook and without statistics.
     Hooked,
-    /// One without a trim hook that is not glibc's.
+    /// Another one without a hook.
     Other,
     /// Any of these.
     #[default]
@@ -51,7 +51,7 @@ pub(in crate::monitor) struct Beyond {
     /// Memory of other processes that the environment's share allows.
     share: u64,
     memory_size: Option<ByteSize>,
-    /// Whether `MALLOC_ARENA_MAX` is set.
+    /// `true` if `MALLOC_ARENA_MAX` is set.
     arenas_bound: bool,
     allocator: Gate,
     cgroup: Gate,
@@ -167,24 +167,26 @@ fn is_malloc() -> Option<bool> {
     static ANSWER: OnceLock<bool> = OnceLock::new();
     /// Less than any threshold of `mmap`, and more than the caches of threads keep.
     const PROBE: usize = 65_552;
-    /// `PROBE` and the header; a remainder that is too small for a chunk of its own is a part of it.
-    const CHUNK: std::ops::Range<u64> = 65_568..65_568 + 32;
+    /// `PROBE` and the header.
+    const CHUNK: u64 = 65_568;
+    /// `malloc` may merge some free chunks at the same time.
+    const NOISE: u64 = 512;
 
-    let in_use = || os::malloc_info().map_or(0, |info| info.in_use);
+    let in_use = || Some(os::malloc_info()?.in_use);
     for _ in 0..8 {
         if let Some(answer) = ANSWER.get() {
             return Some(*answer);
         }
-        let before = in_use();
+        let before = in_use()?;
         let block = black_box(Vec::<u8>::with_capacity(PROBE));
-        let during = in_use();
+        let during = in_use()?;
         drop(block);
-        let answer = match during.checked_sub(before) {
-            Some(0) => false,
-            Some(more) if CHUNK.contains(&more) => true,
-            _ => continue,
-        };
-        return Some(*ANSWER.get_or_init(|| answer));
+        let difference = during.saturating_sub(before);
+        let is_chunk = difference.abs_diff(CHUNK) <= NOISE;
+        if !is_chunk && during.abs_diff(before) > NOISE {
+            continue;
+        }
+        return Some(*ANSWER.get_or_init(|| is_chunk));
     }
     None
 }

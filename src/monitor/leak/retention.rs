@@ -18,14 +18,14 @@ use super::watch::Left;
 /// Resident stack of a thread and its caches, at most.
 const THREAD: u64 = 64 << 10;
 
-/// What counts as pages kept, and what is known of them.
+/// The rules and figures by which memory beyond the heap has a verdict.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::monitor) struct Retention {
     /// The rss beyond the heap from which on it is worth a verdict.
     pub(super) over: u64,
     /// Memory of other processes that the environment's share allows.
     pub(super) share: u64,
-    /// Whether `MALLOC_ARENA_MAX` is set.
+    /// `true` if `MALLOC_ARENA_MAX` is set.
     pub(super) arenas_bound: bool,
     pub(super) figures: Figures,
     pub(super) trims: Trims,
@@ -34,7 +34,7 @@ pub(in crate::monitor) struct Retention {
 /// Parts of the memory beyond the heap: lower bounds in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Parts {
-    /// What a trim releases.
+    /// Bytes that a trim releases.
     trim: u64,
     /// Free ends of the arenas of threads.
     thread_tops: u64,
@@ -107,7 +107,7 @@ impl Retention {
             }
             (Allocator::Other, _) => {
                 let native = self.native(rest, bound);
-                // The heap was so much larger once, and the resident memory still is. A quarter may be fragments, which another
+                // The heap was larger by `fall` once, and the resident memory still is. A quarter may be fragments, which another
                 // allocator has too.
                 let fall = self.trims.fall(live).min(rest.saturating_sub(live.saturating_add(native)));
                 Parts { kept: fall - fall / 4, native, ..Parts::default() }
@@ -116,7 +116,7 @@ impl Retention {
         }
     }
 
-    /// Splits the memory of a process whose global allocator is glibc's.
+    /// Splits the memory of a process that has glibc's as its global allocator.
     fn of_malloc(&self, malloc: &os::MallocInfo, rest: u64, has_hook: bool) -> Parts {
         let live = self.figures.live;
         let handed_out = malloc.in_use.saturating_add(malloc.mmapped);
@@ -127,7 +127,9 @@ impl Retention {
         let resident = rest.saturating_sub(handed_out).min(malloc.free);
         let reaches = !has_hook || self.trims.helps == Some(true);
         let trim = if reaches { malloc.trimmable.min(resident) } else { 0 };
-        let thread_tops = if self.arenas_bound { 0 } else { malloc.thread_tops.min(resident.saturating_sub(trim)) };
+        // A trim comes first: with fewer arenas, the free ends are in the first one, and a trim releases that.
+        let tops = malloc.thread_tops.min(resident.saturating_sub(trim)).min(self.trims.left);
+        let thread_tops = if self.arenas_bound { 0 } else { tops };
         Parts { trim, thread_tops, kept: 0, native: blocks.saturating_add(mapped) }
     }
 
@@ -152,7 +154,7 @@ mod tests {
 
     const NONE: os::MallocInfo = os::MallocInfo { in_use: 0, mmapped: 0, free: 0, trimmable: 0, thread_tops: 0 };
 
-    /// Returns the verdict of a process with so many MiB, as text.
+    /// Returns the verdict of a process with the given MiB, as text.
     fn verdict(anonymous: u64, live: u64, allocator: Allocator, malloc: os::MallocInfo, trims: Trims) -> String {
         let mib = |bytes: u64| bytes * MIB;
         let malloc = os::MallocInfo {
@@ -190,7 +192,10 @@ mod tests {
     #[test]
     fn free_ends_of_the_arenas_of_threads_ask_for_fewer_arenas() {
         let tops = os::MallocInfo { in_use: 10, free: 90, trimmable: 20, thread_tops: 65, ..NONE };
-        assert_eq!(glibc(100, 9, tops), "retaining 65.0 MiB beyond heap: MALLOC_ARENA_MAX");
+        assert_eq!(glibc(100, 9, tops), "retaining 20.0 MiB beyond heap: trim");
+        let left = Trims { left: 91 * MIB, ..Trims::default() };
+        let after = verdict(100, 9, Allocator::Malloc { has_hook: false }, tops, left);
+        assert_eq!(after, "retaining 65.0 MiB beyond heap: MALLOC_ARENA_MAX");
     }
 
     #[test]
@@ -234,7 +239,7 @@ mod tests {
         let figures = Figures { others: 40 * MIB, ..Figures::default() };
         let found = |share| {
             let left = Left { live: 0, explained: 0, rss: os::rss().ok(), capacity: None, alone: true };
-            Retention { figures, share, ..Retention::for_test(16 * MIB) }.found(&left)
+            Retention { share, figures, ..Retention::for_test(16 * MIB) }.found(&left)
         };
         if os::rss().is_err() {
             return;

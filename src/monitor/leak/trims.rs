@@ -1,4 +1,4 @@
-//! What earlier trims have left and released.
+//! Experience of earlier trims: the bytes that they have left and released.
 
 use crate::os;
 
@@ -10,14 +10,14 @@ const HELPS_PERCENT: u64 = 80;
 /// Less than this, in bytes, is no experience.
 const LEAST: u64 = 4 << 20;
 
-/// What earlier trims have left and released, of all callers of [`os::trim`]. In bytes.
+/// Experience of the trims of all callers of [`os::trim`], in bytes.
 #[derive(Clone, Copy, Debug, Default)]
 pub(in crate::monitor) struct Trims {
     pub(super) calls: usize,
     pub(super) released: usize,
     /// Anonymous rss less the live heap after the last trim, or less by now.
     pub(super) left: u64,
-    /// Whether the last trim with something to release has released most of it.
+    /// `true` if the last trim with free pages to release has released most of them. `None` before such a trim.
     pub(super) helps: Option<bool>,
     /// The part of `left` that came up to the last trim since the one before, and that blocks of the heap have had.
     pub(super) kept: u64,
@@ -39,7 +39,7 @@ pub(in crate::monitor) struct End {
     pub(in crate::monitor) live: u64,
     /// The peak of the live heap, of all invocations in flight.
     pub(in crate::monitor) peak: u64,
-    /// Whether another invocation was in flight, so that the peak may be older than this one.
+    /// `true` if another invocation was in flight. Then the peak may be older than this invocation.
     pub(in crate::monitor) concurrent: bool,
 }
 
@@ -133,7 +133,7 @@ mod tests {
         assert_eq!(after(1, &[(1, 0, 2, 1, 1)]).helps, None);
         assert_eq!(after(1, &[(1, 60, 20, 10, 80)]).helps, Some(true));
         assert_eq!(after(1, &[(1, 30, 50, 10, 80)]).helps, Some(false));
-        // What an earlier trim has left does not count against the next.
+        // The rest of an earlier trim does not count against the next.
         assert_eq!(after(1, &[(1, 30, 50, 10, 80), (2, 20, 50, 10, 80)]).helps, Some(true));
         assert_eq!(after(1, &[(1, 30, 50, 10, 80), (2, 1, 50, 10, 80)]).helps, Some(false), "no news");
     }

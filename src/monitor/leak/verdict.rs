@@ -69,7 +69,7 @@ pub enum LeakVerdict {
     Retaining {
         /// The bytes that the remedy releases, at least four fifths of them.
         beyond_heap: ByteSize,
-        /// What releases them.
+        /// The measure that releases them.
         remedy: Remedy,
     },
     /// The heap does not grow, but the environment holds memory that is neither the live heap nor free pages of its
@@ -78,15 +78,15 @@ pub enum LeakVerdict {
     Outside {
         /// That memory.
         bytes: ByteSize,
-        /// What holds it.
+        /// The holder.
         remedy: Remedy,
     },
 }
 
-/// What releases memory beyond the live heap, or what holds it.
+/// The measure that releases memory beyond the live heap, or the holder of that memory.
 ///
-/// A remedy is named only for bytes that it releases as far as the figures tell. Each is a lower bound, and memory between the
-/// bounds has no verdict: for example fragments, which no remedy releases.
+/// A remedy is named only for bytes that it releases, by a lower bound. Memory between the bounds has no verdict: for example
+/// fragments, which no remedy releases.
 ///
 /// | allocator | free pages that a trim releases | blocks and mappings of native code |
 /// |---|---|---|
@@ -99,7 +99,7 @@ pub enum LeakVerdict {
 /// fifths of what was free. Until then [`MonitorBuilder::trim`](super::MonitorBuilder::trim) or a call of
 /// [`os::trim`](crate::os::trim) is needed. The monitor makes no trim that the policy does not allow.
 ///
-/// What a trim has left is not promised to the next one. This is known of all trims of the process.
+/// Memory that a trim has left is not promised to the next trim. All trims of the process count.
 ///
 /// # Performance
 ///
@@ -121,8 +121,9 @@ pub enum Remedy {
     /// [`MonitorBuilder::trim`](super::MonitorBuilder::trim). It reaches all arenas.
     Trim,
     /// The environment variable `MALLOC_ARENA_MAX` at 1, or [`os::limit_arenas`](crate::os::limit_arenas): the free ends of
-    /// arenas of threads are large. `malloc_trim` releases only that of the first arena. glibc keeps large ones after a block of
-    /// several MiB was freed, which raises its threshold.
+    /// arenas of threads are large, and a trim has left them. `malloc_trim` releases only that of the first arena, so keep
+    /// [`MonitorBuilder::trim`](super::MonitorBuilder::trim) on. glibc keeps large ends after a block of several MiB was freed,
+    /// which raises its threshold.
     ArenaMax,
     /// Another global allocator, or a [hook](crate::os::set_trim_hook) for this one. The allocator has no hook and the heap was
     /// much larger before, or its hook has left pages of other threads.
@@ -135,7 +136,7 @@ pub enum Remedy {
     /// Another process in the same cgroup, such as a child process or an extension. An unrelated process may also hold it, if
     /// one runs in the cgroup.
     ///
-    /// Only a cgroup counts whose limit is at most the memory size. The processes must have more than
+    /// The cgroup must have a limit, which is at most the memory size. The processes must have more than
     /// [`MonitorBuilder::environment_share`](super::MonitorBuilder::environment_share) and `retaining_over` together.
     ChildProcess,
 }

@@ -45,7 +45,7 @@ pub struct Case {
     pub allocator: &'static str,
     /// The planted cause.
     pub cause: &'static str,
-    /// Whether the monitor trims by itself.
+    /// `true` if the monitor trims by itself.
     pub trims: bool,
     /// The verdict, as text.
     pub verdict: String,
@@ -67,7 +67,7 @@ impl Case {
         (self.promised > 0).then(|| self.released >= self.promised / 100 * HOLDS_PERCENT)
     }
 
-    /// The same for a verdict that promises a trim of all that is beyond the heap, from 16 MiB and as much as the heap on.
+    /// Returns the same for a verdict that promises a trim of all that is beyond the heap, from 16 MiB and as much as the heap on.
     pub fn control_holds(&self) -> Option<bool> {
         let is_much = self.beyond >= (16 << 20).max(self.live);
         is_much.then(|| self.trimmed >= self.beyond / 100 * HOLDS_PERCENT)
@@ -117,14 +117,14 @@ pub fn run(programs: Programs<'_>) -> Result<Vec<Case>, Box<dyn Error>> {
                 let figure = |name: &str| own.get(name).and_then(Value::as_u64).ok_or("a figure is missing");
                 let beyond = figure("beyond")?;
                 let text = |name: &str| own.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
-                // The remains of the same cause in a process with the remedy.
+                // The remains of the same cause in a process with the remedy, after the trim of its monitor.
                 let elsewhere = match text("remedy").as_str() {
-                    "MALLOC_ARENA_MAX" => Some(ask(program, cause, trims, "1")?),
+                    "MALLOC_ARENA_MAX" => Some(ask(program, cause, true, "1")?),
                     "another allocator" if program == jemalloc => Some(ask(system, cause, true, "1")?),
                     "another allocator" => Some(ask(jemalloc, cause, true, "")?),
                     _ => None,
                 };
-                let remains = elsewhere.map(|other| other.get("after").and_then(Value::as_u64).unwrap_or(u64::MAX));
+                let remains = elsewhere.map(|other| other.get("beyond").and_then(Value::as_u64).unwrap_or(u64::MAX));
                 cases.push(Case {
                     allocator,
                     cause,
@@ -142,7 +142,7 @@ pub fn run(programs: Programs<'_>) -> Result<Vec<Case>, Box<dyn Error>> {
     Ok(cases)
 }
 
-/// The setting of an allocator whose trim hook is not set.
+/// The setting of an allocator without its trim hook.
 const NO_HOOK: &str = "no hook";
 
 fn ask(program: &Path, cause: &str, trims: bool, setting: &str) -> Result<Value, Box<dyn Error>> {
@@ -158,7 +158,8 @@ fn ask(program: &Path, cause: &str, trims: bool, setting: &str) -> Result<Value,
     Ok(serde_json::from_slice(&output.stdout)?)
 }
 
-/// The program of one allocator: plants the cause of its first argument, and prints the result as JSON.
+/// Runs the program of one allocator with its trim hook: plants the cause of the first argument, applies the remedy, and prints
+/// the result as JSON.
 ///
 /// # Errors
 ///
@@ -204,7 +205,7 @@ pub fn program(hook: Option<fn()>) -> Result<(), Box<dyn Error>> {
     let trimmed = if remedy == Some(Remedy::Trim) { released } else { os::trim()?.as_u64() };
     let answer = json!({
         "verdict": verdict.to_string(), "remedy": remedy.map(|remedy| remedy.to_string()), "promised": promised.as_u64(),
-        "released": released, "beyond": beyond, "live": live, "trimmed": trimmed, "after": self::beyond()?,
+        "released": released, "beyond": beyond, "live": live, "trimmed": trimmed,
     });
     println!("{answer}");
     drop(planted);
