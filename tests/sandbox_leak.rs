@@ -20,14 +20,14 @@ mod cage;
 mod support;
 
 use std::fs;
-use std::io::{self, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitCode, ExitStatus, Stdio};
 use std::time::Duration;
 
 use cage::Cage;
 use plimsoll::monitor::{LeakVerdict, Monitor, ReportPolicy};
-use plimsoll::{ByteSize, TrackingAllocator, board};
+use plimsoll::{ByteSize, TrackingAllocator, board, env};
 
 #[global_allocator]
 static GLOBAL: TrackingAllocator = TrackingAllocator::new();
@@ -49,8 +49,16 @@ fn main() -> ExitCode {
             parent();
             return ExitCode::SUCCESS;
         }
-        ["--child"] => {
-            child();
+        ["--recommended"] => {
+            print_recommended();
+            return ExitCode::SUCCESS;
+        }
+        ["--filler"] => {
+            fill();
+            return ExitCode::SUCCESS;
+        }
+        ["--child", mib] => {
+            child(mib.parse().unwrap());
             return ExitCode::SUCCESS;
         }
         _ => {}
@@ -67,6 +75,8 @@ fn main() -> ExitCode {
         ("a_leak_is_known_twenty_invocations_before_its_kill", a_leak_is_known_before_its_kill as fn(), why),
         ("a_vector_that_doubles_is_known_by_its_pages", a_vector_that_doubles_is_known_by_its_pages, why),
         ("recommended_mb_counts_a_child_but_no_page_cache", recommended_mb_counts_a_child, why),
+        ("a_leak_of_native_code_is_outside_before_its_kill", a_leak_of_native_code_is_outside_before_its_kill, why),
+        ("a_child_process_is_outside_until_it_ends", a_child_process_is_outside_until_it_ends, why),
         ("what_is_freed_or_accounted_for_is_neither_killed_nor_growing", what_is_no_leak_is_not_growing, why),
     ])
 }
@@ -85,6 +95,11 @@ fn function(how: &str, kib: usize) {
         match how {
             "pieces" => pieces.push(vec![1; bytes]),
             "one" => one.resize(one.len() + bytes, 1),
+            // A verdict on memory beyond the heap reads its figures once a second.
+            "mmap" | "malloc" => {
+                leak_native(how, bytes);
+                std::thread::sleep(Duration::from_millis(30));
+            }
             "cached" if number <= 60 => {
                 pieces.push(vec![1; bytes]);
                 cache.add(ByteSize::kib(kib as u64));
@@ -96,6 +111,55 @@ fn function(how: &str, kib: usize) {
             return;
         }
     }
+}
+
+/// Takes memory that is not of the Rust heap, and touches it.
+fn leak_native(how: &str, bytes: usize) {
+    let block = if how == "malloc" {
+        // SAFETY: it takes any size.
+        unsafe { libc::malloc(bytes) }
+    } else {
+        let (access, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+        // SAFETY: a new anonymous mapping at any address.
+        unsafe { libc::mmap(std::ptr::null_mut(), bytes, access, flags, -1, 0) }
+    };
+    assert!(!block.is_null() && block != libc::MAP_FAILED);
+    // SAFETY: the block has as many bytes.
+    unsafe { libc::memset(std::hint::black_box(block), 1, bytes) };
+}
+
+/// Reports before, during and after the life of a child process, and prints its verdicts and the memory of the cgroup.
+fn parent() {
+    let monitor = Monitor::builder().memory_size(ByteSize::mib(128)).environment_share(ByteSize::mib(12));
+    let monitor = monitor.report(ReportPolicy::Off).build().unwrap();
+    let in_use = || env::CgroupMemory::read().unwrap().unwrap().in_use.as_u64();
+    let report = || {
+        // The memory of the cgroup is read once a second.
+        std::thread::sleep(Duration::from_millis(1100));
+        let verdict = monitor.start("r").finish().verdict;
+        let bytes = if let LeakVerdict::Outside { bytes, .. } = verdict { bytes.as_u64() } else { 0 };
+        println!("{bytes} {} {verdict}", in_use());
+    };
+    for _ in 0..20 {
+        monitor.start("r").finish();
+    }
+    report();
+    let mut child = Command::new(std::env::current_exe().unwrap());
+    let mut child = child.args(["--child", "60"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut ready = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut ready).unwrap();
+    report();
+    drop(child.stdin.take());
+    child.wait().unwrap();
+    report();
+}
+
+/// Holds memory until its parent ends it.
+fn child(mib: usize) {
+    let held = std::hint::black_box(vec![1_u8; mib << 20]);
+    println!("ready");
+    io::stdin().read_line(&mut String::new()).unwrap();
+    drop(held);
 }
 
 /// How the function ended, and the verdict after each invocation.
@@ -143,13 +207,13 @@ fn a_vector_that_doubles_is_known_by_its_pages() {
 const CHILD_MIB: usize = 300;
 
 /// Starts a child that holds memory and fills the page cache, and prints the memory size recommended before and after.
-fn parent() {
+fn print_recommended() {
     let monitor = Monitor::builder().memory_size(ByteSize::mib(512)).environment_share(ByteSize::mib(12));
     let monitor = monitor.report(ReportPolicy::Off).build().unwrap();
     let recommended = || monitor.start("r").finish().recommended_mb().unwrap();
     let before = recommended();
     let mut child = Command::new(std::env::current_exe().unwrap());
-    let mut child = child.arg("--child").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut child = child.arg("--filler").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
     // The cgroup is read once a second.
     std::thread::sleep(Duration::from_millis(1100));
@@ -160,7 +224,7 @@ fn parent() {
 }
 
 /// Holds memory until the standard input ends.
-fn child() {
+fn fill() {
     let held = std::hint::black_box(vec![1_u8; CHILD_MIB << 20]);
     let path = std::env::temp_dir().join(format!("plimsoll-page-cache-{}", std::process::id()));
     fs::write(&path, &held[..100 << 20]).unwrap();
@@ -171,7 +235,7 @@ fn child() {
 
 fn recommended_mb_counts_a_child() {
     let cage = Cage::new(512).unwrap();
-    let output = cage.command(&std::env::current_exe().unwrap()).arg("--parent").output().unwrap();
+    let output = cage.command(&std::env::current_exe().unwrap()).arg("--recommended").output().unwrap();
     let printed = String::from_utf8(output.stdout).unwrap();
     let figures: Vec<u64> = printed.split_whitespace().map(|figure| figure.parse().unwrap()).collect();
     let [before, during, after] = figures[..] else { panic!("{}: {printed}", output.status) };
@@ -179,6 +243,37 @@ fn recommended_mb_counts_a_child() {
     // 12 MiB for the environment, and a quarter on top; the two processes themselves have less than 20 MiB.
     let least = (CHILD_MIB as u64 + 12) * 5 / 4;
     assert!((least..least + 25).contains(&during), "{during} MB");
+}
+
+fn a_leak_of_native_code_is_outside_before_its_kill() {
+    for how in ["mmap", "malloc"] {
+        let (status, kills, verdicts) = run(how, 1024);
+        assert_eq!((status.signal(), kills), (Some(9), 1), "{how}: {status} after {} invocations", verdicts.len());
+        let seen = verdicts.iter().position(|verdict| verdict.starts_with("outside"));
+        let seen = seen.unwrap_or_else(|| panic!("{how}: killed unseen after {} invocations", verdicts.len()));
+        assert!(verdicts.len() - seen > AHEAD, "{how}: seen after {seen} of {}", verdicts.len());
+        assert!(verdicts.last().unwrap().ends_with("C library"), "{how}: {verdicts:?}");
+        assert!(!verdicts.iter().any(|verdict| verdict.starts_with("retaining")), "{how}: {verdicts:?}");
+        println!("\n    {how}: `{}` after {}, killed after {}", verdicts[seen], seen + 1, verdicts.len());
+    }
+}
+
+fn a_child_process_is_outside_until_it_ends() {
+    let cage = Cage::new(CAGE_MIB).unwrap();
+    let output = cage.command(&std::env::current_exe().unwrap()).arg("--parent").output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).unwrap();
+    let figures: Vec<(u64, u64, &str)> = text
+        .lines()
+        .map(|line| line.splitn(3, ' ').collect::<Vec<_>>())
+        .map(|words| (words[0].parse().unwrap(), words[1].parse().unwrap(), words[2]))
+        .collect();
+    let [before, during, after] = figures[..] else { panic!("{text}") };
+    assert_eq!((before.2, after.2), ("steady", "steady"), "{text}");
+    assert!(during.2.ends_with("child or other process"), "{text}");
+    let released = during.1.saturating_sub(after.1);
+    assert!(released >= during.0 / 100 * 80, "{text}");
+    println!("\n    `{}`, its end released {}", during.2, ByteSize::bytes(released));
 }
 
 fn what_is_no_leak_is_not_growing() {

@@ -18,7 +18,7 @@ use crate::size::ByteSize;
 use super::activity::Activity;
 use super::caches::Caches;
 use super::labels::Labels;
-use super::leak::Retention;
+use super::leak::Beyond;
 use super::maintenance::Schedule;
 use super::observers::{Hook, Observers};
 use super::policy::{self, ReportPolicy};
@@ -318,9 +318,14 @@ impl MonitorBuilder {
         self
     }
 
-    /// Sets how far the anonymous rss must lie beyond the live heap to be told as
-    /// [`LeakVerdict::Retaining`](super::LeakVerdict::Retaining): as far as this, and as the live heap itself. Stacks
-    /// and what C libraries keep are in it. Default: 16 MiB. Zero: as far as the live heap; `ByteSize::MAX`: never.
+    /// Sets the least memory beyond the live heap that has a verdict, [`LeakVerdict::Retaining`] or
+    /// [`LeakVerdict::Outside`]. Default: 16 MiB. `ByteSize::MAX`: none.
+    ///
+    /// Free pages must also be as many bytes as the live heap. Below this distance of the anonymous rss from the heap, the
+    /// allocator's figures are not read: see [`Remedy`](super::Remedy).
+    ///
+    /// [`LeakVerdict::Retaining`]: super::LeakVerdict::Retaining
+    /// [`LeakVerdict::Outside`]: super::LeakVerdict::Outside
     ///
     /// # Examples
     ///
@@ -485,11 +490,6 @@ impl MonitorBuilder {
         let refused = books.map_or(0, |books| books.refused);
         let before = Before { refused, caches: self.caches.counts() };
         let state = Mutex::new(State::new(Window::new(self.window), before, self.trim, on_lambda));
-        let retention = Retention {
-            over: self.retaining_over.as_u64(),
-            trimmed: false,
-            arenas_bound: std::env::var_os("MALLOC_ARENA_MAX").is_some(),
-        };
         // On Lambda there is one request at a time, and each is billed for milliseconds.
         let report_share = self.report_share.unwrap_or(if on_lambda { 100 } else { DEFAULT_REPORT_SHARE });
         let activity = Activity::new(report_share, self.trim != TrimPolicy::off());
@@ -514,7 +514,7 @@ impl MonitorBuilder {
                 has_maintenance,
                 labels: Labels::new(),
                 budget,
-                retention,
+                beyond: Beyond::new(self.retaining_over, share.of_process, memory_size),
                 resources,
                 caches,
                 on_lambda,

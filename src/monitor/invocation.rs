@@ -13,7 +13,7 @@ use super::Shared;
 use super::activity::{Ended, Started};
 use super::alert::Alerts;
 use super::growth::Due;
-use super::leak::{Left, Retention};
+use super::leak::{End, Figures, Left};
 use super::report::{InvocationHeap, InvocationReport, Outcome, Reserved};
 use super::request::Request;
 use super::request_id::{Label, RequestId};
@@ -235,9 +235,11 @@ impl Invocation {
         self.shared.labels.record(&self.label, own);
         let of_label = self.shared.labels.of(&self.label);
         let mut due = Due::Nothing;
+        // Before the lock, because a reading can take milliseconds.
+        let figures = heap.map(|heap| self.shared.beyond.read(resident, heap.live)).unwrap_or_default();
         let mut state = self.shared.state();
         if let Some(heap) = &heap {
-            due = self.judge(&mut state, heap, &named, resident, &Peak { rss: peak_rss, before, ended });
+            due = self.judge(&mut state, heap, &named, (resident, figures), &Peak { rss: peak_rss, before, ended });
         }
         let resident_peak = peak_rss.max(rss);
         state.highest_rss = state.highest_rss.max(resident_peak.unwrap_or_default().as_u64());
@@ -289,7 +291,7 @@ impl Invocation {
         state: &mut State,
         heap: &InvocationHeap,
         named: &Named,
-        resident: Option<os::Rss>,
+        (resident, figures): (Option<os::Rss>, Figures),
         peak: &Peak<'_>,
     ) -> Due {
         let activity = &self.shared.activity;
@@ -315,8 +317,12 @@ impl Invocation {
             in_flight: in_flight + 1,
             at: activity.age(),
         };
-        let beyond = resident.map_or(ByteSize::ZERO, |rss| rss.anonymous.saturating_sub(heap.live));
-        let retention = Retention { trimmed: state.trimmer.in_vain(beyond.as_u64()), ..self.shared.retention };
+        if let Some(rss) = resident {
+            let peak = heap.peak.at_most.as_u64();
+            let end = End { anonymous: rss.anonymous.as_u64(), live: left.live, peak, concurrent };
+            state.trims.record(&end, &figures);
+        }
+        let retention = self.shared.beyond.retention(figures, state.trims);
         state.verdict = state.leak.watch(&left, &retention);
         heap::record_growth(heap.live.saturating_sub(heap.live_before));
         state.due_for_sites(&left)

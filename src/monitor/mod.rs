@@ -96,7 +96,7 @@ pub use window::Percentiles;
 use activity::{Activity, Ended};
 use caches::Caches;
 use labels::Labels;
-use leak::Retention;
+use leak::Beyond;
 use maintenance::Schedule;
 use observers::{Hook, Observers};
 use profile::Profile;
@@ -164,7 +164,7 @@ struct Shared {
     has_maintenance: bool,
     labels: Labels,
     budget: Option<MemoryBudget>,
-    retention: Retention,
+    beyond: Beyond,
     resources: Resources,
     caches: Caches,
     /// The memory size is that of a Lambda function.

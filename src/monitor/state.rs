@@ -8,7 +8,7 @@ use crate::size::ByteSize;
 use super::alert::{Alert, Alerts, is_a_fifth_over};
 use super::caches::CacheCounts;
 use super::growth::{Baseline, Due};
-use super::leak::{LeakVerdict, LeakWatch, Left};
+use super::leak::{LeakVerdict, LeakWatch, Left, Trims};
 use super::policy::ReportPolicy;
 use super::report::InvocationReport;
 use super::trim::{TrimPolicy, Trimmer};
@@ -23,6 +23,8 @@ pub(super) struct State {
     pub(super) window: Window,
     pub(super) leak: LeakWatch,
     pub(super) trimmer: Trimmer,
+    /// Trims of all callers, as the verdict needs them.
+    pub(super) trims: Trims,
     /// The verdict of the last report.
     pub(super) verdict: LeakVerdict,
     baseline: Baseline,
@@ -81,6 +83,7 @@ impl State {
             window,
             leak: LeakWatch::new(on_lambda),
             trimmer: Trimmer::new(trim),
+            trims: Trims::new(),
             verdict: LeakVerdict::Unknown,
             baseline: Baseline::new(),
             growing_sites: [None; 3],

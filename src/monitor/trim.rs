@@ -193,11 +193,6 @@ impl Trimmer {
         self.useless = after;
         self.pace = (takes / (before.saturating_sub(after) >> 20).max(1)).max(1);
     }
-
-    /// Whether most of what lies beyond the heap is what a trim has left.
-    pub(super) const fn in_vain(&self, beyond: u64) -> bool {
-        self.useless > beyond / 2
-    }
 }
 
 #[cfg(test)]
@@ -246,9 +241,9 @@ mod tests {
         assert_eq!(trims(TrimPolicy::new(), 10_000_000, &[30, 30, 35, 39, 40, 30], 30, 1000), [0, 4]);
         let mut trimmer = Trimmer::new(TrimPolicy::new());
         trimmer.done(Some(40 * MIB), Some(30 * MIB), &Trimmed::new(ByteSize::mib(10), Duration::from_millis(1)));
-        assert!(trimmer.in_vain(40 * MIB) && !trimmer.in_vain(70 * MIB));
+        assert!(!trimmer.is_due(&ended(39 * MIB)), "nine MiB are new");
         assert!(!trimmer.is_due(&ended(5 * MIB)), "and what is gone by itself is forgotten");
-        assert!(!trimmer.in_vain(40 * MIB));
+        assert_eq!(trimmer.useless, 5 * MIB);
     }
 
     #[test]

@@ -7,8 +7,9 @@
 
 /// Releases the free pages of jemalloc to the kernel: a hook for [`set_trim_hook`](super::set_trim_hook).
 ///
-/// It purges the unused dirty pages of all arenas (`arena.4096.purge`). Blocks in the caches of threads stay. The
-/// feature `jemalloc` builds `tikv-jemalloc-sys` 0.7, the crate below `tikv-jemallocator` 0.7.
+/// It purges the unused dirty pages of all arenas (`arena.4096.purge`). Blocks in the caches of threads stay. The first call
+/// also lets the [monitor](crate::monitor) read the number of these pages from jemalloc's statistics. The feature `jemalloc`
+/// builds `tikv-jemalloc-sys` 0.7, the crate below `tikv-jemallocator` 0.7.
 ///
 /// # Performance
 ///
@@ -30,12 +31,53 @@
 pub fn trim_jemalloc() {
     use std::ptr::null_mut;
 
+    super::allocator_pages::register(jemalloc_pages);
     // 4096 is `MALLCTL_ARENAS_ALL`. jemalloc answers EPERM if a pointer to an old or new value is not null.
     let name = c"arena.4096.purge".as_ptr();
     // SAFETY: the name ends in a NUL, and jemalloc accepts null pointers for the values that this control does not
     // have.
     let error = unsafe { tikv_jemalloc_sys::mallctl(name, null_mut(), null_mut(), null_mut(), 0) };
     debug_assert_eq!(error, 0, "jemalloc knows the control and takes no value");
+}
+
+/// Reads the pages of all arenas of jemalloc. It keeps these three figures also if it is built without statistics.
+///
+/// About 10 us: it adds up the arenas with the lock of its controls.
+#[cfg(feature = "jemalloc")]
+#[inline]
+fn jemalloc_pages() -> Option<super::AllocatorPages> {
+    let mut epoch = 1_u64;
+    // SAFETY: the name ends in a NUL, and this control takes a new value of 8 bytes and no pointers for the old one.
+    let error = unsafe {
+        tikv_jemalloc_sys::mallctl(
+            c"epoch".as_ptr(),
+            std::ptr::null_mut(),
+            std::ptr::null_mut(),
+            (&raw mut epoch).cast(),
+            size_of::<u64>(),
+        )
+    };
+    if error != 0 {
+        return None;
+    }
+    let page = jemalloc_figure(c"arenas.page")?;
+    let bytes = |name| Some(jemalloc_figure(name)?.saturating_mul(page));
+    let active = bytes(c"stats.arenas.4096.pactive")?;
+    let dirty = bytes(c"stats.arenas.4096.pdirty")?;
+    let muzzy = bytes(c"stats.arenas.4096.pmuzzy")?;
+    Some(super::AllocatorPages { active, releasable: dirty.saturating_add(muzzy) })
+}
+
+/// Reads a control of jemalloc that has a `size_t` as its value.
+#[cfg(feature = "jemalloc")]
+#[inline]
+fn jemalloc_figure(name: &std::ffi::CStr) -> Option<u64> {
+    let (mut value, mut length) = (0_usize, size_of::<usize>());
+    // SAFETY: the name ends in a NUL, and `value` is valid for writing the `length` bytes of a `size_t`.
+    let error = unsafe {
+        tikv_jemalloc_sys::mallctl(name.as_ptr(), (&raw mut value).cast(), &raw mut length, std::ptr::null_mut(), 0)
+    };
+    (error == 0).then(|| value.try_into().unwrap_or(u64::MAX))
 }
 
 /// Releases the free pages of mimalloc to the kernel: a hook for [`set_trim_hook`](super::set_trim_hook).

@@ -24,6 +24,7 @@
 //! # }
 //! ```
 
+mod allocator_pages;
 mod allocators;
 #[cfg(not(target_os = "linux"))]
 mod elsewhere;
@@ -33,6 +34,7 @@ mod kept_file;
 mod line;
 #[cfg(target_os = "linux")]
 mod linux;
+mod malloc_info;
 mod malloc_stats;
 #[cfg(feature = "profile")]
 mod modules;
@@ -57,12 +59,14 @@ use crate::error_chain::debug_as_chain;
 use crate::size::ByteSize;
 use crate::unwind::contained;
 
+pub(crate) use allocator_pages::{AllocatorPages, allocator_pages};
 #[cfg(feature = "jemalloc")]
 pub use allocators::trim_jemalloc;
 #[cfg(feature = "mimalloc")]
 pub use allocators::trim_mimalloc;
 use errno::preserve_errno;
 pub(crate) use line::Line;
+pub(crate) use malloc_info::{MallocInfo, malloc_info};
 pub use malloc_stats::{MallocStats, malloc_stats};
 #[cfg(feature = "profile")]
 pub use stack::StackSource;
@@ -277,6 +281,7 @@ pub fn trim() -> Result<ByteSize, OsError> {
     let released = before.ok().zip(after.ok());
     let released = released.map_or(ByteSize::ZERO, |(before, after)| before.total.saturating_sub(after.total));
     TRIMMED.fetch_add(released.as_usize(), Relaxed);
+    TRIMS.fetch_add(1, Relaxed);
     Ok(released)
 }
 
@@ -313,12 +318,22 @@ pub fn limit_arenas(count: u32) -> bool {
 /// The bytes that all calls of [`trim()`] have released.
 static TRIMMED: AtomicUsize = AtomicUsize::new(0);
 
+/// The number of calls of [`trim()`] that were made.
+static TRIMS: AtomicUsize = AtomicUsize::new(0);
+
+/// Returns the number of calls of [`trim()`] that were made.
+pub(crate) fn trims() -> usize {
+    TRIMS.load(Relaxed)
+}
+
 /// Returns the bytes that all calls of [`trim()`] have released.
 pub(crate) fn trimmed() -> usize {
     TRIMMED.load(Relaxed)
 }
 
-/// Sets the function that [`trim()`] calls instead of `malloc_trim`. A later call replaces it.
+/// Sets the function that [`trim()`] calls instead of `malloc_trim`, and calls it once. A later call replaces it.
+///
+/// By that one call `trim_jemalloc` lets the monitor read jemalloc's statistics before the first trim.
 ///
 /// `trim_jemalloc` (feature `jemalloc`) and `trim_mimalloc` (feature `mimalloc`) are such functions. For another allocator,
 /// write one that asks it to release its free pages. If the function panics, [`trim()`] returns as if it had released
@@ -341,6 +356,8 @@ pub(crate) fn trimmed() -> usize {
 /// ```
 pub fn set_trim_hook(hook: fn()) {
     *trim_hook() = Some(hook);
+    allocator_pages::forget();
+    let _panicked = contained(hook);
 }
 
 /// Whether a [`trim()`] can do anything at all.

@@ -15,6 +15,8 @@ pub mod lazy;
 #[cfg(target_os = "linux")]
 pub mod leaks;
 mod random;
+#[cfg(target_os = "linux")]
+pub mod remedies;
 pub mod stream;
 pub mod strings;
 #[cfg(target_os = "linux")]

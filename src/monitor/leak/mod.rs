@@ -1,14 +1,17 @@
 //! Tells a leak from what only looks like one: a cache that warms up, an allocator that keeps its pages, memory that is
 //! not of the heap.
 
+mod beyond;
 mod doubling;
 mod marks;
 mod retention;
 mod ring;
 mod trend;
+mod trims;
 mod verdict;
 mod watch;
 
-pub(super) use retention::Retention;
+pub(super) use beyond::{Beyond, Figures};
+pub(super) use trims::{End, Trims};
 pub use verdict::{LeakVerdict, Remedy};
 pub(super) use watch::{LeakWatch, Left};

@@ -11,7 +11,10 @@ const MIB: f64 = 1024.0 * KIB;
 const CAPACITY: f64 = 116.0 * MIB;
 const LIMIT: f64 = 128.0 * MIB;
 
-const QUIET: Retention = Retention { over: u64::MAX, trimmed: false, arenas_bound: false };
+/// Finds nothing beyond the heap.
+fn quiet() -> Retention {
+    Retention::for_test(u64::MAX)
+}
 
 /// xorshift64*, and what follows from it.
 struct Random(u64);
@@ -124,7 +127,7 @@ impl Environment {
                 at: Duration::from_millis(10 * ended),
             };
             floor = f64::INFINITY;
-            let verdict = watch.watch(&left, &QUIET);
+            let verdict = watch.watch(&left, &quiet());
             end.verdicts.push(verdict);
             if is_growing(&verdict) && end.growing.is_none() {
                 end.growing = Some(ended);
@@ -366,7 +369,7 @@ fn alone(level: f64, ended: u64) -> Left {
 /// The verdict after every invocation.
 fn verdicts(figures: impl Fn(u64) -> Left, life: u64) -> Vec<LeakVerdict> {
     let mut watch = LeakWatch::new(true);
-    (1..=life).map(|ended| watch.watch(&figures(ended), &QUIET)).collect()
+    (1..=life).map(|ended| watch.watch(&figures(ended), &quiet())).collect()
 }
 
 fn times(ended: u64) -> f64 {
@@ -447,7 +450,7 @@ fn sampled_reports_tell_the_pace_of_all_invocations() {
 
 #[test]
 fn pages_beyond_the_heap_are_retained_unless_the_heap_grows() {
-    let retention = Retention { over: 16 << 20, trimmed: true, arenas_bound: true };
+    let retention = Retention::keeping_for_test(16 << 20, 34 << 20);
     let last = |level: &dyn Fn(u64) -> f64, rss: u64| {
         let mut watch = LeakWatch::new(true);
         let rss = os::Rss { total: ByteSize::mib(rss + 3), anonymous: ByteSize::mib(rss) };
@@ -479,6 +482,6 @@ fn hostile_figures_are_no_trouble() {
             in_flight: any(),
             at: Duration::from_nanos(any()),
         };
-        assert!(watch.watch(&left, &Retention { over: 0, ..QUIET }).to_string().len() < 100);
+        assert!(watch.watch(&left, &Retention { over: 0, ..quiet() }).to_string().len() < 100);
     }
 }

@@ -28,11 +28,14 @@ use crate::size::ByteSize;
 /// in flight hold, as long as their number rises. A map that was filled and stays as it is looks, until its next doubling
 /// would be due, as one that leaks: if that doubling would not fit, it is called growing. Give such a map a gauge.
 ///
+/// Memory beyond the heap has the verdicts [`Retaining`](Self::Retaining) and [`Outside`](Self::Outside), whatever its trend.
+///
 /// In the report line as `steady`, or as one of these:
 ///
 /// ```text
 /// plimsoll 4f1c9a heap 31.7 .. | growing 10.2 KiB per invocation, 840 left | recommended=none | ALERT growing-heap
 /// plimsoll 4f1c9a heap 0.1 .. | retaining 34.9 MiB beyond heap: trim | recommended=128MB
+/// plimsoll 4f1c9a heap 0.1 .. | outside 64.1 MiB beyond heap: C library | recommended=128MB
 /// ```
 ///
 /// # Examples
@@ -76,12 +79,12 @@ pub enum LeakVerdict {
         /// to the kill. Always known.
         invocations_left: Option<u64>,
     },
-    /// The heap does not grow, but the rss lies far beyond it: pages that the allocator keeps.
+    /// The heap does not grow, but its allocator keeps free pages, and the remedy releases them.
     #[non_exhaustive]
     Retaining {
-        /// The anonymous rss less the live heap.
+        /// The bytes that the remedy releases, at least four fifths of them.
         beyond_heap: ByteSize,
-        /// What is likely to help.
+        /// The measure that releases them.
         remedy: Remedy,
     },
     /// The heap does not grow, but the environment holds memory that is neither the live heap nor free pages of its
@@ -90,12 +93,35 @@ pub enum LeakVerdict {
     Outside {
         /// That memory.
         bytes: ByteSize,
-        /// What holds it.
+        /// The holder.
         remedy: Remedy,
     },
 }
 
-/// What makes an allocator give back what it keeps.
+/// The measure that releases memory beyond the live heap, or the holder of that memory.
+///
+/// A remedy is named only for bytes that it releases, by a lower bound. Memory between the bounds has no verdict: for example
+/// fragments, which no remedy releases.
+///
+/// | allocator | free pages that a trim releases | blocks and mappings of native code |
+/// |---|---|---|
+/// | glibc's | whole pages in its free chunks, by `malloc_info` | its blocks less the heap; what is no page of it |
+/// | jemalloc with [`trim_jemalloc`](crate::os::set_trim_hook) | its count of dirty pages | all blocks of `malloc`; what is no page of jemalloc |
+/// | another one with a trim hook | as much as the heap fell, once a trim has helped | all blocks of `malloc`; more than the heap can have left |
+/// | another one without a hook | none | the same |
+///
+/// With a hook and without statistics, as with mimalloc, no trim is promised before the first one has released at least four
+/// fifths of what was free. Until then [`MonitorBuilder::trim`](super::MonitorBuilder::trim) or a call of
+/// [`os::trim`](crate::os::trim) is needed. The monitor makes no trim that the policy does not allow.
+///
+/// Memory that a trim has left is not promised to the next trim. All trims of the process count.
+///
+/// # Performance
+///
+/// The figures are read if the anonymous rss is beyond the heap by
+/// [`MonitorBuilder::retaining_over`](super::MonitorBuilder::retaining_over), at most once a second and in at most a hundredth
+/// of the time: about 50 us, with 100,000 free chunks up to some milliseconds. The memory of the cgroup takes 10 to 50 us a
+/// second.
 ///
 /// # Examples
 ///
@@ -107,18 +133,26 @@ pub enum LeakVerdict {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Remedy {
-    /// [`MonitorBuilder::trim`](crate::monitor::MonitorBuilder::trim): it is off, or has not run since this came together. It
-    /// reaches all arenas.
+    /// [`MonitorBuilder::trim`](crate::monitor::MonitorBuilder::trim). It reaches all arenas.
     Trim,
-    /// The environment variable `MALLOC_ARENA_MAX` at 1 or 2: a trim did not help, several threads have arenas of
-    /// their own, and the variable is not set.
+    /// The environment variable `MALLOC_ARENA_MAX` at 1, or [`os::limit_arenas`](crate::os::limit_arenas): the free ends of
+    /// arenas of threads are large, and a trim has left them. `malloc_trim` releases only that of the first arena, so keep
+    /// [`MonitorBuilder::trim`](super::MonitorBuilder::trim) on. glibc keeps large ends after a block of several MiB was freed,
+    /// which raises its threshold.
     ArenaMax,
-    /// Another global allocator, or a [hook](crate::os::set_trim_hook) for this one: it cannot be trimmed, or a trim
-    /// did not help.
+    /// Another global allocator, or a [hook](crate::os::set_trim_hook) for this one. The allocator has no hook and the heap was
+    /// much larger before, or its hook has left pages of other threads.
     AnotherAllocator,
     /// The C library, or other native code that this program calls: it holds blocks of `malloc`, or mappings of its own.
+    ///
+    /// With glibc's as the global allocator, blocks count only if they are more than twice the live heap: as many bytes may be
+    /// headers of small blocks. Stacks of more than 64 KiB a thread count as mappings.
     CLibrary,
-    /// Another process in the same cgroup, such as a child process or an extension.
+    /// Another process in the same cgroup, such as a child process or an extension. An unrelated process may also hold it, if
+    /// one runs in the cgroup.
+    ///
+    /// The cgroup must have a limit, which is at most the memory size. The processes must have more than
+    /// [`MonitorBuilder::environment_share`](super::MonitorBuilder::environment_share) and `retaining_over` together.
     ChildProcess,
 }
 
@@ -163,7 +197,7 @@ impl fmt::Display for Remedy {
             Self::ArenaMax => "MALLOC_ARENA_MAX",
             Self::AnotherAllocator => "another allocator",
             Self::CLibrary => "C library",
-            Self::ChildProcess => "child process",
+            Self::ChildProcess => "child or other process",
         })
     }
 }

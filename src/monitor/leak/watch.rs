@@ -54,6 +54,15 @@ pub(in crate::monitor) struct Left {
     pub(in crate::monitor) at: Duration,
 }
 
+#[cfg(test)]
+impl Left {
+    /// Returns the figures of a first invocation without a limit.
+    pub(super) const fn for_test(live: u64) -> Self {
+        let at = Duration::ZERO;
+        Self { live, floor: live, explained: 0, rss: None, peak_rss: 0, capacity: None, ended: 1, in_flight: 1, at }
+    }
+}
+
 /// The share of the capacity above which a slow rise is a leak, in percent.
 const HIGH: u64 = 70;
 

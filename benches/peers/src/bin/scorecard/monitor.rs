@@ -33,6 +33,8 @@ pub(crate) fn measure(options: Options) -> Result<Card, Box<dyn Error>> {
     crate::leaks::measure(options, &built("release", "monitor_leaks")?, &mut card)?;
     throughput(options, &mut card)?;
     own_peak(options, &mut card)?;
+    #[cfg(target_os = "linux")]
+    remedies(&mut card)?;
 
     let (plain, ours) = (built("shipped", "hello_plain")?, built("shipped", "hello_plimsoll")?);
     let rounds = if options.quick { 21 } else { 101 };
@@ -86,6 +88,25 @@ fn own_peak(options: Options, card: &mut Card) -> Result<(), Box<dyn Error>> {
         ("monitor.own_peak.upload_error_pct", "upload_error_pct", Goal::AtMost(1.0)),
     ] {
         let ours = answer.get(key).and_then(Value::as_f64).ok_or("the worker left out a figure")?;
+        card.rows.push(Row { metric, unit: "%", ours, goal, best_peer: None });
+    }
+    Ok(())
+}
+
+/// The remedies of the verdicts, applied; the control names a trim for all that is beyond the heap.
+#[cfg(target_os = "linux")]
+fn remedies(card: &mut Card) -> Result<(), Box<dyn Error>> {
+    use plimsoll_peers::remedies::{Programs, held, run};
+
+    let names = ["remedies_system", "remedies_mimalloc", "remedies_jemalloc"];
+    let programs = build("release", &names)?;
+    let program = |name: &str| programs.get(name).map(PathBuf::as_path).ok_or("not built");
+    let [system, mimalloc, jemalloc] = names.map(program);
+    let (ours, control) = held(&run(Programs { system: system?, mimalloc: mimalloc?, jemalloc: jemalloc? })?);
+    for (metric, ours, goal) in [
+        ("monitor.leak.remedies_held_pct", ours, Goal::AtLeast(100.0)),
+        ("monitor.leak.remedies_held_pct.control", control, Goal::Below(100.0)),
+    ] {
         card.rows.push(Row { metric, unit: "%", ours, goal, best_peer: None });
     }
     Ok(())
