@@ -102,16 +102,19 @@ impl State {
     pub(super) fn forget(&mut self) {
         (self.printed, self.highest_rss) = (None, 0);
         (self.alerts, self.trends) = (Alerts::default(), Alerts::default());
+        (self.verdict, self.growing_sites, self.baseline) = (LeakVerdict::Unknown, [None; 3], Baseline::new());
+        self.leak.forget();
     }
 }
 
 impl State {
     /// Returns the profiler's work after a report. Forgets the growing sites when it rises no more.
     pub(super) fn due_for_sites(&mut self, left: &Left) -> Due {
-        if !self.verdict.is_rise() {
+        let is_rise = self.leak.is_rise();
+        if !is_rise {
             self.growing_sites = [None; 3];
         }
-        self.baseline.watch(left.live.saturating_sub(left.explained), self.verdict)
+        self.baseline.watch(left.live.saturating_sub(left.explained), is_rise, self.verdict)
     }
 
     /// Returns the alerts that hold now and were in no report since they last cleared.

@@ -25,6 +25,12 @@ const TWICE_AS_LONG: RangeInclusive<f64> = 1.6..=2.6;
 const EARLY: u64 = 16;
 const HALFWAY: RangeInclusive<f64> = 0.85..=1.15;
 
+/// The ratio of two jumps in bytes, where there are no more.
+const ABOUT_TWICE: RangeInclusive<f64> = 1.6..=2.5;
+
+/// A table adds as much as it had, so at least about as much was there before. The levels are blurred.
+const HAD: f64 = 0.7;
+
 /// The next doubling is foretold when fewer invocations than this are left to it, or an eighth of the way.
 const SOON: f64 = 32.0;
 
@@ -39,6 +45,8 @@ struct Jump {
     taken: usize,
     from: f64,
     by: f64,
+    /// The most invocations in flight at about that time.
+    in_flight: f64,
 }
 
 /// The next doubling.
@@ -63,18 +71,21 @@ pub(super) struct Doubling {
     last: f64,
     /// Of two levels the lower one.
     stable: Ring<MOST>,
+    /// The lowest level of all.
+    base: f64,
 }
 
 impl Doubling {
     pub(super) const fn new(within: usize) -> Self {
-        Self { within, jumps: [None; 8], last: f64::INFINITY, stable: Ring::EMPTY }
+        Self { within, jumps: [None; 8], last: f64::INFINITY, stable: Ring::EMPTY, base: f64::INFINITY }
     }
 
     /// Takes a level. A smaller rise than half of `unit` is no jump.
-    pub(super) fn take(&mut self, level: f64, ended: u64, unit: f64) {
+    pub(super) fn take(&mut self, level: f64, ended: u64, in_flight: f64, unit: f64) {
         // What is gone at the next report was of a request in flight.
         let stable = level.min(self.last);
         self.last = level;
+        self.base = self.base.min(level);
         let from = self.stable.newest().take(self.within).fold(f64::INFINITY, f64::min);
         let before = self.stable.newest().next().unwrap_or(f64::INFINITY);
         self.stable.push(stable);
@@ -86,7 +97,7 @@ impl Doubling {
                 Some(newest) if taken - newest.taken <= 2 * self.within => newest.by = stable - newest.from,
                 _ => {
                     self.jumps.rotate_right(1);
-                    self.jumps[0] = Some(Jump { ended, taken, from, by: stable - from });
+                    self.jumps[0] = Some(Jump { ended, taken, from, by: stable - from, in_flight });
                 }
             }
         }
@@ -107,10 +118,15 @@ impl Doubling {
             // Perhaps it has just come, and is a jump with the next level.
             return None;
         }
+        if newest.from - self.base < HAD * newest.by {
+            return None;
+        }
         // Others may lie between them, of requests in flight.
         let second = self.half_of(&newest, |_| true).find(|second| {
             let gap = bytes(newest.ended - second.ended);
-            let is_halfway = second.ended >= EARLY && HALFWAY.contains(&(gap / bytes(second.ended)));
+            let is_halfway = second.ended >= EARLY
+                && HALFWAY.contains(&(gap / bytes(second.ended)))
+                && ABOUT_TWICE.contains(&(newest.by / second.by));
             is_halfway
                 || self.half_of(second, |gap_before| TWICE_AS_LONG.contains(&(gap / gap_before))).next().is_some()
         })?;
@@ -130,8 +146,11 @@ impl Doubling {
 
     /// The jumps before `jump` that are half of it, and as many invocations before it as `is_gap` accepts.
     fn half_of(&self, jump: &Jump, is_gap: impl Fn(f64) -> bool) -> impl Iterator<Item = Jump> {
-        let (ended, by) = (jump.ended, jump.by);
+        let &Jump { ended, by, in_flight, .. } = jump;
         let before = self.jumps.into_iter().flatten().filter(move |before| before.ended < ended);
+        // Half as many requests held half as much.
+        let before =
+            before.filter(move |before| in_flight < 1.5 * before.in_flight || in_flight < before.in_flight + 4.0);
         before.filter(move |before| DOUBLES.contains(&(by / before.by)) && is_gap(bytes(ended - before.ended)))
     }
 }
@@ -144,7 +163,7 @@ mod tests {
     fn foretold(levels: impl IntoIterator<Item = f64>) -> Vec<(u64, Next)> {
         let mut doubling = Doubling::new(1);
         let nexts = (1..).zip(levels).map(|(ended, level)| {
-            doubling.take(level, ended, 1.0);
+            doubling.take(level, ended, 1.0, 1.0);
             (ended, doubling.next(ended, level))
         });
         nexts.filter_map(|(ended, next)| Some((ended, next?))).collect()

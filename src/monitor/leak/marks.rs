@@ -24,6 +24,9 @@ const STEPS: usize = 4;
 /// A rise goes on until no step has come for this many times the longest gap between the newest steps.
 const PATIENCE: u64 = 4;
 
+/// So many floors below the highest mark from which it fell lower that by one.
+const FORGETS: u32 = 64;
+
 /// The marks that the floor has reached.
 #[derive(Debug)]
 pub(super) struct Marks {
@@ -35,11 +38,13 @@ pub(super) struct Marks {
     highest: Option<usize>,
     /// How many units lie between two marks: more than one where there is no limit, and the heap is large.
     scale: f64,
+    /// The floors below `highest` since it was lowered.
+    below: u32,
 }
 
 impl Marks {
     pub(super) const fn new() -> Self {
-        Self { reached: [0; MOST], top: None, highest: None, scale: 1.0 }
+        Self { reached: [0; MOST], top: None, highest: None, scale: 1.0, below: 0 }
     }
 
     /// The distance of two marks, in bytes.
@@ -66,6 +71,15 @@ impl Marks {
             // One mark lower may be noise.
             self.highest = self.highest.max(self.top);
             self.top = Some(mark);
+        }
+        // What was high long ago, such as the start, hides no leak.
+        if self.highest > self.top {
+            self.below += 1;
+            if self.below.is_multiple_of(FORGETS) {
+                self.highest = self.highest.and_then(|highest| highest.checked_sub(1));
+            }
+        } else {
+            self.below = 0;
         }
     }
 
@@ -167,15 +181,23 @@ mod tests {
 
     #[test]
     fn what_goes_up_and_down_is_highest_in_its_first_cycle_alone() {
-        let saw = |time: usize| (time % 100).min(50);
+        let saw = |time: usize| (time % 60).min(50);
         let mut marks = Marks::new();
         let mut highest = Vec::new();
         for time in 0..1000 {
             marks.take(real(saw(time)), time as u64, 1.0);
             highest.push(marks.is_highest());
         }
-        assert!(highest[..100].iter().all(|highest| *highest) && !highest[101..].contains(&true));
+        assert!(highest[..60].iter().all(|highest| *highest) && !highest[61..].contains(&true));
         assert!(marks.is_above_highest(51.0, 1.0) && !marks.is_above_highest(50.9, 1.0));
+    }
+
+    #[test]
+    fn what_was_high_at_the_start_is_forgotten() {
+        let mut marks = Marks::new();
+        (0..10).for_each(|time| marks.take(60.0, time, 1.0));
+        (10..10 + 64 * 20).for_each(|time| marks.take(20.0, time, 1.0));
+        assert!(!marks.is_highest() && marks.is_above_highest(41.0, 1.0) && !marks.is_above_highest(40.0, 1.0));
     }
 
     #[test]

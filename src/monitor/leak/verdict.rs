@@ -13,19 +13,20 @@ use crate::size::ByteSize;
 /// | verdict | when |
 /// |---|---|
 /// | [`Rising`](Self::Rising) | the lowest level of eight windows has risen in four steps of 1/64 of the capacity, and goes on |
-/// | [`Growing`](Self::Growing) | it is rising, higher than ever, and the live heap is above 70 % of the capacity |
+/// | [`Growing`](Self::Growing) | it is rising, higher than before, and the live heap is above 70 % of the capacity, or the rss that each invocation reaches above 85 % |
 /// | | or nearly each of the last 16 or 64 invocations adds, and fewer than 28 more fit |
-/// | | or the level has doubled three times as a hash table does, and the next doubling does not fit |
+/// | | or the level has doubled again and again as a hash table does, and the next doubling does not fit |
 ///
 /// So what fills up and stops below 70 % of the capacity is not called a leak, unless it fills it within a few dozen
-/// invocations. A slow leak is called one only when it matters: 30 % of the capacity are left then. On AWS Lambda, a
-/// leak that would reach the capacity after more than 12 hours at the present pace is `Rising`: environments are
-/// ended every few hours. Without a known memory limit there is no `Growing`.
+/// invocations, or is one large map. A slow leak is called one only when it matters: 30 % of the capacity are left then. On AWS
+/// Lambda, a leak that would reach the capacity after more than 12 hours at the present pace is `Rising`: environments are
+/// ended every few hours. Without a known memory limit there is no `Growing`. A verdict stays for 16 reports after its
+/// last sign.
 ///
 /// # What is not seen
 ///
-/// A leak in an account or in a named gauge, which the report shows under its name. A leak below the memory that requests
-/// in flight hold, as long as their number rises. A map that was filled and stays as it is looks, until its next doubling
+/// A leak in an account or in a named gauge, which the report shows under its name. A leak below reserved bytes that are not
+/// heap. A fast leak while the number of requests in flight rises. A map that was filled and stays as it is looks, until its next doubling
 /// would be due, as one that leaks: if that doubling would not fit, it is called growing. Give such a map a gauge.
 ///
 /// Memory beyond the heap has the verdicts [`Retaining`](Self::Retaining) and [`Outside`](Self::Outside), whatever its trend.

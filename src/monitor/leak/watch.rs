@@ -8,7 +8,7 @@
 //!
 //! ```text
 //!   capacity  ......................................     Growing, if one of these holds:
-//!                                             /          1. the floor is above 70 % of the capacity, higher than ever,
+//!                                             /          1. the floor is above 70 % of the capacity, higher than before,
 //!   70 %      - - - - - - - - - - - - - - -  /  - -         and has risen in four steps or more: see `marks`
 //!                               ,-----------'            2. every invocation adds, and fewer than 28 more fit: see
 //!                         ,----'                            `trend`
@@ -69,6 +69,15 @@ const HIGH: u64 = 70;
 /// The same for a verdict that stands.
 const HIGH_KEPT: u64 = 60;
 
+/// The same for what the kernel counts, if each invocation reaches it: memory beyond the heap, and peaks.
+const PEAK_HIGH: u64 = 85;
+
+/// Reports without a sign of a leak after which a verdict that stands is dropped.
+const CALM: u32 = 16;
+
+/// Less memory than this is not a capacity, but a share of the environment that leaves nothing.
+const LEAST_CAPACITY: u64 = 1 << 20;
+
 /// A fast rise is a leak if fewer invocations than this fit: 20 to act, and some to find out.
 const HASTE: f64 = 28.0;
 
@@ -119,7 +128,7 @@ struct Rise {
     left: f64,
 }
 
-/// Watches what invocations leave behind. About 2 KiB, and no allocation.
+/// Watches what invocations leave behind. About 4 KiB, and no allocation.
 #[derive(Debug)]
 pub(in crate::monitor) struct LeakWatch {
     /// Ends on Lambda: see [`LIFE`].
@@ -127,6 +136,9 @@ pub(in crate::monitor) struct LeakWatch {
     /// The levels of the last reports, and the invocations that had ended.
     levels: Ring<MOST>,
     ends: Ring<MOST>,
+    /// The resident live heap, and the invocations in flight.
+    residents: Ring<MOST>,
+    in_flight: Ring<MOST>,
     /// The highest number of invocations that had ended.
     ended: u64,
     window: Window,
@@ -140,6 +152,10 @@ pub(in crate::monitor) struct LeakWatch {
     /// Of the floor: those beside requests that hold much.
     slow_doubling: Doubling,
     is_growing: bool,
+    /// The last sign of a leak, and the reports since.
+    last_leak: Option<Rise>,
+    calm: u32,
+    is_rise: bool,
 }
 
 impl LeakWatch {
@@ -149,6 +165,8 @@ impl LeakWatch {
             life: on_lambda.then_some(LIFE),
             levels: Ring::EMPTY,
             ends: Ring::EMPTY,
+            residents: Ring::EMPTY,
+            in_flight: Ring::EMPTY,
             ended: 0,
             window: Window::new(0, Duration::ZERO),
             floors: Ring::EMPTY,
@@ -158,34 +176,54 @@ impl LeakWatch {
             doubling: Doubling::new(1),
             slow_doubling: Doubling::new(WINDOWS),
             is_growing: false,
+            last_leak: None,
+            calm: 0,
+            is_rise: false,
         }
     }
 
     /// Takes the figures at the end of an invocation, and returns the verdict. No allocation.
     pub(in crate::monitor) fn watch(&mut self, left: &Left, retention: &Retention) -> LeakVerdict {
-        match self.verdict_on_heap(left) {
+        let verdict = self.verdict_on_heap(left);
+        self.is_rise = verdict.is_rise();
+        match verdict {
             other @ (LeakVerdict::Steady | LeakVerdict::Rising { .. }) => retention.found(left).unwrap_or(other),
             growing_or_unknown => growing_or_unknown,
         }
+    }
+
+    /// Returns `true` if the heap rises, although the verdict may be on memory beyond it.
+    pub(in crate::monitor) const fn is_rise(&self) -> bool {
+        self.is_rise
+    }
+
+    /// Forgets all figures.
+    pub(in crate::monitor) fn forget(&mut self) {
+        *self = Self::new(self.life.is_some());
     }
 
     /// The verdict on the heap, whatever lies beyond it.
     fn verdict_on_heap(&mut self, left: &Left) -> LeakVerdict {
         // Two that end at the same time may come in either order.
         self.ended = self.ended.max(left.ended);
-        let left = &Left { ended: self.ended, ..*left };
+        let capacity = left.capacity.filter(|capacity| *capacity >= LEAST_CAPACITY);
+        let left = &Left { ended: self.ended, capacity, ..*left };
         self.take(left);
         if self.levels.count < FIRST {
             return LeakVerdict::Unknown;
         }
         let slow = self.marks.rise(left.ended, unit(left)).map(|pace| self.rise(pace, left));
         let Some(capacity) = left.capacity else { return rising(slow, None) };
+        let percent = |percent: u64| bytes(capacity) * bytes(percent) / 100.0;
         let high = if self.is_growing { HIGH_KEPT } else { HIGH };
-        let is_high = self.totals.lowest() > bytes(capacity) * bytes(high) / 100.0;
+        let is_high = self.totals.lowest() > percent(high) || self.peaks.lowest() > percent(PEAK_HIGH);
         let leak = (self.fast_rise(left))
             .or_else(|| slow.filter(|_| is_high && self.marks.is_highest()))
             .or_else(|| self.next_doubling(left));
         let leak = leak.filter(|leak| self.is_within_life(leak.left, left));
+        self.calm = if leak.is_some() { 0 } else { self.calm.saturating_add(1) };
+        self.last_leak = leak.or(self.last_leak).filter(|_| self.calm < CALM);
+        let leak = self.last_leak;
         self.is_growing = leak.is_some();
         match leak {
             Some(Rise { per_invocation, left }) => LeakVerdict::Growing {
@@ -200,10 +238,15 @@ impl LeakWatch {
     fn take(&mut self, left: &Left) {
         let resident = |live: u64| left.rss.map_or(live, |rss| rss.anonymous.as_u64().min(live));
         let total = bytes(resident(left.floor));
-        let level = total - bytes(left.explained);
+        // Reserved bytes that are not allocated yet explain nothing.
+        let level = (total - bytes(left.explained)).max(0.0);
         self.levels.push(level);
         self.ends.push(bytes(left.ended));
-        self.doubling.take(level, left.ended, unit(left));
+        self.residents.push(total);
+        self.in_flight.push(bytes(left.in_flight));
+        // The most of the last reports, as the number at one end is chance.
+        let in_flight = self.in_flight.newest().take(WINDOWS).fold(0.0, f64::max);
+        self.doubling.take(level, left.ended, in_flight, unit(left));
         let window = &mut self.window;
         window.level = window.level.min(level);
         window.total = window.total.min(total);
@@ -220,7 +263,7 @@ impl LeakWatch {
         if self.floors.len() == WINDOWS {
             let floor = self.floors.lowest();
             self.marks.take(floor, left.ended, unit(left));
-            self.slow_doubling.take(floor, left.ended, unit(left));
+            self.slow_doubling.take(floor, left.ended, in_flight, unit(left));
         }
     }
 
@@ -250,6 +293,12 @@ impl LeakWatch {
             if climbed <= 0.0 || climbed * 2.0 * haste < room * invocations {
                 continue;
             }
+            // What comes with more requests goes with them, and what a reservation explained is not new.
+            let more_in_flight = self.in_flight.back(0) - self.in_flight.back(count - 1);
+            let risen = self.residents.back(0) - self.residents.back(count - 1);
+            if more_in_flight * 3.0 >= real(count) || risen * 2.0 < climbed {
+                continue;
+            }
             let mut levels = [0.0; MOST];
             let levels = &mut levels[..count]; // at most MOST
             levels.iter_mut().rev().zip(self.levels.newest()).for_each(|(place, level)| *place = level);
@@ -268,7 +317,9 @@ impl LeakWatch {
         let level = self.levels.back(0);
         let of_levels = self.doubling.next(left.ended, level);
         let next = of_levels.or_else(|| self.slow_doubling.next(left.ended, level))?;
-        (next.needs > self.room(left)).then_some(Rise { per_invocation: next.per_invocation, left: next.left })
+        // So that a verdict does not flicker with what requests in flight hold.
+        let slack = if self.is_growing { unit(left) * 4.0 } else { 0.0 };
+        (next.needs + slack > self.room(left)).then_some(Rise { per_invocation: next.per_invocation, left: next.left })
     }
 
     /// Returns `true` if the environment is likely to see the invocation that reaches the capacity.
