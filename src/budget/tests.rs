@@ -346,7 +346,7 @@ proptest! {
                 let readings = live(model.highest.saturating_add(model.sum()));
                 let available = table.available(Some(account), &readings, Turn::New);
                 let own = model.minimums[account].saturating_sub(model.of(account));
-                // What is within its minimum share is granted beyond that.
+                // An account has its unused minimum share beyond that.
                 prop_assert!(available <= own || table.missing(account, available, &readings, Turn::New) == 0);
                 prop_assert!(table.missing(account, available.max(own) + 1, &readings, Turn::New) > 0);
             }

@@ -251,7 +251,7 @@ impl<K, V> State<K, V> {
                     if !self.store.shrink_tables(limit, Some(weight)) {
                         return Insert::Continue;
                     }
-                    // What others take in between can be within the limit and still be refused.
+                    // The budget can refuse bytes that are within the limit: it promises them to others.
                     if self.store.bytes() < before {
                         continue;
                     }

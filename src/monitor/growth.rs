@@ -57,7 +57,7 @@ impl Baseline {
             if is_leak && !std::mem::replace(&mut self.is_leak, is_leak) {
                 self.growing = 0;
             }
-            // A warm-up pays for ever fewer readings.
+            // The longer it rises, the fewer readings.
             let is_due = self.growing.is_multiple_of(AGAIN)
                 && (is_leak || self.growing == 0 || (self.growing / AGAIN).is_power_of_two());
             self.growing += 1;

@@ -304,7 +304,7 @@ impl Invocation {
         let rss = resident.map_or(0, |rss| rss.total.as_u64());
         let left = Left {
             live,
-            // What it leaves behind, if no other was there. A level at its start says that of the one before.
+            // If no other was there, the level at its end; that at its start is the level of the one before.
             floor: if is_alone { live } else { floor.min(live) },
             explained: named.in_gauges.saturating_add(named.reserved).as_u64(),
             rss: resident,
@@ -342,7 +342,7 @@ impl Invocation {
     }
 }
 
-/// The highest rss of an invocation, and what tells whether it is of that alone.
+/// The highest rss of an invocation, and the figures that show whether it is of that alone.
 struct Peak<'a> {
     rss: Option<ByteSize>,
     before: Before,

@@ -22,7 +22,7 @@ use crate::survival::cage::Cage;
 /// The memory size of the function, in MiB.
 const MEMORY_MIB: u64 = 128;
 
-/// What a function of that size has for itself.
+/// The capacity of that size: less the environment's share.
 const CAPACITY: f64 = 116.0 * MIB;
 const MIB: f64 = 1048576.0;
 const KIB: f64 = 1024.0;
@@ -67,7 +67,7 @@ pub fn pace(shape: &str, in_flight: usize, seed: u64) -> usize {
     octaves(&mut Random::new(seed * 64 + in_flight as u64), 10.0 * KIB, most) as usize
 }
 
-/// What a function keeps for good, or for a while.
+/// The memory that a function keeps.
 struct Store {
     random: Random,
     pieces: Vec<Vec<u8>>,
@@ -192,7 +192,7 @@ fn monitor(policy: ReportPolicy) -> Result<Monitor, Box<dyn Error>> {
     Ok(Monitor::builder().memory_size(ByteSize::mib(MEMORY_MIB)).report(policy).build()?)
 }
 
-/// Worker: leaks until it is killed. Writes a point for each invocation that has ended, and an `A` for the alert.
+/// Leaks until the process is killed. Writes a point for each invocation that has ended, and an `A` for the alert.
 ///
 /// # Errors
 ///
@@ -211,7 +211,7 @@ pub fn leak(shape: &str, bytes: usize, in_flight: usize, seed: u64) -> Result<()
     Err("it was not killed".into())
 }
 
-/// Worker: leaks much in each invocation until it is killed, as a function with the usual settings.
+/// Leaks much in each invocation until the process is killed, as a function with the usual settings.
 ///
 /// # Errors
 ///
@@ -257,7 +257,7 @@ pub fn killed(
     }
     let points = |bytes: &[u8]| bytes.iter().filter(|byte| **byte == b'.').count();
     let alert = output.stdout.iter().position(|byte| *byte == b'A');
-    let warned = alert.map(|alert| points(&output.stdout[alert..]));
+    let warned = alert.map(|alert| points(output.stdout.get(alert..).unwrap_or_default()));
     Ok(Killed { invocations: points(&output.stdout), warned })
 }
 
@@ -277,7 +277,7 @@ pub fn is_large_leak_warned(program: &Path, bytes: usize) -> Result<bool, Box<dy
     Ok(text.lines().any(|line| line.contains(" | ALERT ") || line.contains("\"plimsoll\":\"alarm\"")))
 }
 
-/// Blocks whose sum follows a level.
+/// Blocks with a sum that follows a level.
 struct Blocks {
     blocks: VecDeque<Vec<u8>>,
 }
@@ -341,16 +341,17 @@ pub struct Called {
     pub rising: bool,
 }
 
-/// Worker: the `seed`th run of a shape without a leak. `map`: a map that fills is one of the shapes, too.
+/// Runs a shape without a leak, the `seed`th time. `map`, a map that fills, is one of the shapes, too.
 ///
 /// # Errors
 ///
 /// If the monitor cannot be built.
 pub fn clean(shape: &str, seed: u64) -> Result<Called, Box<dyn Error>> {
     let mut random = Random::new(seed * 131 + shape.len() as u64);
-    let in_flight = IN_FLIGHT[below(&mut random, 6).saturating_sub(2) as usize];
+    // Half of the runs have one request at a time.
+    let in_flight = IN_FLIGHT.get(below(&mut random, 6).saturating_sub(2) as usize).copied().unwrap_or(1);
     let held = octaves(&mut random, 10.0 * KIB, 4.0 * MIB / in_flight as f64) as usize;
-    // What the requests hold is a part of it.
+    // The memory of the requests is a part of it.
     let height = uniform(&mut random, 0.1, 0.7) * CAPACITY - (held * in_flight) as f64;
     let mut requests = Requests::new(monitor(ReportPolicy::Off)?, in_flight, held, seed);
     let mut called = Called::default();

@@ -12,7 +12,7 @@ fn worker() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_monitor_leaks"))
 }
 
-/// The runs of each shape: one, or what `PLIMSOLL_SEEDS` says.
+/// The number of runs of each shape: one, or `PLIMSOLL_SEEDS`.
 fn seeds() -> u64 {
     std::env::var("PLIMSOLL_SEEDS").map_or(1, |seeds| seeds.parse().unwrap())
 }

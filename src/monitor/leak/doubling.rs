@@ -1,7 +1,8 @@
 //! Tables that double: the leak of a map or vector that only grows.
 //!
-//! Between two doublings such a table allocates nothing and no page of it is new, so its level says nothing for half of
-//! its life. The times of the doublings do: each comes after twice as long, and adds twice as much.
+//! Between two doublings such a table allocates nothing and no page of it is new, so its level is flat for half of its life.
+//! But the times of the doublings have a pattern: the gap between them doubles, and so does the number of bytes that they
+//! add.
 //!
 //! ```text
 //!   level  |                          ,--------------------------------------------
@@ -25,13 +26,13 @@ const TWICE_AS_LONG: RangeInclusive<f64> = 1.6..=2.6;
 const EARLY: u64 = 16;
 const HALFWAY: RangeInclusive<f64> = 0.85..=1.15;
 
-/// The ratio of two jumps in bytes, where there are no more.
+/// The ratio of two jumps in bytes, if there are only two.
 const ABOUT_TWICE: RangeInclusive<f64> = 1.6..=2.5;
 
-/// A table adds as much as it had, so at least about as much was there before. The levels are blurred.
+/// A doubling adds the bytes that the table had before. So the level before it is at least this part of the jump.
 const HAD: f64 = 0.7;
 
-/// The next doubling is foretold when fewer invocations than this are left to it, or an eighth of the way.
+/// The next doubling is reported if fewer invocations than this are left up to it, or an eighth of the way.
 const SOON: f64 = 32.0;
 
 /// The most levels within which a jump comes.
@@ -41,7 +42,7 @@ const MOST: usize = 8;
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Jump {
     ended: u64,
-    /// How many levels had been taken.
+    /// The number of levels so far.
     taken: usize,
     from: f64,
     by: f64,
@@ -56,14 +57,14 @@ pub(super) struct Next {
     pub(super) left: f64,
     /// The bytes that are needed until it is over, above what is there.
     pub(super) needs: f64,
-    /// What an invocation adds, on average.
+    /// The bytes that an invocation adds, on average.
     pub(super) per_invocation: f64,
 }
 
 /// The newest jumps of the level.
 #[derive(Debug)]
 pub(super) struct Doubling {
-    /// A jump comes within so many levels, at most [`MOST`]: one for each level, more for the lowest of some.
+    /// A jump is over within this number of levels, at most [`MOST`]: 1 for plain levels, more for minima of several.
     within: usize,
     /// The newest first.
     jumps: [Option<Jump>; 8],
@@ -82,7 +83,7 @@ impl Doubling {
 
     /// Takes a level. A smaller rise than half of `unit` is no jump.
     pub(super) fn take(&mut self, level: f64, ended: u64, in_flight: f64, unit: f64) {
-        // What is gone at the next report was of a request in flight.
+        // Memory that is gone at the next report was of a request in flight.
         let stable = level.min(self.last);
         self.last = level;
         self.base = self.base.min(level);
@@ -101,7 +102,7 @@ impl Doubling {
                 }
             }
         }
-        // What falls again was no table.
+        // A table does not shrink.
         while self.jumps[0].is_some_and(|newest| stable < newest.from + newest.by / 2.0) {
             self.jumps[0] = None;
             self.jumps.rotate_left(1);
@@ -109,7 +110,7 @@ impl Doubling {
     }
 
     /// Returns the next doubling, if the newest jump and two before it show one, and it is due soon and not long overdue. One
-    /// before it is enough if it came halfway from the start: the first jumps are small beside what requests hold.
+    /// before it is sufficient if it came halfway from the start: the first jumps are small next to the memory of requests.
     ///
     /// `level` is the level of the newest report.
     pub(super) fn next(&self, ended: u64, level: f64) -> Option<Next> {
@@ -135,7 +136,7 @@ impl Doubling {
         let left = 2.0 * gap - since;
         let is_soon = left <= SOON.max(gap / 4.0) && left >= -gap;
         let (left, table) = (left.max(0.0), 4.0 * newest.by);
-        // The items may have memory of their own, about as much; so early after a jump it is not known.
+        // The items may have memory of their own. Early after a jump its growth is not known.
         let beside = (self.last - newest.from - newest.by).max(0.0) / since.max(8.0);
         is_soon.then(|| Next {
             left,
@@ -148,7 +149,7 @@ impl Doubling {
     fn half_of(&self, jump: &Jump, is_gap: impl Fn(f64) -> bool) -> impl Iterator<Item = Jump> {
         let &Jump { ended, by, in_flight, .. } = jump;
         let before = self.jumps.into_iter().flatten().filter(move |before| before.ended < ended);
-        // Half as many requests held half as much.
+        // With twice the requests in flight, the level doubles without a table.
         let before =
             before.filter(move |before| in_flight < 1.5 * before.in_flight || in_flight < before.in_flight + 4.0);
         before.filter(move |before| DOUBLES.contains(&(by / before.by)) && is_gap(bytes(ended - before.ended)))
@@ -159,7 +160,7 @@ impl Doubling {
 mod tests {
     use super::*;
 
-    /// The number of invocations after which a doubling is foretold, and the first forecast.
+    /// The invocations after which a doubling is reported, and the reports.
     fn foretold(levels: impl IntoIterator<Item = f64>) -> Vec<(u64, Next)> {
         let mut doubling = Doubling::new(1);
         let nexts = (1..).zip(levels).map(|(ended, level)| {

@@ -24,7 +24,7 @@ const STEPS: usize = 4;
 /// A rise goes on until no step has come for this many times the longest gap between the newest steps.
 const PATIENCE: u64 = 4;
 
-/// So many floors below the highest mark from which it fell lower that by one.
+/// The highest mark from which the floor fell is lowered by one after this number of lower floors.
 const FORGETS: u32 = 64;
 
 /// The marks that the floor has reached.
@@ -36,7 +36,7 @@ pub(super) struct Marks {
     top: Option<usize>,
     /// The highest mark from which the floor fell.
     highest: Option<usize>,
-    /// How many units lie between two marks: more than one where there is no limit, and the heap is large.
+    /// The units between two marks: more than one if there is no limit and the heap is large.
     scale: f64,
     /// The floors below `highest` since it was lowered.
     below: u32,
@@ -59,7 +59,7 @@ impl Marks {
         }
         let mark = self.mark(floor, unit);
         let Some(top) = self.top else {
-            // What was there at first is no rise.
+            // Memory that was there at first is no rise.
             self.reached[..=mark].fill(ended); // below MOST
             self.top = Some(mark);
             return;
@@ -72,7 +72,7 @@ impl Marks {
             self.highest = self.highest.max(self.top);
             self.top = Some(mark);
         }
-        // What was high long ago, such as the start, hides no leak.
+        // A high start must not hide a leak for ever.
         if self.highest > self.top {
             self.below += 1;
             if self.below.is_multiple_of(FORGETS) {
@@ -109,7 +109,7 @@ impl Marks {
         let before = gaps[1].max(gaps[2]);
         let since = ended.saturating_sub(last);
         let goes_on = gaps[0] <= PATIENCE * before && since <= PATIENCE * before.max(gaps[0]);
-        // Where the next step is late, the pace is slower than that of the steps.
+        // If the next step is late, the pace is slower than that of the steps.
         let elapsed = (last - first).max((ended.saturating_sub(first)) * 3 / 4).max(1);
         goes_on.then(|| real(top - from) * self.scale * unit / bytes(elapsed))
     }

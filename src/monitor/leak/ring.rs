@@ -5,7 +5,7 @@
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ring<const N: usize> {
     figures: [f64; N],
-    /// How many were ever put in.
+    /// The number of figures so far.
     pub(super) count: usize,
 }
 
@@ -21,7 +21,7 @@ impl<const N: usize> Ring<N> {
         self.count.min(N)
     }
 
-    /// The figure that was put in `places` before the newest. There must be so many.
+    /// The figure `places` before the newest. The ring must hold it.
     pub(super) fn back(&self, places: usize) -> f64 {
         debug_assert!(places < self.len(), "of those that are kept");
         self.figures[(self.count - 1 - places) % N]

@@ -7,7 +7,7 @@ use super::*;
 const KIB: f64 = 1024.0;
 const MIB: f64 = 1024.0 * KIB;
 
-/// What a function of 128 MB has, and what the kernel kills at.
+/// The capacity of a function of 128 MB, and the limit of the kernel.
 const CAPACITY: f64 = 116.0 * MIB;
 const LIMIT: f64 = 128.0 * MIB;
 
@@ -53,7 +53,7 @@ impl Random {
     }
 }
 
-/// What is live and what is resident of it, after a number of invocations.
+/// The live heap and its resident part, after a number of invocations.
 type Shape = Box<dyn FnMut(f64) -> (f64, f64)>;
 
 fn same(mut shape: impl FnMut(f64) -> f64 + 'static) -> Shape {
@@ -67,7 +67,7 @@ fn same(mut shape: impl FnMut(f64) -> f64 + 'static) -> Shape {
 struct Environment {
     base: f64,
     in_flight: usize,
-    /// What a request holds while it is in flight, at most.
+    /// The most bytes that a request holds while it is in flight.
     each: f64,
     noise: f64,
     random: Random,
@@ -150,7 +150,7 @@ fn table(items: f64, size: f64, is_map: bool) -> (f64, f64) {
     (slots * size, slots * size)
 }
 
-/// The runs of each shape: as many, or what `PLIMSOLL_SEEDS` says.
+/// The number of runs of each shape: `usual`, or `PLIMSOLL_SEEDS`.
 fn seeds(usual: u64) -> u64 {
     std::env::var("PLIMSOLL_SEEDS").map_or(usual, |seeds| seeds.parse().unwrap())
 }
@@ -209,7 +209,7 @@ impl Leak {
         }
     }
 
-    /// What leaks more at once leaves no time to tell.
+    /// The highest pace: with a higher one, the kill comes before a verdict is possible.
     fn most(self) -> f64 {
         match self {
             Self::EveryFiftieth => 100.0 * KIB,
@@ -443,7 +443,6 @@ fn leak_below_high_peaks_is_growing_before_they_reach_the_capacity() {
     assert!(growing.is_some_and(|at| at <= 132 - 20), "{growing:?}");
 }
 
-/// Many of what the reader of a crash report would call a leak are far below 70 % of the capacity.
 #[test]
 fn slow_leak_beside_memory_that_is_not_heap_is_growing_before_the_kill() {
     for (beyond, peak) in [(64.0 * MIB, 0.0), (0.0, 60.0 * MIB)] {

@@ -4,9 +4,9 @@ use std::fmt;
 
 use crate::size::ByteSize;
 
-/// Whether the memory of an environment grows for good, as far as its invocations tell.
+/// The verdict on the memory of an environment: does it grow for good?
 ///
-/// What counts is the *level*: the live heap that no [gauge](crate::board) and no account explains, as far as its
+/// It judges the *level*: the live heap that no [gauge](crate::board) and no account explains, as far as its
 /// pages are resident. Invocations may overlap: of all starts and ends since the last window, the lowest level counts. A window
 /// ends with each invocation that is alone, and else after an eighth as many ends as were in flight, or after a second.
 ///
@@ -17,7 +17,7 @@ use crate::size::ByteSize;
 /// | | or nearly each of the last 16 or 64 invocations adds, and fewer than 28 more fit |
 /// | | or the level has doubled again and again as a hash table does, and the next doubling does not fit |
 ///
-/// So what fills up and stops below 70 % of the capacity is not called a leak, unless it fills it within a few dozen
+/// So a cache that fills and stops below 70 % of the capacity is not called a leak, unless it fills it within a few dozen
 /// invocations, or is one large map. A slow leak is called one only when it matters: 30 % of the capacity are left then. On AWS
 /// Lambda, a leak that would reach the capacity after more than 12 hours at the present pace is `Rising`: environments are
 /// ended every few hours. Without a known memory limit there is no `Growing`. A verdict stays for 16 reports after its

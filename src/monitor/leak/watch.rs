@@ -16,7 +16,7 @@
 //!              ,---'                                        doubling does not fit: see `doubling`
 //! ```
 //!
-//! What fills up and stops does so below 70 % of the capacity, unless the memory size is chosen too small for it. So a
+//! A cache that fills stops below 70 % of the capacity, unless the memory size is chosen too small for it. So a
 //! slow rise is called a leak only above that: at the pace of a slow leak there is time. A fast one cannot wait.
 #![expect(clippy::indexing_slicing, reason = "of slices by their length")]
 
@@ -97,10 +97,10 @@ const LONGEST: Duration = Duration::from_secs(1);
 /// Lambda execution environment lifecycle"). What does not reach the capacity in this time is no alert.
 const LIFE: Duration = Duration::from_hours(12);
 
-/// What a fast rise must show. Sixteen levels that all rise have 5.4 standard deviations of signs.
+/// The bar for a fast rise. Sixteen levels that all rise have 5.4 standard deviations of signs.
 const HASTY: Bar = Bar { signs: 4.7, slope: 7.0, deficit: 2.0 };
 
-/// What keeps a verdict that stands: lower, so that it does not flicker.
+/// The bar for a verdict that stands: lower, so that it does not flicker.
 const HASTY_KEPT: Bar = Bar { signs: 3.5, slope: 4.5, deficit: 3.0 };
 
 /// A window that is not over.
@@ -149,7 +149,7 @@ pub(in crate::monitor) struct LeakWatch {
     marks: Marks,
     /// Of the levels: tables that double within a few invocations.
     doubling: Doubling,
-    /// Of the floor: those beside requests that hold much.
+    /// Of the floor: tables next to requests with much memory.
     slow_doubling: Doubling,
     is_growing: bool,
     /// The last sign of a leak, and the reports since.
@@ -293,7 +293,7 @@ impl LeakWatch {
             if climbed <= 0.0 || climbed * 2.0 * haste < room * invocations {
                 continue;
             }
-            // What comes with more requests goes with them, and what a reservation explained is not new.
+            // Memory of more requests in flight goes with them, and memory that a reservation explained is not new.
             let more_in_flight = self.in_flight.back(0) - self.in_flight.back(count - 1);
             let risen = self.residents.back(0) - self.residents.back(count - 1);
             if more_in_flight * 3.0 >= real(count) || risen * 2.0 < climbed {
@@ -312,7 +312,7 @@ impl LeakWatch {
         None
     }
 
-    /// A table that doubles, and whose next doubling does not fit.
+    /// A table that doubles, if its next doubling does not fit.
     fn next_doubling(&self, left: &Left) -> Option<Rise> {
         let level = self.levels.back(0);
         let of_levels = self.doubling.next(left.ended, level);

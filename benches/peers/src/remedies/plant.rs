@@ -17,6 +17,7 @@ const THREADS: usize = 8;
 #[derive(Default)]
 pub(super) struct Planted {
     blocks: Vec<Vec<u8>>,
+    #[expect(clippy::vec_box, reason = "each box is a block")]
     boxes: Vec<Box<u64>>,
     native: Vec<*mut libc::c_void>,
     mapped: Option<*mut libc::c_void>,
