@@ -112,7 +112,7 @@ pub enum LeakVerdict {
 /// | another one without a hook | none | the same |
 ///
 /// With a hook and without statistics, as with mimalloc, no trim is promised before the first one has released at least four
-/// fifths of what was free. Until then [`MonitorBuilder::trim`](super::MonitorBuilder::trim) or a call of
+/// fifths of what was free. Until then [`MonitorBuilder::trim`](crate::monitor::MonitorBuilder::trim) or a call of
 /// [`os::trim`](crate::os::trim) is needed. The monitor makes no trim that the policy does not allow.
 ///
 /// Memory that a trim has left is not promised to the next trim. All trims of the process count.
@@ -120,7 +120,7 @@ pub enum LeakVerdict {
 /// # Performance
 ///
 /// The figures are read if the anonymous rss is beyond the heap by
-/// [`MonitorBuilder::retaining_over`](super::MonitorBuilder::retaining_over), at most once a second and in at most a hundredth
+/// [`MonitorBuilder::retaining_over`](crate::monitor::MonitorBuilder::retaining_over), at most once a second and in at most a hundredth
 /// of the time: about 50 us, with 100,000 free chunks up to some milliseconds. The memory of the cgroup takes 10 to 50 us a
 /// second.
 ///
@@ -138,7 +138,7 @@ pub enum Remedy {
     Trim,
     /// The environment variable `MALLOC_ARENA_MAX` at 1, or [`os::limit_arenas`](crate::os::limit_arenas): the free ends of
     /// arenas of threads are large, and a trim has left them. `malloc_trim` releases only that of the first arena, so keep
-    /// [`MonitorBuilder::trim`](super::MonitorBuilder::trim) on. glibc keeps large ends after a block of several MiB was freed,
+    /// [`MonitorBuilder::trim`](crate::monitor::MonitorBuilder::trim) on. glibc keeps large ends after a block of several MiB was freed,
     /// which raises its threshold.
     ArenaMax,
     /// Another global allocator, or a [hook](crate::os::set_trim_hook) for this one. The allocator has no hook and the heap was
@@ -153,7 +153,7 @@ pub enum Remedy {
     /// one runs in the cgroup.
     ///
     /// The cgroup must have a limit, which is at most the memory size. The processes must have more than
-    /// [`MonitorBuilder::environment_share`](super::MonitorBuilder::environment_share) and `retaining_over` together.
+    /// [`MonitorBuilder::environment_share`](crate::monitor::MonitorBuilder::environment_share) and `retaining_over` together.
     ChildProcess,
 }
 
