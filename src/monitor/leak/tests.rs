@@ -227,7 +227,7 @@ fn leaks_of_any_shape_and_pace_are_growing_twenty_invocations_before_the_kill() 
     for kind in LEAKS {
         let (mut runs, mut fewest) = (0, u64::MAX);
         for in_flight in [1, 2, 8, 64] {
-            for seed in 0..seeds(40) {
+            for seed in 0..seeds(12) {
                 let mut random = Random::new(seed * 31 + in_flight as u64);
                 // Sixty-four that leak at once are killed before the first has ended.
                 let most = if in_flight == 64 { kind.most().min(500.0 * KIB) } else { kind.most() };
@@ -336,7 +336,7 @@ fn clean_environments_are_hardly_ever_called_growing() {
     let (mut called, mut runs) = (0, 0);
     for kind in CLEAN {
         let before = called;
-        for seed in 0..seeds(60) {
+        for seed in 0..seeds(20) {
             let mut random = Random::new(seed * 77 + kind as u64);
             let in_flight = [1, 1, 2, 8, 64][random.below(5)];
             let base = random.uniform(1.0, 8.0) * MIB;
@@ -348,7 +348,7 @@ fn clean_environments_are_hardly_ever_called_growing() {
             called += usize::from(end.growing.is_some());
             runs += 1;
         }
-        println!("{kind:?}: {} of {} are called growing", called - before, seeds(60));
+        println!("{kind:?}: {} of {} are called growing", called - before, seeds(20));
     }
     assert!(called * 100 <= runs, "{called} of {runs}");
 }
