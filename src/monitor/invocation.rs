@@ -239,7 +239,13 @@ impl Invocation {
         let figures = heap.map(|heap| self.shared.beyond.read(resident, heap.live)).unwrap_or_default();
         let mut state = self.shared.state();
         if let Some(heap) = &heap {
-            due = self.judge(&mut state, heap, &named, (resident, figures), &Peak { rss: peak_rss, before, ended });
+            due = self.judge(
+                &mut state,
+                heap,
+                &named,
+                (resident, figures),
+                &Peak { rss: peak_rss, before, ended, is_trimmed: trimmed.is_some() },
+            );
         }
         let resident_peak = peak_rss.max(rss);
         state.highest_rss = state.highest_rss.max(resident_peak.unwrap_or_default().as_u64());
@@ -318,8 +324,13 @@ impl Invocation {
             at: activity.age(),
         };
         if let Some(rss) = resident {
-            let peak = heap.peak.at_most.as_u64();
-            let end = End { anonymous: rss.anonymous.as_u64(), live: left.live, peak, concurrent };
+            let end = End {
+                anonymous: rss.anonymous.as_u64(),
+                live,
+                peak: heap.peak.at_most.as_u64(),
+                concurrent,
+                is_trimmed: peak.is_trimmed,
+            };
             state.trims.record(&end, &figures);
         }
         let retention = self.shared.beyond.retention(figures, state.trims);
@@ -347,6 +358,8 @@ struct Peak<'a> {
     rss: Option<ByteSize>,
     before: Before,
     ended: &'a Ended,
+    /// Its end has trimmed.
+    is_trimmed: bool,
 }
 
 /// Figures of a full report before it is built.

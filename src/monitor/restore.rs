@@ -53,6 +53,7 @@ impl Monitor {
         let _unknown = os::reset_peak_rss();
         let _rss = heap::check_now();
         self.shared.state().forget();
+        self.shared.beyond.forget();
         self.shared.cgroup_peak.reset();
     }
 }

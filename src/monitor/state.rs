@@ -104,6 +104,7 @@ impl State {
         (self.alerts, self.trends) = (Alerts::default(), Alerts::default());
         (self.verdict, self.growing_sites, self.baseline) = (LeakVerdict::Unknown, [None; 3], Baseline::new());
         self.leak.forget();
+        self.trims = Trims::new();
     }
 }
 

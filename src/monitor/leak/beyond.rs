@@ -6,6 +6,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::clock::{Stopwatch, micros};
 use crate::env;
+use crate::heap;
 use crate::os;
 use crate::size::ByteSize;
 
@@ -61,6 +62,7 @@ pub(in crate::monitor) struct Beyond {
 
 impl Beyond {
     pub(in crate::monitor) fn new(over: ByteSize, share: ByteSize, memory_size: Option<ByteSize>) -> Self {
+        let _not_certain = is_malloc();
         Self {
             over: over.as_u64(),
             share: share.as_u64(),
@@ -80,16 +82,18 @@ impl Beyond {
     /// read at most once a second, and in at most a hundredth of the time.
     pub(in crate::monitor) fn read(&self, rss: Option<os::Rss>, live: ByteSize) -> Figures {
         let Some(rss) = rss.filter(|_| self.over < u64::MAX) else { return Figures::default() };
-        let of_cgroup = self.memory_size.and_then(|size| self.cgroup.pass(|| env::cgroup_anonymous(size))).flatten();
+        let of_cgroup = self.memory_size.and_then(|size| self.cgroup.pass(|| env::cgroup_anonymous(size)));
         if let Some(of_cgroup) = of_cgroup {
-            self.last_others.store(of_cgroup.saturating_sub(rss.anonymous).as_u64(), Relaxed);
+            // A cgroup that cannot be read any more holds nothing that is known.
+            let others = of_cgroup.map_or(0, |of_cgroup| of_cgroup.saturating_sub(rss.anonymous).as_u64());
+            self.last_others.store(others, Relaxed);
         }
         let others = self.last_others.load(Relaxed);
         if rss.anonymous.saturating_sub(live).as_u64() < self.over.max(1) {
             return Figures { others, ..Figures::default() };
         }
-        if let Some(figures) = self.allocator.pass(|| figures(rss.anonymous, live)) {
-            *self.last() = figures;
+        if let Some(figures) = self.allocator.pass(|| self.figures(rss.anonymous, live)) {
+            *self.last() = figures.unwrap_or_default();
         }
         Figures { others, ..*self.last() }
     }
@@ -98,6 +102,22 @@ impl Beyond {
     pub(in crate::monitor) const fn retention(&self, figures: Figures, trims: Trims) -> Retention {
         let &Self { over, share, arenas_bound, .. } = self;
         Retention { over, share, arenas_bound, figures, trims }
+    }
+
+    /// Reads the figures of the allocator. `None` if the rss or the heap has changed much meanwhile: then the difference would
+    /// be the memory of another request.
+    fn figures(&self, anonymous: ByteSize, live: ByteSize) -> Option<Figures> {
+        let read = figures(anonymous, live);
+        let (rss, heap) = (os::rss().ok()?.anonymous, heap::stats().ok()?.live);
+        let change = |before: ByteSize, after: ByteSize| before.as_u64().abs_diff(after.as_u64());
+        let is_steady = change(anonymous, rss).max(change(live, heap)) <= self.over / 4;
+        is_steady.then(|| Figures { anonymous: anonymous.min(rss).as_u64(), live: live.max(heap).as_u64(), ..read })
+    }
+
+    /// Forgets the last figures.
+    pub(in crate::monitor) fn forget(&self) {
+        *self.last() = Figures::default();
+        self.last_others.store(0, Relaxed);
     }
 
     /// The last figures. Every write leaves them whole, so poison does no harm.
@@ -112,8 +132,9 @@ fn figures(anonymous: ByteSize, live: ByteSize) -> Figures {
     let is_malloc = if malloc.is_some() { is_malloc() } else { Some(false) };
     let allocator = match (is_malloc, has_hook, pages) {
         (Some(true), ..) => Allocator::Malloc { has_hook },
-        (Some(false), true, Some(pages)) => Allocator::Counted(pages),
-        (Some(false), true, None) => Allocator::Hooked,
+        // An allocator that has less than the heap is not the one of the heap.
+        (Some(false), true, Some(pages)) if pages.active >= live.percent(75).as_u64() => Allocator::Counted(pages),
+        (Some(false), true, _) => Allocator::Hooked,
         (Some(false), false, _) => Allocator::Other,
         (None, ..) => Allocator::Unknown,
     };
@@ -162,35 +183,46 @@ impl Gate {
 /// in use 3,065,584     the difference is that chunk: it came from `malloc`
 /// ```
 ///
-/// Other threads change the figure at the same time, so it is tried some times. The answer is kept once it is certain.
+/// Other threads change the figure at the same time, so three blocks of different sizes must agree. The answer is kept once
+/// it is certain. [`Beyond::new`] asks first: at that time there are few chunks to walk, and few threads.
 fn is_malloc() -> Option<bool> {
     static ANSWER: OnceLock<bool> = OnceLock::new();
     /// Less than any threshold of `mmap`, and more than the caches of threads keep.
-    const PROBE: usize = 65_552;
-    /// `PROBE` and the header.
-    const CHUNK: u64 = 65_568;
+    const SMALLEST: usize = 65_552;
+    const STEP: usize = 8_208;
     /// `malloc` may merge some free chunks at the same time.
-    const NOISE: u64 = 4096;
+    const NOISE: u64 = 2048;
+    const AGREE: u32 = 3;
 
     // `mallinfo2` allocates nothing itself. glibc before 2.33 does not have it.
     let in_use = || match os::malloc_stats() {
         Ok(stats) => Some(stats.in_use.as_u64()),
         Err(_) => Some(os::malloc_info()?.in_use),
     };
-    for _ in 0..8 {
+    let (mut last, mut agree) = (None, 0);
+    for size in (SMALLEST..).step_by(STEP).take(7) {
         if let Some(answer) = ANSWER.get() {
             return Some(*answer);
         }
         let before = in_use()?;
-        let block = black_box(Vec::<u8>::with_capacity(PROBE));
+        let mut block = Vec::<u8>::new();
+        // At a limit of the heap it is refused, and nothing is known.
+        block.try_reserve_exact(size).ok()?;
         let during = in_use()?;
-        drop(block);
+        drop(black_box(block));
         let difference = during.saturating_sub(before);
-        let is_chunk = difference.abs_diff(CHUNK) <= NOISE;
-        if !is_chunk && during.abs_diff(before) > NOISE {
-            continue;
+        let answer = if difference.abs_diff(size as u64 + 16) <= NOISE {
+            Some(true)
+        } else if during.abs_diff(before) <= NOISE {
+            Some(false)
+        } else {
+            None
+        };
+        agree = if answer.is_some() && answer == last { agree + 1 } else { u32::from(answer.is_some()) };
+        last = answer;
+        if let Some(answer) = answer.filter(|_| agree == AGREE) {
+            return Some(*ANSWER.get_or_init(|| answer));
         }
-        return Some(*ANSWER.get_or_init(|| is_chunk));
     }
     None
 }
@@ -215,9 +247,15 @@ mod tests {
         let rss = |mib| Some(os::Rss { total: ByteSize::mib(mib), anonymous: ByteSize::mib(mib) });
         assert!(beyond.read(rss(20), ByteSize::mib(5)).malloc.is_none());
         assert_eq!(beyond.allocator.next_ms.load(Relaxed), 0);
-        let figures = beyond.read(rss(30), ByteSize::mib(5));
+        // This process has neither this rss nor this heap, as if they had changed meanwhile.
+        assert!(beyond.read(rss(30_000), ByteSize::mib(5)).malloc.is_none());
+        assert!(beyond.allocator.next_ms.load(Relaxed) > 0);
+    }
+
+    #[test]
+    fn figures_are_those_of_the_allocator() {
+        let figures = figures(ByteSize::mib(30), ByteSize::mib(5));
         assert_eq!(figures.malloc.is_some(), os::malloc_info().is_some());
         assert_eq!((figures.anonymous, figures.live), (30 << 20, 5 << 20));
-        assert_eq!(beyond.read(rss(90), ByteSize::mib(5)).anonymous, 30 << 20, "the last figures within a second");
     }
 }

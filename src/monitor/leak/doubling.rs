@@ -135,7 +135,8 @@ impl Doubling {
         let since = bytes(ended.saturating_sub(newest.ended));
         let left = 2.0 * gap - since;
         let is_soon = left <= SOON.max(gap / 4.0) && left >= -gap;
-        let (left, table) = (left.max(0.0), 4.0 * newest.by);
+        // One that is overdue may come with the next invocation.
+        let (left, table) = (left.max(1.0), 4.0 * newest.by);
         // The items may have memory of their own. Early after a jump its growth is not known.
         let beside = (self.last - newest.from - newest.by).max(0.0) / since.max(8.0);
         is_soon.then(|| Next {

@@ -28,6 +28,8 @@ pub(in crate::monitor) struct Trims {
     /// The highest live heap since the last trim, and the highest that was certainly after it.
     pub(super) highest: u64,
     pub(super) highest_since: u64,
+    /// The lowest anonymous rss less the live heap since `highest_since` has risen: pages of that peak that are still there.
+    pub(super) lowest: u64,
     /// The most threads that a reading has found.
     pub(super) threads: u64,
 }
@@ -41,6 +43,8 @@ pub(in crate::monitor) struct End {
     pub(in crate::monitor) peak: u64,
     /// `true` if another invocation was in flight. Then the peak may be older than this invocation.
     pub(in crate::monitor) concurrent: bool,
+    /// The last trim was a part of this end, so that the figures are those which it has left.
+    pub(in crate::monitor) is_trimmed: bool,
 }
 
 impl Trims {
@@ -65,15 +69,22 @@ impl Trims {
 
     /// The same, after trims up to the given number, which have released the given bytes.
     fn update(&mut self, (calls, released): (usize, u64), end: &End) {
-        let &End { anonymous, live, peak, concurrent } = end;
+        let &End { anonymous, live, peak, concurrent, is_trimmed } = end;
         let beyond = anonymous.saturating_sub(live);
         self.highest = self.highest.max(peak).max(live);
-        self.highest_since = self.highest_since.max(if concurrent { live } else { peak.max(live) });
+        let highest_since = self.highest_since.max(if concurrent { live } else { peak.max(live) });
+        self.lowest = if highest_since > self.highest_since { beyond } else { self.lowest.min(beyond) };
+        self.highest_since = highest_since;
         if self.held == 0 {
             // The first invocation: all that is resident may be the allocator's, from before the monitor.
             (self.held, self.live) = (anonymous.max(1), live);
         }
-        if calls == self.calls {
+        if calls == self.calls || !is_trimmed {
+            if calls != self.calls {
+                // A trim of the user, or of a request without a report. Its own figures are not known, but these are a bound.
+                self.calls = calls;
+                (self.held, self.live, self.highest) = (anonymous.min(self.bound()), live, live);
+            }
             self.left = self.left.min(beyond);
             self.kept = self.kept.min(beyond);
             return;
@@ -91,7 +102,8 @@ impl Trims {
 
     /// Returns the bytes by which the heap has fallen from its highest since the last trim.
     pub(super) const fn fall(&self, live: u64) -> u64 {
-        self.highest_since.saturating_sub(live)
+        let fall = self.highest_since.saturating_sub(live);
+        if fall < self.lowest { fall } else { self.lowest }
     }
 
     /// Returns the most that the allocator can have from the kernel now.
@@ -115,7 +127,7 @@ mod tests {
         let mut trims = Trims { threads, ..Trims::default() };
         for &(calls, released, anonymous, live, peak) in ends {
             let [anonymous, live, peak] = [anonymous, live, peak].map(|mib| mib * MIB);
-            trims.update((calls, released * MIB), &End { anonymous, live, peak, concurrent: false });
+            trims.update((calls, released * MIB), &End { anonymous, live, peak, concurrent: false, is_trimmed: true });
         }
         trims
     }
@@ -149,7 +161,7 @@ mod tests {
     #[test]
     fn fall_of_concurrent_invocations_does_not_count_older_peaks() {
         let mut trims = after(1, &[(1, 60, 5, 1, 64)]);
-        let end = End { anonymous: 70 * MIB, live: MIB, peak: 64 * MIB, concurrent: true };
+        let end = End { anonymous: 70 * MIB, live: MIB, peak: 64 * MIB, concurrent: true, is_trimmed: false };
         trims.update((1, 0), &end);
         assert_eq!(trims.fall(MIB), 0);
         trims.update((1, 0), &End { concurrent: false, ..end });
@@ -168,5 +180,36 @@ mod tests {
             4 * MIB,
             "a trim does not make mappings the allocator's"
         );
+    }
+
+    #[test]
+    fn update_after_a_trim_of_the_user_judges_nothing() {
+        let mut trims = Trims { threads: 4, ..Trims::default() };
+        let end = |anonymous: u64| End {
+            anonymous: anonymous * MIB,
+            live: MIB,
+            peak: 61 * MIB,
+            concurrent: false,
+            is_trimmed: false,
+        };
+        trims.update((0, 0), &end(4));
+        // It has released 60, and as many pages are in use again.
+        trims.update((1, 60 * MIB), &end(62));
+        assert_eq!((trims.helps, trims.kept, trims.calls), (None, 0, 1));
+        assert!(trims.left <= 3 * MIB, "{}", trims.left);
+    }
+
+    #[test]
+    fn fall_forgets_pages_that_the_allocator_has_released() {
+        let mut trims = Trims { threads: 1, ..Trims::default() };
+        let mut end = |anonymous: u64, live: u64, peak: u64| {
+            let [anonymous, live, peak] = [anonymous, live, peak].map(|mib| mib * MIB);
+            trims.update((0, 0), &End { anonymous, live, peak, concurrent: false, is_trimmed: false });
+            trims.fall(live) / MIB
+        };
+        assert_eq!(end(5, 1, 1), 0);
+        assert_eq!(end(205, 1, 200), 199);
+        assert_eq!(end(9, 1, 1), 8, "most are gone");
+        assert_eq!(end(73, 1, 1), 8, "and what is mapped later is no such page");
     }
 }

@@ -152,8 +152,9 @@ pub(in crate::monitor) struct LeakWatch {
     /// Of the floor: tables next to requests with much memory.
     slow_doubling: Doubling,
     is_growing: bool,
-    /// The last sign of a leak, and the reports since.
-    last_leak: Option<Rise>,
+    /// Pace and level at the last sign of a leak, and the reports since.
+    last_pace: Option<f64>,
+    leak_level: f64,
     calm: u32,
     is_rise: bool,
 }
@@ -176,7 +177,8 @@ impl LeakWatch {
             doubling: Doubling::new(1),
             slow_doubling: Doubling::new(WINDOWS),
             is_growing: false,
-            last_leak: None,
+            last_pace: None,
+            leak_level: 0.0,
             calm: 0,
             is_rise: false,
         }
@@ -216,14 +218,21 @@ impl LeakWatch {
         let Some(capacity) = left.capacity else { return rising(slow, None) };
         let percent = |percent: u64| bytes(capacity) * bytes(percent) / 100.0;
         let high = if self.is_growing { HIGH_KEPT } else { HIGH };
-        let is_high = self.totals.lowest() > percent(high) || self.peaks.lowest() > percent(PEAK_HIGH);
+        // The kernel can drop pages of files.
+        let of_files = left.rss.map_or(0, |rss| rss.total.saturating_sub(rss.anonymous).as_u64());
+        let is_high =
+            self.totals.lowest() > percent(high) || self.peaks.lowest() - bytes(of_files) > percent(PEAK_HIGH);
         let leak = (self.fast_rise(left))
             .or_else(|| slow.filter(|_| is_high && self.marks.is_highest()))
             .or_else(|| self.next_doubling(left));
         let leak = leak.filter(|leak| self.is_within_life(leak.left, left));
-        self.calm = if leak.is_some() { 0 } else { self.calm.saturating_add(1) };
-        self.last_leak = leak.or(self.last_leak).filter(|_| self.calm < CALM);
-        let leak = self.last_leak;
+        let leak = match leak {
+            Some(leak) => {
+                (self.calm, self.leak_level, self.last_pace) = (0, self.levels.back(0), Some(leak.per_invocation));
+                Some(leak)
+            }
+            None => self.kept_leak(left),
+        };
         self.is_growing = leak.is_some();
         match leak {
             Some(Rise { per_invocation, left }) => LeakVerdict::Growing {
@@ -232,6 +241,14 @@ impl LeakWatch {
             },
             None => rising(slow, Some(capacity)),
         }
+    }
+
+    /// The leak of a report before, for some reports and unless the level has fallen.
+    fn kept_leak(&mut self, left: &Left) -> Option<Rise> {
+        let level = self.levels.back(0);
+        self.calm = self.calm.saturating_add(1);
+        let is_kept = self.calm < CALM && level > self.leak_level - unit(left);
+        self.last_pace.filter(|_| is_kept).map(|pace| self.rise(pace, left))
     }
 
     /// Adds the figures to the window, and closes it if it is over.
