@@ -25,8 +25,8 @@ const READ: usize = 4096;
 ///
 /// # Performance
 ///
-/// The first call finds the cgroup: it reads some files of `/proc` and of the cgroups, allocates, and takes some 100 us. The
-/// cgroup is kept for the life of the process. Each later call opens and reads one file, and allocates nothing: 10 to 50 us.
+/// The first call finds the cgroup: it reads some files of `/proc` and of the cgroups, and allocates. The
+/// cgroup is kept for the life of the process. Each later call opens and reads one file, and allocates nothing.
 /// The kernel adds up the counters of all processors for it. So callers read it at most once a second, and not from a global
 /// allocator or a signal handler.
 ///

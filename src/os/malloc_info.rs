@@ -30,7 +30,7 @@ const KEPT: u64 = 48 + 4080;
 /// # Performance
 ///
 /// It walks the free chunks of each arena with the arena locked, as [`malloc_stats`](super::malloc_stats()) does. It prints
-/// after the lock is released: 20 us for each arena.
+/// after the lock is released.
 #[cfg(all(target_os = "linux", target_env = "gnu", not(miri)))]
 pub(crate) fn malloc_info() -> Option<MallocInfo> {
     let mut text: *mut libc::c_char = std::ptr::null_mut();

@@ -77,12 +77,12 @@ impl Beyond {
 
     /// Returns the figures as of the last second or longer. One thread reads them, and the others take the last result.
     ///
-    /// The memory of the cgroup takes 10 to 50 us. The figures of the allocator are read only if the anonymous rss is as far
-    /// beyond the heap as is worth a verdict: 50 us, and up to some milliseconds with 100,000 free chunks. Each of the two is
-    /// read at most once a second, and in at most a hundredth of the time.
+    /// The figures of the allocator are read only if the anonymous rss is as far beyond the heap as is worth a verdict: a reading
+    /// walks all free chunks. Each of the two is read in at most a hundredth of the time, and at most once a second, but that of the
+    /// allocator more often while the memory grows by a quarter of what is worth a verdict.
     pub(in crate::monitor) fn read(&self, rss: Option<os::Rss>, live: ByteSize) -> Figures {
         let Some(rss) = rss.filter(|_| self.over < u64::MAX) else { return Figures::default() };
-        let of_cgroup = self.memory_size.and_then(|size| self.cgroup.pass(|| env::cgroup_anonymous(size)));
+        let of_cgroup = self.memory_size.and_then(|size| self.cgroup.pass(false, || env::cgroup_anonymous(size)));
         if let Some(of_cgroup) = of_cgroup {
             // A cgroup that cannot be read any more holds nothing that is known.
             let others = of_cgroup.map_or(0, |of_cgroup| of_cgroup.saturating_sub(rss.anonymous).as_u64());
@@ -92,7 +92,12 @@ impl Beyond {
         if rss.anonymous.saturating_sub(live).as_u64() < self.over.max(1) {
             return Figures { others, ..Figures::default() };
         }
-        if let Some(figures) = self.allocator.pass(|| self.figures(rss.anonymous, live)) {
+        let beyond = rss.anonymous.saturating_sub(live).as_u64();
+        let has_grown = {
+            let last = self.last();
+            beyond >= last.anonymous.saturating_sub(last.live).saturating_add(self.over / 4)
+        };
+        if let Some(figures) = self.allocator.pass(has_grown, || self.figures(rss.anonymous, live)) {
             *self.last() = figures.unwrap_or_default();
         }
         Figures { others, ..*self.last() }
@@ -147,6 +152,8 @@ fn figures(anonymous: ByteSize, live: ByteSize) -> Figures {
 struct Gate {
     /// In milliseconds of the coarse monotonic clock.
     next_ms: AtomicU64,
+    /// The same, for what cannot wait.
+    urgent_ms: AtomicU64,
 }
 
 impl Gate {
@@ -157,21 +164,24 @@ impl Gate {
     const PAUSE_FACTOR: u64 = 100;
 
     const fn new() -> Self {
-        Self { next_ms: AtomicU64::new(0) }
+        Self { next_ms: AtomicU64::new(0), urgent_ms: AtomicU64::new(0) }
     }
 
     /// Calls `read` if it is due. The first call is.
-    fn pass<T>(&self, read: impl FnOnce() -> T) -> Option<T> {
+    fn pass<T>(&self, is_urgent: bool, read: impl FnOnce() -> T) -> Option<T> {
         let now = os::coarse_monotonic_ms();
         let next = self.next_ms.load(Relaxed);
-        let later = now.saturating_add(Self::PAUSE_MS);
-        if now < next || self.next_ms.compare_exchange(next, later, Relaxed, Relaxed).is_err() {
+        let due = if is_urgent { self.urgent_ms.load(Relaxed) } else { next };
+        // Another value each time, so that one thread passes.
+        let later = now.saturating_add(Self::PAUSE_MS).max(next.saturating_add(1));
+        if now < due || self.next_ms.compare_exchange(next, later, Relaxed, Relaxed).is_err() {
             return None;
         }
         let watch = Stopwatch::start();
         let result = read();
         let pause = micros(watch.elapsed()).saturating_mul(Self::PAUSE_FACTOR) / 1000;
         self.next_ms.store(now.saturating_add(pause.max(Self::PAUSE_MS)), Relaxed);
+        self.urgent_ms.store(now.saturating_add(pause), Relaxed);
         Some(result)
     }
 }
@@ -234,10 +244,14 @@ mod tests {
     #[test]
     fn gate_passes_once_a_second() {
         let gate = Gate::new();
-        assert_eq!(gate.pass(|| 1), Some(1));
-        assert_eq!(gate.pass(|| 2), None);
+        assert_eq!(gate.pass(false, || 1), Some(1));
+        assert_eq!(gate.pass(false, || 2), None);
+        gate.urgent_ms.store(0, Relaxed);
+        assert_eq!(gate.pass(true, || 2), Some(2));
+        gate.urgent_ms.store(u64::MAX, Relaxed);
+        assert_eq!(gate.pass(true, || 2), None);
         gate.next_ms.store(0, Relaxed);
-        assert_eq!(gate.pass(|| 3), Some(3));
+        assert_eq!(gate.pass(false, || 3), Some(3));
         assert!(gate.next_ms.load(Relaxed) >= os::coarse_monotonic_ms().saturating_add(500));
     }
 

@@ -115,14 +115,14 @@ pub enum LeakVerdict {
 /// fifths of what was free. Until then [`MonitorBuilder::trim`](crate::monitor::MonitorBuilder::trim) or a call of
 /// [`os::trim`](crate::os::trim) is needed. The monitor makes no trim that the policy does not allow.
 ///
-/// Memory that a trim has left is not promised to the next trim. All trims of the process count.
+/// Memory that a trim of the monitor has left is not promised to the next trim.
 ///
 /// # Performance
 ///
 /// The figures are read if the anonymous rss is beyond the heap by
-/// [`MonitorBuilder::retaining_over`](crate::monitor::MonitorBuilder::retaining_over), at most once a second and in at most a hundredth
-/// of the time: about 50 us, with 100,000 free chunks up to some milliseconds. The memory of the cgroup takes 10 to 50 us a
-/// second.
+/// [`MonitorBuilder::retaining_over`](crate::monitor::MonitorBuilder::retaining_over), in at most a hundredth of
+/// the time, and at most once a second unless that grows. A reading walks the free chunks of the allocator. The memory of the
+/// cgroup is read once a second.
 ///
 /// # Examples
 ///
