@@ -48,7 +48,7 @@ fn the_planted_leak_is_seen_and_the_warming_cache_is_none() {
     assert!(said.contains("would have killed") && seen(&lines).is_some_and(|seen| seen + 200 < *killed), "{lines:#?}");
 }
 
-/// The KiB per invocation that a line says.
+/// The KiB per invocation of a line.
 fn pace(said: &str, verdict: &str) -> Option<f64> {
     said.strip_prefix(verdict)?.split_once(" KiB")?.0.parse().ok()
 }

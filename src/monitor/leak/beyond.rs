@@ -109,7 +109,7 @@ impl Beyond {
         Retention { over, share, arenas_bound, figures, trims }
     }
 
-    /// Reads the figures of the allocator. `None` if the rss or the heap has changed much meanwhile: then the difference would
+    /// Reads the figures of the allocator. `None` if the rss or the heap has changed much since: then the difference would
     /// be the memory of another request.
     fn figures(&self, anonymous: ByteSize, live: ByteSize) -> Option<Figures> {
         let read = figures(anonymous, live);
@@ -261,7 +261,7 @@ mod tests {
         let rss = |mib| Some(os::Rss { total: ByteSize::mib(mib), anonymous: ByteSize::mib(mib) });
         assert!(beyond.read(rss(20), ByteSize::mib(5)).malloc.is_none());
         assert_eq!(beyond.allocator.next_ms.load(Relaxed), 0);
-        // This process has neither this rss nor this heap, as if they had changed meanwhile.
+        // This process has neither this rss nor this heap, as if they had changed since.
         assert!(beyond.read(rss(30_000), ByteSize::mib(5)).malloc.is_none());
         assert!(beyond.allocator.next_ms.load(Relaxed) > 0);
     }

@@ -72,7 +72,7 @@ impl Marks {
             self.highest = self.highest.max(self.top);
             self.top = Some(mark);
         }
-        // A high start must not hide a leak for ever.
+        // A high start must not hide each later leak.
         if self.highest > self.top {
             self.below += 1;
             if self.below.is_multiple_of(FORGETS) {

@@ -1,4 +1,4 @@
-//! Tells a leak from other growth: a cache that warms up, an allocator that keeps its pages, memory that is
+//! The leak verdict, beside other growth: a cache that warms up, an allocator that keeps its pages, memory that is
 //! not of the heap.
 
 mod beyond;
