@@ -1,5 +1,5 @@
-//! The leak verdict, beside other growth: a cache that warms up, an allocator that keeps its pages, memory that is
-//! not of the heap.
+//! The verdict on the memory of an environment: a leak, a cache that warms up, pages that the allocator keeps, or memory that
+//! is not of the heap.
 
 mod beyond;
 mod doubling;
