@@ -29,7 +29,7 @@ const KIB: f64 = 1024.0;
 
 /// The shapes of leaks.
 pub const LEAKS: [&str; 10] =
-    ["pieces", "fiftieth", "errors", "bursts", "map", "strings", "vector", "beside saw", "beside gauge", "late"];
+    ["pieces", "fiftieth", "errors", "bursts", "map", "strings", "vector", "with saw", "with gauge", "late"];
 
 /// The shapes without a leak.
 pub const CLEAN: [&str; 9] = ["line", "exponential", "zipf", "day", "saw", "sessions", "ring", "steps", "vector"];
@@ -143,13 +143,13 @@ impl Store {
             "vector" => self.vector.extend(std::iter::repeat_n(1, bytes)),
             _ => self.pieces.extend((0..times).map(|_| vec![1; bytes])),
         }
-        if shape.starts_with("beside") {
+        if shape.starts_with("with ") {
             if number.is_multiple_of(self.period) {
                 self.saw.clear();
             }
             // Up to 20 MiB.
             self.saw.push(vec![1; (20 << 20) / self.period]);
-            if shape == "beside gauge" {
+            if shape == "with gauge" {
                 self.gauge.set(ByteSize::bytes((self.saw.len() * (20 << 20) / self.period) as u64));
             }
         }
@@ -192,7 +192,7 @@ fn monitor(policy: ReportPolicy) -> Result<Monitor, Box<dyn Error>> {
     Ok(Monitor::builder().memory_size(ByteSize::mib(MEMORY_MIB)).report(policy).build()?)
 }
 
-/// Leaks until the process is killed. Writes a point for each invocation that has ended, and an `A` for the alert.
+/// Runs a leak until the process is killed. Writes a point for each invocation that has ended, and an `A` for the alert.
 ///
 /// # Errors
 ///
@@ -211,7 +211,7 @@ pub fn leak(shape: &str, bytes: usize, in_flight: usize, seed: u64) -> Result<()
     Err("it was not killed".into())
 }
 
-/// Leaks much in each invocation until the process is killed, as a function with the usual settings.
+/// Runs a leak of many bytes in each invocation until the process is killed, as a function with the usual settings.
 ///
 /// # Errors
 ///
